@@ -1,0 +1,1 @@
+"""The order of things: the `arc` command and the Prefect flows. Computes nothing itself."""

@@ -1,0 +1,143 @@
+"""Attention within packed segments: one small interface, the machine's best kernel behind it.
+
+Rows of all sequences lie back to back. Segment s of the queries attends to segment s of the keys and to nothing else.
+On CUDA the variable-length flash kernel takes the rows as they are; elsewhere sequences of like length are padded
+into buckets for scaled-dot-product attention. `reference` is the plain definition both are tested against.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+
+class Segments(NamedTuple):
+    """Who attends to whom. Starts are int32 (segments + 1,), from 0 to the number of rows."""
+
+    query_starts: Tensor
+    key_starts: Tensor
+    longest_query: int
+    longest_key: int
+    buckets: "Buckets | None"
+    """Padding plan, only where no variable-length kernel runs."""
+
+
+class Buckets(NamedTuple):
+    """Padded copies of packed rows: bucket b has `shapes[b]` = (sequences, query rows, key rows)."""
+
+    shapes: tuple[tuple[int, int, int], ...]
+    pad_query: Tensor
+    """int64 (padded query rows,): the packed row behind each padded row."""
+    unpad_query: Tensor
+    """int64 (query rows,): where each packed row went."""
+    query_is_real: Tensor
+    """bool (padded query rows,)."""
+    pad_key: Tensor
+    unpad_key: Tensor
+    key_is_real: Tensor
+
+
+def segments(query_lengths: Tensor, key_lengths: Tensor, longest_query: int, longest_key: int) -> Segments:
+    """Segments of these lengths, int64 (segments,); the longest are upper bounds known to the host."""
+    starts = [torch.nn.functional.pad(n.cumsum(0), (1, 0)).to(torch.int32) for n in (query_lengths, key_lengths)]
+    buckets = None if query_lengths.device.type == "cuda" else _buckets(query_lengths, key_lengths)
+    return Segments(starts[0], starts[1], longest_query, longest_key, buckets)
+
+
+def attention(query: Tensor, key: Tensor, value: Tensor, who: Segments) -> Tensor:
+    """Softmax attention within segments: (rows, heads, head width) each; the queries' rows come back."""
+    if who.buckets is not None:
+        return _bucketed(query, key, value, who.buckets)
+    from torch.nn.attention.varlen import varlen_attn
+
+    return varlen_attn(
+        query, key, value, who.query_starts, who.key_starts, who.longest_query, who.longest_key
+    )
+
+
+def reference(query: Tensor, key: Tensor, value: Tensor, who: Segments) -> Tensor:
+    """The same by a mask over all pairs of rows: slow and plain, for tests."""
+    q_segment = torch.bucketize(torch.arange(len(query)), who.query_starts.long(), right=True)
+    k_segment = torch.bucketize(torch.arange(len(key)), who.key_starts.long(), right=True)
+    scores = torch.einsum("qhd,khd->hqk", query, key) / query.shape[-1] ** 0.5
+    scores = scores.masked_fill(q_segment[:, None] != k_segment[None], float("-inf"))
+    return torch.einsum("hqk,khd->qhd", scores.softmax(-1), value)
+
+
+class _TakeRows(torch.autograd.Function):
+    """x[index], where every row of x is wanted at exactly one place: its gradient is a gather, not a scatter."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, index: Tensor, inverse: Tensor, real: Tensor | None) -> Tensor:
+        ctx.save_for_backward(inverse, real)
+        return x.index_select(0, index)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+        inverse, real = ctx.saved_tensors
+        result = gradient.index_select(0, inverse)
+        if real is not None:
+            result = result * real.view(-1, *[1] * (result.dim() - 1))
+        return result, None, None, None
+
+
+def take_rows(x: Tensor, index: Tensor, inverse: Tensor, real: Tensor | None = None) -> Tensor:
+    """x[index] for x (n, ...), int64 index (m,), with the gradient taken as gradient[inverse] * real.
+
+    `inverse` int64 (n,) is the place of the result at which row i of x is used; `real` bool (n,) is False for rows
+    that are used nowhere. Other places that repeat a row must not reach the loss.
+    """
+    return _TakeRows.apply(x, index, inverse, real)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def _buckets(query_lengths: Tensor, key_lengths: Tensor) -> Buckets:
+    """Sequences sorted by length, cut wherever the next is more than 1.5 times (and 16 rows) its bucket's first."""
+    order = torch.argsort(key_lengths, stable=True)
+    sizes = list(zip(query_lengths[order].tolist(), key_lengths[order].tolist(), strict=True))
+    cuts = [0]
+    for i, (_, length) in enumerate(sizes):
+        if length > 1.5 * sizes[cuts[-1]][1] + 16:
+            cuts.append(i)
+    spans = list(zip(cuts, [*cuts[1:], len(sizes)], strict=True))
+    shapes = tuple((b - a, max(q for q, _ in sizes[a:b]), max(k for _, k in sizes[a:b])) for a, b in spans)
+
+    def plan(lengths: Tensor, width: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+        starts = torch.nn.functional.pad(lengths.cumsum(0), (1, 0))
+        pad, real = [], []
+        for (a, b), longest in zip(spans, width, strict=True):
+            local, which = torch.arange(longest), order[a:b]
+            inside = local[None] < lengths[which][:, None]
+            pad.append(torch.where(inside, starts[which][:, None] + local[None], 0).flatten())
+            real.append(inside.flatten())
+        pad_rows, is_real = torch.cat(pad), torch.cat(real)
+        unpad = torch.empty(int(starts[-1]), dtype=torch.int64)
+        unpad[pad_rows[is_real]] = torch.nonzero(is_real)[:, 0]
+        return pad_rows, unpad, is_real
+
+    pad_q, unpad_q, real_q = plan(query_lengths, [q for _, q, _ in shapes])
+    pad_k, unpad_k, real_k = plan(key_lengths, [k for _, _, k in shapes])
+    return Buckets(shapes, pad_q, unpad_q, real_q, pad_k, unpad_k, real_k)
+
+
+def _bucketed(query: Tensor, key: Tensor, value: Tensor, plan: Buckets) -> Tensor:
+    query = take_rows(query, plan.pad_query, plan.unpad_query)
+    key = take_rows(key, plan.pad_key, plan.unpad_key)
+    value = take_rows(value, plan.pad_key, plan.unpad_key)
+    results, q_at, k_at = [], 0, 0
+    for count, q_rows, k_rows in plan.shapes:
+        q_end, k_end = q_at + count * q_rows, k_at + count * k_rows
+        result = scaled_dot_product_attention(
+            _split(query[q_at:q_end], count),
+            _split(key[k_at:k_end], count),
+            _split(value[k_at:k_end], count),
+            attn_mask=plan.key_is_real[k_at:k_end].view(count, 1, 1, k_rows),
+        )
+        results.append(result.transpose(1, 2).reshape(count * q_rows, *query.shape[1:]))
+        q_at, k_at = q_end, k_end
+    return take_rows(torch.cat(results), plan.unpad_query, plan.pad_query, plan.query_is_real)
+
+
+def _split(rows: Tensor, count: int) -> Tensor:
+    """(count * length, heads, width) -> (count, heads, length, width)."""
+    return rows.view(count, -1, *rows.shape[1:]).transpose(1, 2)

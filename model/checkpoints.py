@@ -1,0 +1,115 @@
+"""A checkpoint describes itself: weights in safetensors, everything needed to use them in JSON beside.
+
+Both files are functions of their content: no time, no path, the same bytes for the same training.
+"""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from model.configuration import Augment, Frozen, Names, Noise, Positive, Prepare, Train
+from model.network import Denoiser
+from model.self_conditioning import Projection
+
+FORMAT = 1
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used. The message says which, why and what to do."""
+
+
+class Description(Frozen):
+    """The JSON beside the weights."""
+
+    format: int
+    experiment: str
+    """version/size/dataset."""
+    seed: int
+    step: Positive
+    """Updates done."""
+    optimizer_steps: Positive
+    weights: str
+    """ema or raw: the weights beside."""
+    train: Train
+    prepare: Prepare
+    augment: Augment
+    tasks: Names
+    """Task ids; row i of the task table (block i under 'augmented-task') belongs to task i."""
+    task_rows: Positive
+    data: str = Field(pattern=r"^[0-9a-f]{64}$")
+    """Digest of the prepared data it was trained on."""
+    leaks: int
+    """Evaluated pairs that occur among its training pairs, under any view."""
+
+    @property
+    def noise(self) -> Noise:
+        """Of the training."""
+        return self.train.noise
+
+
+def build(train: Train, task_rows: int) -> Denoiser:
+    """A freshly initialised network."""
+    return Denoiser(train.network, Projection(train.self_conditioning, train.network.width), task_rows)
+
+
+def save(stem: Path, weights: dict[str, Tensor], description: Description) -> None:
+    """Write `stem`.safetensors and `stem`.json, each atomically."""
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(weights.items())}
+    temporary = stem.with_name(stem.name + ".safetensors.part")
+    save_file(tensors, temporary)
+    os.replace(temporary, stem.with_name(stem.name + ".safetensors"))
+    write_json(stem.with_name(stem.name + ".json"), description.model_dump(mode="json"))
+
+
+def load(stem: Path, device: torch.device) -> tuple[Denoiser, Description]:
+    """The network of `stem`.safetensors and its description. Raises CheckpointError."""
+    description = describe(stem)
+    network = build(description.train, description.task_rows)
+    try:
+        weights = load_file(stem.with_name(stem.name + ".safetensors"))
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{stem}.safetensors cannot be read: {error}; train or fetch it again") from error
+    expected, found = network.state_dict(), set(weights)
+    wrong = sorted(name for name in found & set(expected) if weights[name].shape != expected[name].shape)
+    if found != set(expected) or wrong:
+        raise CheckpointError(
+            f"{stem}.safetensors does not hold the network that {stem}.json describes: missing "
+            f"{sorted(set(expected) - found)}, spare {sorted(found - set(expected))}, other shape {wrong}"
+        )
+    network.load_state_dict(weights)
+    return network.to(device).eval(), description
+
+
+def describe(stem: Path) -> Description:
+    """The description beside the weights. Raises CheckpointError."""
+    path = stem.with_name(stem.name + ".json")
+    try:
+        return Description.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error}; run the stages train and select") from error
+    except ValidationError as error:
+        raise CheckpointError(f"{path} is no checkpoint description of format {FORMAT}: {error}") from error
+
+
+def digest(*paths: Path) -> str:
+    """SHA-256 over the bytes of files, in this order."""
+    total = hashlib.sha256()
+    for path in paths:
+        total.update(hashlib.sha256(path.read_bytes()).digest())
+    return total.hexdigest()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically, with sorted keys."""
+    temporary = path.with_name(path.name + ".part")
+    temporary.write_text(json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n")
+    os.replace(temporary, path)

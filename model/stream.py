@@ -1,0 +1,95 @@
+"""The endless stream of training batches: weighted draws with replacement, packed without bias.
+
+Examples are drawn in chunks, each a function of (seed, chunk) alone, and every example of a chunk is packed into one
+of its batches: what does not fit waits for the next one, and nothing is ever dropped, so that large grids are seen as
+often as their weight says. Batch k is thereby a function of (seed, k).
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.dataset import Ints, Pairs, Views
+from model.packing import Budget
+
+_CHUNK = 64
+"""Batches a chunk holds, on average."""
+_LOOK_AHEAD = 48
+"""Examples that may be passed over before a batch is closed."""
+
+
+class Stream:
+    """Batches of rows for `packing.fill`, from batch `first` on."""
+
+    def __init__(
+        self, pairs: Pairs, views: Views, weight: NDArray[np.float64], batch: int, prefix: int, seed: int
+    ) -> None:
+        """`weight` (pairs,) are relative sampling weights; `batch` is the mean number of examples of a batch."""
+        if len(pairs) == 0 or (pairs.output_offset < 0).any():
+            raise ValueError("training needs pairs, each with its output")
+        self.pairs, self.views, self.batch, self.seed = pairs, views, batch, seed
+        self.cumulative = np.cumsum(weight) / weight.sum()
+        self.context = pairs.input_height * pairs.input_width + prefix
+        self.target = pairs.output_height * pairs.output_width
+        share = weight / weight.sum()
+        sequences = batch + batch // 4 + 2
+        self.longest = int(self.context.max()), int(self.target.max())
+        self.budget = Budget(
+            sequences,
+            _round(max(batch * float(share @ self.context), self.longest[0]) + prefix * (sequences - batch)),
+            _round(max(batch * float(share @ self.target), self.longest[1])),
+        )
+        self._prefix = prefix
+
+    def batches(self, first: int = 0) -> Iterator[list[tuple[int, ...]]]:
+        """Rows of `packing.Examples` without `real`, batch after batch."""
+        number, chunk = 0, 0
+        while True:
+            for rows in self._chunk(chunk):
+                if number >= first:
+                    yield rows
+                number += 1
+            chunk += 1
+
+    def _chunk(self, chunk: int) -> Iterator[list[tuple[int, ...]]]:
+        draws = np.random.Generator(np.random.Philox(key=np.array([self.seed, chunk], dtype=np.uint64)))
+        count = _CHUNK * self.batch
+        pair = np.searchsorted(self.cumulative, draws.random(count), side="right")
+        task = self.pairs.task[pair]
+        view = self.views.start[task] + (draws.random(count) * self.views.count[task]).astype(np.int64)
+        p = self.pairs
+        shapes = (p.input_offset, p.input_height, p.input_width, p.output_offset, p.output_height, p.output_width)
+        rows = list(zip(task.tolist(), view.tolist(), *(a[pair].tolist() for a in shapes), strict=True))
+        context, target = self.context[pair].tolist(), self.target[pair].tolist()
+        waiting = list(range(count))
+        while waiting:
+            taken, waiting = self._take(waiting, context, target)
+            yield [rows[i] for i in taken]
+
+    def _take(self, waiting: list[int], context: list[int], target: list[int]) -> tuple[list[int], list[int]]:
+        """The first examples that fit together, and the rest in order."""
+        free_slots = self.budget.sequences - 1
+        # Every sequence that stays unused still takes its prefix rows.
+        free_context = self.budget.context - self._prefix * self.budget.sequences
+        free_target = self.budget.target
+        taken: list[int] = []
+        passed: list[int] = []
+        end = 0
+        for i in waiting:
+            end += 1
+            if context[i] - self._prefix <= free_context and target[i] <= free_target:
+                taken.append(i)
+                free_context -= context[i] - self._prefix
+                free_target -= target[i]
+                if len(taken) == free_slots:
+                    break
+            else:
+                passed.append(i)
+                if len(passed) == _LOOK_AHEAD:
+                    break
+        return taken, passed + waiting[end:]
+
+
+def _round(rows: float) -> int:
+    return -(-int(rows) // 128) * 128

@@ -1,0 +1,191 @@
+"""The training loop. Every random draw of update k is a function of (seed, k), so a resumed run equals an unbroken one."""
+
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from model import loss
+from model.checkpoints import build
+from model.configuration import Train
+from model.dataset import Dataset
+from model.loss import Branch
+from model.noise import schedule
+from model.optimizer import exponential_moving_average, learning_rate, optimizers
+from model.packing import fill, pack
+from model.random import hash_key
+from model.stream import Stream
+
+
+_BRANCH = 1 << 40
+"""Keeps the branch's draws apart from the stream's, whose keys are chunk numbers."""
+
+
+class TrainingError(RuntimeError):
+    """A training that cannot go on, such as one whose loss is not finite."""
+
+
+class Stopped(RuntimeError):
+    """A training asked to stop; its state was saved."""
+
+
+class Training:
+    """One training: network, average, optimisers, stream, and the sums behind the next row of the history."""
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        weight: NDArray[np.float64],
+        task_rows: int,
+        config: Train,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        """`weight` (pairs,) are the sampling weights of dataset.pairs."""
+        self.config, self.seed, self.device = config, seed, device
+        torch.manual_seed(seed)
+        self.network = build(config, task_rows).to(device)
+        self.average = exponential_moving_average(self.network, config)
+        self.optimizers = optimizers(self.network, config)
+        self.stream = Stream(
+            dataset.pairs, dataset.views, weight, config.batch, self.network.prefix_length, seed
+        )
+        self.corpus = dataset.corpus(config.network, device)
+        self.levels = loss.levels(schedule(config.noise), config.network.time_input, device)
+        self.history: list[dict[str, float]] = []
+        self.sums = torch.zeros(len(loss.METRICS) + 1, device=device)
+        self.step = 0
+        cuda = device.type == "cuda"
+        half = config.precision == "bf16" or (config.precision == "auto" and cuda)
+        self.autocast = torch.autocast(device.type, torch.bfloat16) if half else nullcontext()
+        compiled = config.compile == "on" or (config.compile == "auto" and cuda)
+        self._loss = torch.compile(self._packed_loss, dynamic=not cuda) if compiled else self._packed_loss
+
+    def run(
+        self,
+        *,
+        on_row: Callable[[dict[str, float]], None],
+        on_candidate: Callable[[int], None],
+        on_save: Callable[[], None],
+        stop: Callable[[], bool],
+    ) -> None:
+        """Train from the current step to the last. Raises TrainingError, or Stopped after a save when `stop()` says so."""
+        batches = self.stream.batches(self.step * self.config.accumulation)
+        every = self.config.optimizer_steps // self.config.candidates
+        saved = time.monotonic()
+        self.network.train()
+        while self.step < self.config.optimizer_steps:
+            self.update([next(batches) for _ in range(self.config.accumulation)])
+            if self.step % self.config.log_every == 0 or self.step == self.config.optimizer_steps:
+                on_row(self._row())
+            if self.step % every == 0:
+                on_candidate(self.step)
+            if stop():
+                on_save()
+                raise Stopped(f"stopped after update {self.step} of {self.config.optimizer_steps}; the state is saved")
+            if time.monotonic() - saved >= self.config.save_seconds:
+                on_save()
+                saved = time.monotonic()
+
+    def update(self, batches: list[list[tuple[int, ...]]]) -> None:
+        """One optimiser update on these micro-batches."""
+        torch.manual_seed((self.seed << 32) + self.step)  # Dropout draws from torch's own generator.
+        branch = self._branch()
+        progress = torch.tensor(self.step / self.config.optimizer_steps, device=self.device)
+        for micro, rows in enumerate(batches):
+            table, budget = fill(
+                rows, self.network.prefix_length, self.stream.budget if self.device.type == "cuda" else None
+            )
+            key = hash_key(torch.tensor(self.seed, device=self.device), self.step, micro)
+            with self.autocast:
+                value, sums = self._loss(torch.from_numpy(table).to(self.device), budget, key, progress, branch)
+            (value / len(batches)).backward()
+            self.sums[:-1] += sums
+        rate = learning_rate(self.config, self.step)
+        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.config.gradient_clip)
+        self.sums[-1] += norm
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        self.average.update_parameters(self.network)
+        self.step += 1
+
+    def weights(self) -> dict[str, Tensor]:
+        """What is evaluated: the average, or the raw weights."""
+        source = self.average.module if self.config.evaluated_weights == "ema" else self.network
+        return dict(source.state_dict())
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Everything a resumed run needs: tensors by name, and plain values."""
+        tensors = {f"network/{k}": v for k, v in self.network.state_dict().items()}
+        tensors |= {f"average/{k}": v for k, v in self.average.state_dict().items()}
+        for i, optimizer in enumerate(self.optimizers):
+            for parameter, entries in optimizer.state_dict()["state"].items():
+                tensors |= {f"optimizer/{i}/{parameter}/{k}": v for k, v in entries.items()}
+        return tensors | {"sums": self.sums}, {"step": self.step, "history": self.history}
+
+    def restore(self, tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
+        """Go back to a `state`."""
+
+        def part(prefix: str) -> dict[str, Tensor]:
+            return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+        self.network.load_state_dict(part("network/"))
+        self.average.load_state_dict(part("average/"))
+        for i, optimizer in enumerate(self.optimizers):
+            state: dict[int, dict[str, Tensor]] = {}
+            for name, value in part(f"optimizer/{i}/").items():
+                parameter, entry = name.split("/")
+                state.setdefault(int(parameter), {})[entry] = value
+            optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+        self.sums.copy_(tensors["sums"])
+        self.step, self.history = plain["step"], plain["history"]
+
+    def _packed_loss(
+        self, table: Tensor, budget: Any, key: Tensor, progress: Tensor, branch: Branch
+    ) -> tuple[Tensor, Tensor]:
+        packed = pack(table, self.corpus, self.network.prefix_length, budget, self.stream.longest)
+        return loss.training_loss(self.network, packed, self.levels, self.config, key, progress, branch)
+
+    def _branch(self) -> Branch:
+        how = self.config.self_conditioning
+        key = np.array([self.seed, _BRANCH + self.step], dtype=np.uint64)
+        coin = np.random.Generator(np.random.Philox(key=key)).random()
+        if coin < how.rate:
+            return "estimate"
+        return "zeros" if coin < how.rate + how.zeros_rate else "none"
+
+    def _row(self) -> dict[str, float]:
+        """Means since the last row; asks the device for the sums, which waits for it."""
+        sums = dict(zip((*loss.METRICS, "gradient_norm"), self.sums.tolist(), strict=True))
+        self.sums.zero_()
+        last = self.history[-1]["step"] if self.history else 0
+        row = {
+            "step": float(self.step),
+            "learning_rate": learning_rate(self.config, self.step - 1),
+            "loss": sums["loss"] / sums["batches"],
+            "gradient_norm": sums["gradient_norm"] / (self.step - last),
+            "cross_entropy": sums["cross_entropy"] / sums["cells"],
+            "accuracy": sums["right"] / sums["cells"],
+            "size_cross_entropy": sums["size_cross_entropy"] / sums["grids"],
+            "size_accuracy": sums["size_right"] / sums["grids"],
+            "grids": sums["grids"],
+        }
+        for i in range(loss.BUCKETS):
+            cells = max(1.0, sums[f"cells_{i}"])
+            row[f"cross_entropy_{i}"] = sums[f"cross_entropy_{i}"] / cells
+            row[f"accuracy_{i}"] = sums[f"right_{i}"] / cells
+        if not all(np.isfinite(v) for v in row.values()):
+            raise TrainingError(
+                f"update {self.step}: loss {row['loss']}, gradient norm {row['gradient_norm']}; the training diverged. "
+                "Lower train.learning_rate or lengthen train.warmup_steps"
+            )
+        self.history.append(row)
+        return row

