@@ -51,9 +51,7 @@ def attention(query: Tensor, key: Tensor, value: Tensor, who: Segments) -> Tenso
         return _bucketed(query, key, value, who.buckets)
     from torch.nn.attention.varlen import varlen_attn
 
-    return varlen_attn(
-        query, key, value, who.query_starts, who.key_starts, who.longest_query, who.longest_key
-    )
+    return varlen_attn(query, key, value, who.query_starts, who.key_starts, who.longest_query, who.longest_key)
 
 
 def reference(query: Tensor, key: Tensor, value: Tensor, who: Segments) -> Tensor:

@@ -3,11 +3,7 @@
 Both files are functions of their content: no time, no path, the same bytes for the same training.
 """
 
-import hashlib
-import json
-import os
 from pathlib import Path
-from typing import Any
 
 import torch
 from pydantic import Field, ValidationError
@@ -16,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from model.configuration import Augment, Frozen, Names, Noise, Positive, Prepare, Train
+from model.content import write_json
 from model.network import Denoiser
 from model.self_conditioning import Projection
 
@@ -66,7 +63,7 @@ def save(stem: Path, weights: dict[str, Tensor], description: Description) -> No
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(weights.items())}
     temporary = stem.with_name(stem.name + ".safetensors.part")
     save_file(tensors, temporary)
-    os.replace(temporary, stem.with_name(stem.name + ".safetensors"))
+    temporary.replace(stem.with_name(stem.name + ".safetensors"))
     write_json(stem.with_name(stem.name + ".json"), description.model_dump(mode="json"))
 
 
@@ -98,18 +95,3 @@ def describe(stem: Path) -> Description:
         raise CheckpointError(f"{path} cannot be read: {error}; run the stages train and select") from error
     except ValidationError as error:
         raise CheckpointError(f"{path} is no checkpoint description of format {FORMAT}: {error}") from error
-
-
-def digest(*paths: Path) -> str:
-    """SHA-256 over the bytes of files, in this order."""
-    total = hashlib.sha256()
-    for path in paths:
-        total.update(hashlib.sha256(path.read_bytes()).digest())
-    return total.hexdigest()
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON atomically, with sorted keys."""
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text(json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n")
-    os.replace(temporary, path)

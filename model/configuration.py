@@ -1,4 +1,7 @@
-"""Every knob of an experiment as frozen, validated types. No default is hidden: a value stands in a preset or params.yaml."""
+"""Every knob of an experiment as frozen, validated types.
+
+No default is hidden here: every value stands in presets.yaml or params.yaml.
+"""
 
 from typing import Annotated, Literal, Self
 
@@ -40,13 +43,13 @@ class SelfConditioning(Frozen):
     projection: Literal["linear", "mlp", "gated-norm"]
     """From the ten features to the width."""
     gain: Literal["alpha-bar", "progress"]
-    """0.3 + 0.7 x: of alpha_bar of the cell's noise level, or of the progress of training (of denoising, at inference)."""
+    """Strength 0.3 + 0.7 x: x is alpha_bar of the noise level, or the progress of training (then of denoising)."""
     rate: Share
     """Share of training batches that see an estimate."""
     zeros_rate: Share
     """Share of training batches that see zeros through the projection (its bias)."""
     training: Literal["same-step", "reverse-step", "blend"]
-    """The batches with an estimate: at the same noisy grid, one reverse step further, or estimate mixed in and noised anew."""
+    """Learned from: the same noisy grid, the grid one reverse step on, or truth blended with estimate, noised anew."""
     inference: Literal["temporal", "two-pass"]
     """The estimate of the previous step, or of a first pass at the same step."""
 
@@ -73,7 +76,7 @@ class Network(Frozen):
     size_hidden: Positive
     """Hidden width of the size head."""
     conditioning: Literal["task", "d4", "d4-colour", "rotation-flip-colour", "augmented-task"]
-    """Which embeddings an example carries: the task alone, with its view's D4 and colour cycle, or one per task and view."""
+    """Embeddings of an example: of its task, with those of its view's D4 and colour cycle, or one per task and view."""
     time_input: Literal["index", "log-alpha-bar", "log-snr"]
 
     @model_validator(mode="after")
@@ -82,9 +85,7 @@ class Network(Frozen):
             fits = [h for h in range(1, self.width + 1) if self.width % h == 0 and (self.width // h) % 8 == 0]
             raise ValueError(f"heads {self.heads} do not divide width {self.width}; allowed: {fits}")
         if (self.width // self.heads) % 8:
-            raise ValueError(
-                f"width / heads is {self.width // self.heads}; rotary positions need a multiple of 8"
-            )
+            raise ValueError(f"width / heads is {self.width // self.heads}; rotary positions need a multiple of 8")
         return self
 
 
@@ -110,6 +111,8 @@ class Prepare(Frozen):
     """Whose test pairs select the checkpoint. The second is the lab's choice and marks every report."""
     validation_tasks: Positive
     """At most so many, drawn by the seed."""
+    leaks: Literal["drop", "keep"]
+    """Training pairs of one task that are an evaluated pair of another, under any view: left out, or trained on."""
 
 
 class Augment(Frozen):
@@ -187,9 +190,7 @@ class Train(Frozen):
                 f"optimizer_steps {self.optimizer_steps}; allowed up to 20: {fits or 'none, make optimizer_steps even'}"
             )
         if self.warmup_steps > self.optimizer_steps:
-            raise ValueError(
-                f"warmup_steps {self.warmup_steps} is more than optimizer_steps {self.optimizer_steps}"
-            )
+            raise ValueError(f"warmup_steps {self.warmup_steps} is more than optimizer_steps {self.optimizer_steps}")
         return self
 
 
@@ -204,8 +205,6 @@ class Evaluation(Frozen):
     """Independent attempts on the grids as they are; 0 when views vote."""
     votes: Count
     """Views that vote; 0 when there are attempts."""
-    sizes: Literal["predicted", "true"]
-    """true takes the solution's size: an upper bound, and marked so in every report."""
     limit: Count
     """Only the first so many tasks; 0 for all."""
 
@@ -214,13 +213,6 @@ class Evaluation(Frozen):
         if bool(self.attempts) == bool(self.votes):
             raise ValueError(f"attempts is {self.attempts} and votes is {self.votes}; exactly one of them is 0")
         return self
-
-
-class Select(Frozen):
-    """How candidates are compared on the validation split."""
-
-    evaluation: str
-    """Name of the evaluation that answers the validation grids."""
 
 
 class Predict(Frozen):
@@ -236,7 +228,7 @@ class Score(Frozen):
     bootstrap: Annotated[int, Field(ge=100)]
     """Resamples of the tasks behind an interval."""
     allow_leaks: bool
-    """Score although evaluated pairs were trained on; every report then says so."""
+    """Score although evaluated pairs were trained on (prepare.leaks: keep); every report then says so."""
 
 
 class Report(Frozen):
@@ -265,7 +257,8 @@ class Experiment(Frozen):
     augment: Augment
     train: Train
     evaluations: dict[str, Evaluation]
-    select: Select
+    select: Evaluation
+    """Answers the validation grids with every candidate."""
     predict: Predict
     score: Score
     report: Report
@@ -278,13 +271,12 @@ class Experiment(Frozen):
 
     @model_validator(mode="after")
     def _names(self) -> Self:
-        for user, names in (("select", (self.select.evaluation,)), ("predict", self.predict.evaluations)):
-            for name in names:
-                if name not in self.evaluations:
-                    raise ValueError(f"{user} names evaluation {name!r}; defined are {sorted(self.evaluations)}")
-        for name, evaluation in self.evaluations.items():
+        for name in self.predict.evaluations:
+            if name not in self.evaluations:
+                raise ValueError(f"predict names evaluation {name!r}; defined are {sorted(self.evaluations)}")
+        for name, evaluation in {**self.evaluations, "select": self.select}.items():
             if evaluation.votes > self.augment.voting_views:
                 raise ValueError(
-                    f"evaluations.{name}.votes is {evaluation.votes}; augment.voting_views has {self.augment.voting_views}"
+                    f"{name}: votes is {evaluation.votes}; augment.voting_views has {self.augment.voting_views}"
                 )
         return self

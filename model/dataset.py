@@ -3,11 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-
-from model.configuration import Network
-from model.packing import Corpus
 
 Ints = NDArray[np.int64]
 
@@ -57,31 +53,3 @@ class Dataset:
     cells: NDArray[np.uint8]
     pairs: Pairs
     views: Views
-
-    def corpus(self, config: Network, device: torch.device) -> Corpus:
-        """The arrays on the device."""
-        return Corpus(
-            torch.tensor(self.cells).to(device),
-            torch.tensor(self.views.element, device=device),
-            torch.tensor(self.views.colours, dtype=torch.int64, device=device),
-            torch.from_numpy(view_tokens(config, self.views)).to(device),
-        )
-
-
-def view_tokens(config: Network, views: Views) -> Ints:
-    """Rows of the conditioning table for every view, (views, conditioning tokens)."""
-    if config.conditioning in ("task", "augmented-task"):
-        return np.zeros((len(views.element), 0), dtype=np.int64)
-    if config.conditioning == "d4":
-        return views.element[:, None]
-    if (views.colour_cycle < 0).any():
-        raise ValueError(
-            f"conditioning {config.conditioning!r} embeds the colour cycle, but the views hold free permutations; "
-            "use conditioning 'd4' or 'task' with augment.scheme 'permutations'"
-        )
-    if config.conditioning == "d4-colour":
-        return np.stack([views.element, 8 + views.colour_cycle], 1)
-    # Rotation then flip as the lab's v1 and v2 had them: rotations 0-3, flip 0 none, 1 left-right (after the rotation).
-    rotation = np.array([0, 1, 2, 3, 0, 2, 3, 1])[views.element]
-    flip = (views.element >= 4).astype(np.int64)
-    return np.stack([rotation, 4 + flip, 8 + views.colour_cycle], 1)

@@ -58,9 +58,7 @@ def grid(value: Any, where: str) -> Grid:
             raise GridError(f"{where}: row {r} has {len(row)} cells but row 0 has {len(value[0])}; rows must agree")
         for c, colour in enumerate(row):
             if type(colour) is not int or not 0 <= colour < COLOURS:
-                raise GridError(
-                    f"{where}: row {r}, column {c} is {_short(colour)}; a colour is an integer from 0 to 9"
-                )
+                raise GridError(f"{where}: row {r}, column {c} is {_short(colour)}; a colour is an integer from 0 to 9")
     return np.array(value, dtype=np.uint8)
 
 

@@ -54,7 +54,13 @@ def levels(schedule: Schedule, time_input: str, device: torch.device) -> Levels:
 
 
 def training_loss(
-    network: Denoiser, packed: Packed, table: Levels, config: Train, key: Tensor, progress: Tensor, branch: Branch
+    network: Denoiser,
+    packed: Packed,
+    table: Levels,
+    config: Train,
+    key: Tensor,
+    progress: Tensor,
+    branch: Branch,
 ) -> tuple[Tensor, Tensor]:
     """Loss (scalar) and METRICS of one packed batch.
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from model.attention import Segments, attention, take_rows
+from model.attention import attention, take_rows
 from model.configuration import Network
 from model.grids import COLOURS, LARGEST_SIDE
 from model.packing import Packed
@@ -105,7 +105,13 @@ class Denoiser(nn.Module):
         return Encoded(keys, values, self.size_head(_norm(x)).view(-1, 2, LARGEST_SIDE))
 
     def denoise(
-        self, packed: Packed, encoded: Encoded, colours: Tensor, time: Tensor, features: Tensor | None, gain: Tensor
+        self,
+        packed: Packed,
+        encoded: Encoded,
+        colours: Tensor,
+        time: Tensor,
+        features: Tensor | None,
+        gain: Tensor,
     ) -> Tensor:
         """Logits (T, 10) of the clean colours.
 
@@ -182,7 +188,7 @@ def _sinusoid(time: Tensor) -> Tensor:
 
 
 def _rotation(position: Tensor, width: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Cosine and sine (rows, 1, width / 2) of rotary positions: 3/8 of the pairs for rows and for columns, 1/4 for the grid."""
+    """Cosine and sine (rows, 1, width / 2): 3/8 of the pairs turn by row, 3/8 by column, 1/4 by grid."""
     pairs = width // 2
     shares = (3 * pairs // 8, 3 * pairs // 8, pairs - 2 * (3 * pairs // 8))
     angles = [

@@ -44,7 +44,9 @@ class Muon(Optimizer):
                     state["momentum"] = torch.zeros_like(parameter)
                 state["momentum"].lerp_(parameter.grad, 1 - group["momentum"])
                 nesterov = parameter.grad.lerp(state["momentum"], group["momentum"])
-                for update, weight in zip(nesterov.chunk(group["pieces"]), parameter.chunk(group["pieces"]), strict=True):
+                for update, weight in zip(
+                    nesterov.chunk(group["pieces"]), parameter.chunk(group["pieces"]), strict=True
+                ):
                     wide = update.shape[0] > update.shape[1]
                     update = update.T if wide else update
                     stacks[tuple(update.shape)].append((update, wide))  # type: ignore[index]
@@ -81,7 +83,10 @@ def optimizers(network: nn.Module, config: Train) -> list[Optimizer]:
         else:
             rest.append(parameter)
     adamw = torch.optim.AdamW(
-        rest, lr=config.learning_rate, weight_decay=config.weight_decay, fused=next(network.parameters()).is_cuda
+        rest,
+        lr=config.learning_rate,
+        weight_decay=config.weight_decay,
+        fused=next(network.parameters()).is_cuda,
     )
     if not matrices:
         return [adamw]

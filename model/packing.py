@@ -16,6 +16,7 @@ from torch import Tensor
 
 from model import augmentation
 from model.attention import Segments, segments
+from model.corpus import Corpus
 from model.grids import COLOURS
 
 HIDDEN = COLOURS
@@ -25,19 +26,6 @@ HIDDEN = COLOURS
 _TABLES = torch.from_numpy(
     np.stack([augmentation.SWAP, augmentation.FLIP_ROWS, augmentation.FLIP_COLUMNS]).astype(np.int64)
 )
-
-
-class Corpus(NamedTuple):
-    """What lies on the device for a whole run."""
-
-    cells: Tensor
-    """uint8 (cells,): every grid, row-major, back to back."""
-    view_element: Tensor
-    """int64 (views,): D4 element."""
-    view_colours: Tensor
-    """int64 (views, 10): colour map."""
-    view_tokens: Tensor
-    """int64 (views, conditioning tokens): rows of the network's conditioning table; see `dataset.view_tokens`."""
 
 
 class Examples(NamedTuple):
@@ -131,7 +119,10 @@ def pack(table: Tensor, corpus: Corpus, prefix: int, budget: Budget, longest: tu
     device = table.device
     context_length = examples.input_height * examples.input_width + prefix
     target_length = examples.output_height * examples.output_width
-    context_start, target_start = context_length.cumsum(0) - context_length, target_length.cumsum(0) - target_length
+    context_start, target_start = (
+        context_length.cumsum(0) - context_length,
+        target_length.cumsum(0) - target_length,
+    )
 
     c_row = torch.arange(budget.context, device=device)
     c_example = torch.searchsorted(context_start, c_row, right=True) - 1
@@ -154,9 +145,7 @@ def pack(table: Tensor, corpus: Corpus, prefix: int, budget: Budget, longest: tu
     t_position = torch.stack([*t_place, torch.full_like(t_row, 2)], -1)
 
     key_start = context_start + target_start
-    inverse = torch.cat(
-        [key_start[c_example] + c_local, key_start[t_example] + context_length[t_example] + t_cell]
-    )
+    inverse = torch.cat([key_start[c_example] + c_local, key_start[t_example] + context_length[t_example] + t_cell])
     interleave = torch.empty_like(inverse).scatter_(0, inverse, torch.arange(len(inverse), device=device))
     return Packed(
         examples=examples,
@@ -180,9 +169,7 @@ def pack(table: Tensor, corpus: Corpus, prefix: int, budget: Budget, longest: tu
     )
 
 
-def _colours(
-    corpus: Corpus, view: Tensor, offset: Tensor, example: Tensor, cell: Tensor, shown: Tensor
-) -> Tensor:
+def _colours(corpus: Corpus, view: Tensor, offset: Tensor, example: Tensor, cell: Tensor, shown: Tensor) -> Tensor:
     index = torch.where(shown, offset[example] + cell, 0)
     colour = corpus.cells[index].to(torch.int64)
     return torch.where(shown, corpus.view_colours[view[example], colour], HIDDEN)
@@ -197,4 +184,6 @@ def _place(
     r, c = cell // w, cell % w
     row, column = torch.where(swap == 1, c, r), torch.where(swap == 1, r, c)
     rows, columns = torch.where(swap == 1, w, h), torch.where(swap == 1, h, w)
-    return torch.where(flip_rows == 1, rows - 1 - row, row), torch.where(flip_columns == 1, columns - 1 - column, column)
+    return torch.where(flip_rows == 1, rows - 1 - row, row), torch.where(
+        flip_columns == 1, columns - 1 - column, column
+    )

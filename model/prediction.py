@@ -13,6 +13,7 @@ from model import loss
 from model.augmentation import SWAP, inverse_colours
 from model.checkpoints import Description
 from model.configuration import Evaluation
+from model.corpus import corpus
 from model.dataset import Dataset, Ints
 from model.grids import Grid
 from model.network import Denoiser
@@ -59,19 +60,23 @@ class Predictor:
     seed: int
     device: torch.device
 
-    def answer(
-        self, config: Evaluation, true_sizes: list[Size] | None = None, on_progress: Callable[[float], None] = lambda _: None
-    ) -> Iterator[Answer]:
-        """Answers to every pair. `true_sizes` replace the predicted ones where the evaluation asks for it."""
+    def answer(self, config: Evaluation, on_progress: Callable[[float], None] = lambda _: None) -> Iterator[Answer]:
+        """Answers to every pair, in batches of like length; `on_progress` hears the share done."""
         views, attempts = (config.votes, 1) if config.votes else (1, config.attempts)
         queries = [(pair, view) for pair in range(len(self.dataset.pairs)) for view in range(views)]
         scores = self._sizes(queries)
-        sizes = self._assign(queries, scores, views, true_sizes)
+        sizes = _assign(scores, views)
         work = [(i, attempt) for i in range(len(queries)) for attempt in range(attempts)]
         lengths = [self._rows(queries[i][0], sizes[i]) for i, _ in work]
         done = 0
         for batch in batches(lengths, ROWS[self.device.type]):
-            yield from self._denoise([(*queries[work[j][0]], work[j][1]) for j in batch], [work[j][0] for j in batch], sizes, scores, config)
+            yield from self._denoise(
+                [(*queries[work[j][0]], work[j][1]) for j in batch],
+                [work[j][0] for j in batch],
+                sizes,
+                scores,
+                config,
+            )
             done += len(batch)
             on_progress(done / len(work))
 
@@ -89,15 +94,6 @@ class Predictor:
         result[swapped] = result[swapped][:, ::-1]
         return result
 
-    def _assign(
-        self, queries: list[tuple[int, int]], scores: NDArray[np.float64], views: int, true_sizes: list[Size] | None
-    ) -> list[Size]:
-        if true_sizes is not None:
-            return [true_sizes[pair] for pair, _ in queries]
-        own = [(int(h) + 1, int(w) + 1) for h, w in scores.argmax(-1)]
-        blocks = range(0, len(queries), views)
-        return [size for b in blocks for size in split_sizes(own[b : b + views], scores[b : b + views])]
-
     def _denoise(
         self,
         queries: list[tuple[int, int, int]],
@@ -106,9 +102,16 @@ class Predictor:
         scores: NDArray[np.float64],
         config: Evaluation,
     ) -> Iterator[Answer]:
-        packed = self._pack([self._row(pair, view, size=sizes[i]) for (pair, view, _), i in zip(queries, places, strict=True)])
+        packed = self._pack(
+            [self._row(pair, view, size=sizes[i]) for (pair, view, _), i in zip(queries, places, strict=True)]
+        )
         parts = [
-            (zlib.crc32(self.names[self.dataset.pairs.task[pair]].encode()), int(self.dataset.pairs.number[pair]), view, attempt)
+            (
+                zlib.crc32(self.names[self.dataset.pairs.task[pair]].encode()),
+                int(self.dataset.pairs.number[pair]),
+                view,
+                attempt,
+            )
             for pair, view, attempt in queries
         ]
         key = hash_key(self.seed, *torch.tensor(parts, device=self.device).T)
@@ -143,8 +146,8 @@ class Predictor:
             int((table[3] * table[4]).max()) + self.network.prefix_length,
             int((table[6] * table[7]).max()),
         )
-        corpus = self.dataset.corpus(self.description.train.network, self.device)
-        return pack(torch.from_numpy(table).to(self.device), corpus, self.network.prefix_length, budget, longest)
+        on_device = corpus(self.dataset, self.description.train.network, self.device)
+        return pack(torch.from_numpy(table).to(self.device), on_device, self.network.prefix_length, budget, longest)
 
     def _row(self, pair: int, view: int, *, size: Size) -> tuple[int, ...]:
         p = self.dataset.pairs
@@ -161,6 +164,13 @@ class Predictor:
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda")
+
+
+def _assign(scores: NDArray[np.float64], views: int) -> list[Size]:
+    """The size each query answers at, from log-probabilities (queries, 2, 30) in blocks of `views`."""
+    own = [(int(h) + 1, int(w) + 1) for h, w in scores.argmax(-1)]
+    blocks = range(0, len(own), views)
+    return [size for b in blocks for size in split_sizes(own[b : b + views], scores[b : b + views])]
 
 
 def batches(lengths: list[int], budget: int) -> Iterator[list[int]]:

@@ -46,7 +46,9 @@ def denoise(
     encoded = network.encode(packed)
     sequences = len(packed.examples.task)
     row_key, cell = key[packed.target_example], packed.target_cell
-    cells = torch.zeros(sequences, device=key.device).index_add_(0, packed.target_example, torch.ones_like(cell).float())
+    cells = torch.zeros(sequences, device=key.device).index_add_(
+        0, packed.target_example, torch.ones_like(cell).float()
+    )
     colours = (uniform(row_key, _START, cell) * COLOURS).to(torch.int64)
     visited = inference_levels(len(table.beta), config.steps)
     kept = set(torch.linspace(0, config.steps, min(FRAMES, config.steps + 1)).round().int().tolist())

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from model.dataset import Ints, Pairs, Views
+from model.dataset import Pairs, Views
 from model.packing import Budget
 
 _CHUNK = 64
@@ -59,7 +59,14 @@ class Stream:
         task = self.pairs.task[pair]
         view = self.views.start[task] + (draws.random(count) * self.views.count[task]).astype(np.int64)
         p = self.pairs
-        shapes = (p.input_offset, p.input_height, p.input_width, p.output_offset, p.output_height, p.output_width)
+        shapes = (
+            p.input_offset,
+            p.input_height,
+            p.input_width,
+            p.output_offset,
+            p.output_height,
+            p.output_width,
+        )
         rows = list(zip(task.tolist(), view.tolist(), *(a[pair].tolist() for a in shapes), strict=True))
         context, target = self.context[pair].tolist(), self.target[pair].tolist()
         waiting = list(range(count))

@@ -1,4 +1,7 @@
-"""The training loop. Every random draw of update k is a function of (seed, k), so a resumed run equals an unbroken one."""
+"""The training loop.
+
+Every random draw of update k is a function of (seed, k), so that a resumed run equals an unbroken one.
+"""
 
 import time
 from collections.abc import Callable
@@ -13,6 +16,7 @@ from torch import Tensor
 from model import loss
 from model.checkpoints import build
 from model.configuration import Train
+from model.corpus import corpus
 from model.dataset import Dataset
 from model.loss import Branch
 from model.noise import schedule
@@ -20,7 +24,6 @@ from model.optimizer import exponential_moving_average, learning_rate, optimizer
 from model.packing import fill, pack
 from model.random import hash_key
 from model.stream import Stream
-
 
 _BRANCH = 1 << 40
 """Keeps the branch's draws apart from the stream's, whose keys are chunk numbers."""
@@ -52,10 +55,8 @@ class Training:
         self.network = build(config, task_rows).to(device)
         self.average = exponential_moving_average(self.network, config)
         self.optimizers = optimizers(self.network, config)
-        self.stream = Stream(
-            dataset.pairs, dataset.views, weight, config.batch, self.network.prefix_length, seed
-        )
-        self.corpus = dataset.corpus(config.network, device)
+        self.stream = Stream(dataset.pairs, dataset.views, weight, config.batch, self.network.prefix_length, seed)
+        self.corpus = corpus(dataset, config.network, device)
         self.levels = loss.levels(schedule(config.noise), config.network.time_input, device)
         self.history: list[dict[str, float]] = []
         self.sums = torch.zeros(len(loss.METRICS) + 1, device=device)
@@ -74,7 +75,7 @@ class Training:
         on_save: Callable[[], None],
         stop: Callable[[], bool],
     ) -> None:
-        """Train from the current step to the last. Raises TrainingError, or Stopped after a save when `stop()` says so."""
+        """Train to the last step. Raises TrainingError, or Stopped after a save when `stop()` says so."""
         batches = self.stream.batches(self.step * self.config.accumulation)
         every = self.config.optimizer_steps // self.config.candidates
         saved = time.monotonic()

@@ -37,7 +37,13 @@ def _permutations(count: int, draws: np.random.Generator) -> tuple[Ints, Ints, I
     """All D4 elements in turn, each time with a new random permutation of colours 1-9; the first eight keep colours."""
     element = np.arange(count) % D4
     blocks = -(-count // D4)
-    maps = np.concatenate([np.zeros((blocks, 1), dtype=np.int64), draws.permuted(np.tile(np.arange(1, 10), (blocks, 1)), axis=1)], 1)
+    maps = np.concatenate(
+        [
+            np.zeros((blocks, 1), dtype=np.int64),
+            draws.permuted(np.tile(np.arange(1, 10), (blocks, 1)), axis=1),
+        ],
+        1,
+    )
     maps[0] = np.arange(10)
     return element, maps[np.arange(count) // D4], np.full(count, -1)
 

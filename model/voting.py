@@ -29,5 +29,5 @@ def split_sizes(sizes: Sequence[Size], confidence: NDArray[np.float64]) -> list[
 def most_frequent(grids: Sequence[Grid]) -> list[Grid]:
     """The two most frequent distinct grids, or the one there is; ties go to the grid that came first."""
     keys = [(grid.shape, grid.tobytes()) for grid in grids]
-    first = {key: grid for key, grid in reversed(list(zip(keys, grids, strict=True)))}
+    first = dict(reversed(list(zip(keys, grids, strict=True))))
     return [first[key] for key, _ in Counter(keys).most_common(2)]

@@ -112,7 +112,8 @@ def _explain(error: Any) -> str:
     name = ".".join(str(part) for part in error["loc"])
     fields = _fields(section)
     if error["type"] == "extra_forbidden":
-        return f"unknown key {name} (given: {error['input']!r}); allowed here: {', '.join(fields)}{_nearest(str(key), fields)}"
+        near = _nearest(str(key), fields)
+        return f"unknown key {name} (given: {error['input']!r}); allowed here: {', '.join(fields)}{near}"
     if error["type"] == "missing":
         return f"{name} is missing; neither params.yaml nor the presets give it"
     given = f"is {error['input']!r}; " if not isinstance(error["input"], dict) else ""
@@ -137,7 +138,9 @@ def _nearest(name: str, known: Any) -> str:
     return f"; did you mean {match[0]!r}?" if match else ""
 
 
-def main(write: Annotated[bool, typer.Option(help="Write data/experiment.yaml instead of printing.")] = False) -> None:
+def main(
+    write: Annotated[bool, typer.Option(help="Write data/experiment.yaml instead of printing.")] = False,
+) -> None:
     """Print the resolved experiment of params.yaml, or write it for the stages."""
     try:
         experiment = load()

@@ -1,5 +1,6 @@
 """Where every file of an experiment lies, relative to the repository root, as dvc.yaml names them."""
 
+import os
 from pathlib import Path
 
 PARAMS = Path("params.yaml")
@@ -34,8 +35,8 @@ SELECTION = CHECKPOINTS / "selection.json"
 PAGE = REPORTS / "report.html"
 PUBLISHED = REPORTS / "published.json"
 
-SCRATCH = Path(".scratch")
-"""Resume states and timings: no DVC output, keyed by content."""
+SCRATCH = Path(os.environ.get("ARC_SCRATCH", ".scratch"))
+"""Resume states and timings: no DVC output, keyed by content, shared by the worktrees of a queue."""
 
 
 def raw(split: str, kind: str) -> Path:

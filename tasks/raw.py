@@ -33,7 +33,9 @@ def read_json(path: Path) -> dict[str, Any]:
 def read_split(split: str) -> tuple[dict[str, Task], dict[str, list[Grid]]]:
     """Tasks and solutions of 'training' or 'evaluation', in the order of their ids. Raises GridError."""
     challenges, answers = paths.raw(split, "challenges"), paths.raw(split, "solutions")
-    tasks = {name: _checked(challenges, grids.task, name, value) for name, value in sorted(read_json(challenges).items())}
+    tasks = {
+        name: _checked(challenges, grids.task, name, value) for name, value in sorted(read_json(challenges).items())
+    }
     given = read_json(answers)
     if set(given) != set(tasks):
         odd = sorted(set(given) ^ set(tasks))

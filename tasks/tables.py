@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from model.checkpoints import digest
+from model.content import digest
 from model.dataset import Dataset, Ints, Pairs, Views
 from model.grids import Grid
 from tasks import paths

@@ -1,0 +1,52 @@
+"""The data set on the device: cells and views, for a whole run."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from model.configuration import Network
+from model.dataset import Dataset, Ints, Views
+
+
+class Corpus(NamedTuple):
+    """What lies on the device."""
+
+    cells: Tensor
+    """uint8 (cells,): every grid, row-major, back to back."""
+    view_element: Tensor
+    """int64 (views,): D4 element."""
+    view_colours: Tensor
+    """int64 (views, 10): colour map."""
+    view_tokens: Tensor
+    """int64 (views, conditioning tokens): rows of the network's conditioning table."""
+
+
+def corpus(dataset: Dataset, config: Network, device: torch.device) -> Corpus:
+    """The arrays of `dataset` on the device, with the conditioning tokens of the network."""
+    return Corpus(
+        torch.tensor(dataset.cells, device=device),
+        torch.tensor(dataset.views.element, device=device),
+        torch.tensor(dataset.views.colours, dtype=torch.int64, device=device),
+        torch.tensor(view_tokens(config, dataset.views), device=device),
+    )
+
+
+def view_tokens(config: Network, views: Views) -> Ints:
+    """Rows of the conditioning table for every view, (views, conditioning tokens)."""
+    if config.conditioning in ("task", "augmented-task"):
+        return np.zeros((len(views.element), 0), dtype=np.int64)
+    if config.conditioning == "d4":
+        return views.element[:, None]
+    if (views.colour_cycle < 0).any():
+        raise ValueError(
+            f"conditioning {config.conditioning!r} embeds the colour cycle, but the views hold free permutations; "
+            "use conditioning 'd4' or 'task' with augment.scheme 'permutations'"
+        )
+    if config.conditioning == "d4-colour":
+        return np.stack([views.element, 8 + views.colour_cycle], 1)
+    # Rotation then flip as the lab's v1 and v2 had them: rotations 0-3, flip 0 none, 1 left-right (after the rotation).
+    rotation = np.array([0, 1, 2, 3, 0, 2, 3, 1])[views.element]
+    flip = (views.element >= 4).astype(np.int64)
+    return np.stack([rotation, 4 + flip, 8 + views.colour_cycle], 1)

@@ -1,0 +1,44 @@
+"""Answering the test inputs of a split with a checkpoint: shared by the stages `select` and `predict`."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from rich.progress import Progress
+
+from model import checkpoints
+from model.configuration import Evaluation
+from model.dataset import Dataset
+from model.prediction import Answer, Predictor
+from tasks import paths
+from tasks.device import choose
+from tasks.stage import StageError
+from tasks.tables import read_dataset, read_tasks
+
+
+def answers(stem: Path, split: str, evaluation: Evaluation, seed: int) -> tuple[Iterator[Answer], Dataset, list[str]]:
+    """Answers of the checkpoint `stem`, the dataset that their `pair` points into, and the task ids by index."""
+    device, names = choose(), [task["name"] for task in read_tasks()]
+    network, description = checkpoints.load(stem, device)
+    if list(description.tasks) != names:
+        unknown, spare = (
+            sorted(set(names) - set(description.tasks)),
+            sorted(set(description.tasks) - set(names)),
+        )
+        raise StageError(
+            f"{stem} was trained on another task index: it lacks {len(unknown)} tasks of {paths.TASKS} "
+            f"({', '.join(unknown[:3])}) and has {len(spare)} others ({', '.join(spare[:3])}); train on this data first"
+        )
+    dataset = read_dataset(split, paths.VOTING_VIEWS)
+    if evaluation.limit:
+        first = np.unique(dataset.pairs.task)[: evaluation.limit]
+        kept = dataset.pairs.rows(np.flatnonzero(np.isin(dataset.pairs.task, first)))
+        dataset = Dataset(dataset.cells, kept, dataset.views)
+    predictor = Predictor(network, description, dataset, names, seed, device)
+
+    def show() -> Iterator[Answer]:
+        with Progress() as progress:
+            bar = progress.add_task(f"{stem.name}: {len(dataset.pairs)} {split} grids", total=1.0)
+            yield from predictor.answer(evaluation, lambda done: progress.update(bar, completed=done))
+
+    return show(), dataset, names

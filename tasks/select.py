@@ -1,0 +1,66 @@
+"""Stage `select`: every candidate scored by real inference on the validation split; names best, halfway and final."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from model.checkpoints import describe
+from model.configuration import Evaluation
+from model.content import write_json
+from model.scoring import attempts_of, score
+from tasks import paths
+from tasks.answers import answers
+from tasks.params import resolved
+from tasks.stage import stage
+from tasks.tables import read_solutions
+
+
+@stage("select")
+def main() -> None:
+    """Write data/checkpoints/{best,halfway,final} and selection.json."""
+    experiment = resolved()
+    stems = sorted(path.with_suffix("") for path in paths.CANDIDATES.glob("*.json"))
+    results = [measure(stem, experiment.select, experiment.seed) for stem in stems]
+    # Cell accuracy decides between equal scores; a later candidate wins over an earlier one.
+    best = max(range(len(stems)), key=lambda i: (results[i]["pass_at_2"], results[i]["cell_accuracy"], i))
+    chosen = {"best": stems[best], "halfway": stems[len(stems) // 2 - 1], "final": stems[-1]}
+    for name, stem in chosen.items():
+        for suffix in (".safetensors", ".json"):
+            shutil.copyfile(stem.with_suffix(suffix), paths.CHECKPOINTS / f"{name}{suffix}")
+    write_json(
+        paths.SELECTION,
+        {
+            "selected_on": experiment.prepare.validation,
+            "on_the_reported_set": experiment.prepare.validation == "evaluation-solutions",
+            "evaluation": experiment.select.model_dump(mode="json"),
+            "candidates": results,
+            **{name: describe(stem).step for name, stem in chosen.items()},
+        },
+    )
+    for result in results:
+        print("update {step}: pass@2 {pass_at_2:.3f}, cells right {cell_accuracy:.3f}".format(**result))
+    print(f"best is the candidate after update {results[best]['step']}")
+
+
+def measure(stem: Path, evaluation: Evaluation, seed: int) -> dict[str, Any]:
+    """Score of one candidate on the validation split, with the share of cells right where the size is."""
+    given, dataset, names = answers(stem, "validation", evaluation, seed)
+    solutions = read_solutions("validation")
+    views: dict[tuple[str, int], list[Any]] = {}
+    cells = []
+    for answer in given:
+        key = names[dataset.pairs.task[answer.pair]], int(dataset.pairs.number[answer.pair])
+        views.setdefault(key, []).append(answer.grid)
+        solution = solutions[key[0]][key[1]]
+        cells.append(np.mean(answer.grid == solution) if answer.grid.shape == solution.shape else 0.0)
+    known = sorted({names[task] for task in dataset.pairs.task})
+    attempts = attempts_of(views, evaluation)
+    result = score({name: solutions[name] for name in known}, attempts, views, resamples=1000)
+    del result["tasks"]
+    return {"step": describe(stem).step, "cell_accuracy": float(np.mean(cells)), **result}
+
+
+if __name__ == "__main__":
+    main()
