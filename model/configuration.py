@@ -199,12 +199,19 @@ class Evaluation(Frozen):
 
     steps: Positive
     """Denoising steps, mapped onto the noise levels of training."""
-    sampler: Literal["draw", "argmax"]
-    """The whole estimate at each step, drawn (the last step takes the argmax) or its argmax."""
+    sampler: Literal["draw", "argmax", "posterior", "renoise"]
+    """What a step makes of the estimate: the whole of it, drawn (v0-v6) or its argmax (v7); a draw from the exact
+    posterior of the next level; its argmax with the least sure cells noised to the next level. The last step takes the
+    argmax."""
+    self_conditioning: Literal["as-trained", "temporal", "two-pass", "none"]
+    """What the network is told of its estimate: as train.self_conditioning.inference says, or otherwise."""
     attempts: Annotated[int, Field(ge=0, le=2)]
     """Independent attempts on the grids as they are; 0 when views vote."""
     votes: Count
     """Views that vote; 0 when there are attempts."""
+    sizes: Literal["own", "voted", "split"]
+    """The size at which a view answers: its own; the most frequent of all views; its own if that is one of the two most
+    frequent, else the one of these that it holds likelier (the lab's confidence split, mended)."""
     limit: Count
     """Only the first so many tasks; 0 for all."""
 
@@ -223,8 +230,14 @@ class Predict(Frozen):
 
 
 class Score(Frozen):
-    """The statistics of a score."""
+    """How the views vote, and the statistics of a score."""
 
+    rule: Literal["most-frequent", "confidence", "most-visited"]
+    """What a view adds to its grid: one vote; its confidence in it; the share of its steps that were at it."""
+    size_first: bool
+    """The views vote on the size first; grids of another size than the winner's follow after all others."""
+    views: Count
+    """Only the first so many views of a task vote; 0 for all there are."""
     bootstrap: Annotated[int, Field(ge=100)]
     """Resamples of the tasks behind an interval."""
     allow_leaks: bool

@@ -1,9 +1,12 @@
-"""Answering test inputs with a checkpoint: sizes of every view, then denoising in packed batches under a row budget."""
+"""Answering test inputs with a checkpoint: sizes of every view, then denoising in packed batches under a row budget.
+
+A batch that raises is halved until the one answer is found that cannot be had; that one is reported, the others live.
+"""
 
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -18,13 +21,17 @@ from model.dataset import Dataset, Ints
 from model.grids import Grid
 from model.network import Denoiser
 from model.noise import schedule
-from model.packing import fill, pack
+from model.packing import Packed, fill, pack
 from model.random import hash_key
 from model.sampling import denoise
-from model.voting import Size, split_sizes
+from model.voting import Size, assign_sizes
 
 ROWS = {"cpu": 8192, "cuda": 262144}
 """Context and target rows of a batch, which bound its memory."""
+MOST_FAILURES = 64
+"""Answers that may fail; with more the fault is not theirs, and the last error is raised."""
+
+Result = TypeVar("Result")
 
 
 class Answer(NamedTuple):
@@ -44,8 +51,19 @@ class Answer(NamedTuple):
     confidences: NDArray[np.float32]
     entropy: NDArray[np.float32]
     """(steps,) each: see sampling.Denoised."""
+    lock: int
+    """The step after which no cell changed any more, 0 if none ever did."""
     frames: tuple[Grid, ...]
-    """Grids along the denoising; only of attempts, not of votes."""
+    """Grids along the denoising; only of view 0."""
+
+
+class Failure(NamedTuple):
+    """An answer that could not be had."""
+
+    pair: int
+    view: int
+    attempt: int
+    message: str
 
 
 @dataclass(frozen=True)
@@ -60,36 +78,53 @@ class Predictor:
     seed: int
     device: torch.device
 
-    def answer(self, config: Evaluation, on_progress: Callable[[float], None] = lambda _: None) -> Iterator[Answer]:
-        """Answers to every pair, in batches of like length; `on_progress` hears the share done."""
+    def answer(
+        self,
+        config: Evaluation,
+        on_progress: Callable[[float], None] = lambda _: None,
+        failures: list[Failure] | None = None,
+    ) -> Iterator[Answer]:
+        """Answers to every pair, in batches of like length; `on_progress` hears the share done.
+
+        An answer that raises is added to `failures`; without such a list the error is raised.
+        """
         views, attempts = (config.votes, 1) if config.votes else (1, config.attempts)
         queries = [(pair, view) for pair in range(len(self.dataset.pairs)) for view in range(views)]
-        scores = self._sizes(queries)
-        sizes = _assign(scores, views)
+        failed: dict[int, str] | None = None if failures is None else {}
+        scores = self._sizes(queries, failed)
+        sizes = _assign(config.sizes, scores, views)
         work = [(i, attempt) for i in range(len(queries)) for attempt in range(attempts)]
-        lengths = [self._rows(queries[i][0], sizes[i]) for i, _ in work]
+        if failures is not None and failed is not None:
+            failures += [Failure(*queries[i], attempt, failed[i]) for i, attempt in work if i in failed]
+            work = [(i, attempt) for i, attempt in work if i not in failed]
+            failed.clear()
+
+        def denoise_batch(batch: list[int]) -> list[Answer]:
+            places = [work[j][0] for j in batch]
+            return self._denoise([(*queries[work[j][0]], work[j][1]) for j in batch], places, sizes, scores, config)
+
         done = 0
-        for batch in batches(lengths, ROWS[self.device.type]):
-            yield from self._denoise(
-                [(*queries[work[j][0]], work[j][1]) for j in batch],
-                [work[j][0] for j in batch],
-                sizes,
-                scores,
-                config,
-            )
+        for batch in batches([self._rows(queries[i][0], sizes[i]) for i, _ in work], ROWS[self.device.type]):
+            for answers in halved(denoise_batch, batch, failed):
+                yield from answers
             done += len(batch)
             on_progress(done / len(work))
+        if failures is not None and failed is not None:
+            failures += [Failure(*queries[work[j][0]], work[j][1], message) for j, message in failed.items()]
 
-    def _sizes(self, queries: list[tuple[int, int]]) -> NDArray[np.float64]:
-        """Log-probabilities of heights and widths in the task's frame, (queries, 2, 30)."""
+    def _sizes(self, queries: list[tuple[int, int]], failed: dict[int, str] | None) -> NDArray[np.float64]:
+        """Log-probabilities of heights and widths in the task's frame, (queries, 2, 30); NaN where it failed."""
         lengths = [self._rows(pair, (0, 0)) for pair, _ in queries]
-        result = np.empty((len(queries), 2, 30))
-        for batch in batches(lengths, ROWS[self.device.type]):
-            rows = [self._row(*queries[i], size=(0, 0)) for i in batch]
+        result = np.full((len(queries), 2, 30), np.nan)
+
+        def encode_batch(batch: list[int]) -> None:
             with torch.no_grad(), self._autocast():
-                encoded = self.network.encode(self._pack(rows))
-            logits = encoded.size_logits.float().log_softmax(-1).cpu().numpy()
-            result[batch] = logits[: len(rows)]
+                encoded = self.network.encode(self._pack([self._row(*queries[i], size=(0, 0)) for i in batch]))
+            result[batch] = encoded.size_logits.float().log_softmax(-1).cpu().numpy()[: len(batch)]
+
+        for batch in batches(lengths, ROWS[self.device.type]):
+            for _ in halved(encode_batch, batch, failed):
+                pass
         swapped = SWAP[[self.dataset.views.element[self._view(*query)] for query in queries]]
         result[swapped] = result[swapped][:, ::-1]
         return result
@@ -101,7 +136,7 @@ class Predictor:
         sizes: list[Size],
         scores: NDArray[np.float64],
         config: Evaluation,
-    ) -> Iterator[Answer]:
+    ) -> list[Answer]:
         packed = self._pack(
             [self._row(pair, view, size=sizes[i]) for (pair, view, _), i in zip(queries, places, strict=True)]
         )
@@ -121,26 +156,30 @@ class Predictor:
             denoised = denoise(self.network, packed, table, how.self_conditioning, config, key)
         colours, frames = denoised.colours.cpu().numpy(), denoised.frames.cpu().numpy()
         statistics = [x.cpu().numpy().T for x in (denoised.change, denoised.confidence, denoised.entropy)]
-        start = 0
+        answers, start = [], 0
         for i, ((pair, view, attempt), place) in enumerate(zip(queries, places, strict=True)):
             height, width = sizes[place]
             undo = inverse_colours(self.dataset.views.colours[self._view(pair, view)])
             cells = slice(start, start + height * width)
             start += height * width
-            yield Answer(
-                pair=pair,
-                view=view,
-                attempt=attempt,
-                grid=undo[colours[cells]].reshape(height, width),
-                size_log_probability=float(scores[place, 0, height - 1] + scores[place, 1, width - 1]),
-                confidence=float(statistics[1][i, -1]),
-                change=statistics[0][i],
-                confidences=statistics[1][i],
-                entropy=statistics[2][i],
-                frames=() if config.votes else tuple(undo[f[cells]].reshape(height, width) for f in frames),
+            answers.append(
+                Answer(
+                    pair=pair,
+                    view=view,
+                    attempt=attempt,
+                    grid=undo[colours[cells]].reshape(height, width),
+                    size_log_probability=float(scores[place, 0, height - 1] + scores[place, 1, width - 1]),
+                    confidence=float(statistics[1][i, -1]),
+                    change=statistics[0][i],
+                    confidences=statistics[1][i],
+                    entropy=statistics[2][i],
+                    lock=int(np.flatnonzero(statistics[0][i] > 0).max(initial=-1)) + 1,
+                    frames=() if view else tuple(undo[f[cells]].reshape(height, width) for f in frames),
+                )
             )
+        return answers
 
-    def _pack(self, rows: list[tuple[int, ...]]) -> "loss.Packed":
+    def _pack(self, rows: list[tuple[int, ...]]) -> Packed:
         table, budget = fill(rows, self.network.prefix_length, None)
         longest = (
             int((table[3] * table[4]).max()) + self.network.prefix_length,
@@ -166,11 +205,38 @@ class Predictor:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda")
 
 
-def _assign(scores: NDArray[np.float64], views: int) -> list[Size]:
-    """The size each query answers at, from log-probabilities (queries, 2, 30) in blocks of `views`."""
-    own = [(int(h) + 1, int(w) + 1) for h, w in scores.argmax(-1)]
-    blocks = range(0, len(own), views)
-    return [size for b in blocks for size in split_sizes(own[b : b + views], scores[b : b + views])]
+def _assign(how: Literal["own", "voted", "split"], scores: NDArray[np.float64], views: int) -> list[Size]:
+    """The size each query answers at, from log-probabilities (queries, 2, 30) in blocks of `views`; (0, 0) for NaN."""
+    sizes: list[Size] = [(0, 0)] * len(scores)
+    known = ~np.isnan(scores[:, 0, 0])
+    for start in range(0, len(scores), views):
+        block = start + np.flatnonzero(known[start : start + views])
+        own = [(int(h) + 1, int(w) + 1) for h, w in scores[block].argmax(-1)]
+        for i, size in zip(block, assign_sizes(how, own, scores[block]) if own else [], strict=True):
+            sizes[i] = size
+    return sizes
+
+
+def halved(work: Callable[[list[int]], Result], batch: list[int], failed: dict[int, str] | None) -> Iterator[Result]:
+    """`work` of the batch, or of its halves where it raises; what raises alone is put into `failed` with its message.
+
+    With None for `failed`, or once MOST_FAILURES are in it, the error is raised.
+    """
+    try:
+        result = work(batch)
+    except Exception as error:
+        if failed is None or len(failed) >= MOST_FAILURES:
+            raise
+        message = f"{type(error).__name__}: {error}"
+    else:
+        yield result
+        return
+    if len(batch) == 1:
+        failed[batch[0]] = message
+        return
+    middle = len(batch) // 2
+    for half in (batch[:middle], batch[middle:]):
+        yield from halved(work, half, failed)
 
 
 def batches(lengths: list[int], budget: int) -> Iterator[list[int]]:

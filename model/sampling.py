@@ -1,7 +1,7 @@
 """Denoising packed targets from pure noise, every draw a function of (seed, grid, view, attempt, step, cell).
 
-Each step is one look at the grid and takes the whole estimate of the clean grid, drawn or its argmax (version ledger
-2.6). No step waits for the device.
+Each step is one look at the grid, from which the sampler makes the grid of the next, less noisy level; the last step
+takes the likeliest colours. No step waits for the device.
 """
 
 from typing import NamedTuple
@@ -14,13 +14,13 @@ from model.configuration import Evaluation, SelfConditioning
 from model.grids import COLOURS
 from model.loss import Levels
 from model.network import Denoiser
-from model.noise import inference_levels
+from model.noise import inference_levels, posterior
 from model.packing import Packed
 from model.random import uniform
 
 FRAMES = 8
 """Grids kept of a denoising, evenly spaced, the start and the last included."""
-_START, _DRAW = range(2)
+_START, _DRAW, _NOISE = range(3)
 
 
 class Denoised(NamedTuple):
@@ -31,7 +31,7 @@ class Denoised(NamedTuple):
     frames: Tensor
     """int64 (up to FRAMES, T)."""
     change: Tensor
-    """float (N, S): share of cells that changed at each step."""
+    """float (N, S): share of cells that each step changed."""
     confidence: Tensor
     """float (N, S): mean probability of the likeliest colour."""
     entropy: Tensor
@@ -55,26 +55,68 @@ def denoise(
     frames = [colours]
     statistics = []
     features: Tensor | None = None
+    told = how.inference if config.self_conditioning == "as-trained" else config.self_conditioning
+    if how.features == "none":
+        told = "none"
     for step, level in enumerate(visited):
         alpha_bar = table.alpha_bar[level].expand(len(cell))
         time = table.time[level].expand(len(cell))
         gain = self_conditioning.gain(how, alpha_bar, 1 - level / max(1, len(table.beta) - 1))
-        if how.inference == "two-pass" and how.features != "none":
+        if told == "two-pass":
             features = self_conditioning.features(how, network.denoise(packed, encoded, colours, time, None, gain))
         logits = network.denoise(packed, encoded, colours, time, features, gain)
-        if how.features != "none":
+        if told == "temporal":
             features = self_conditioning.features(how, logits)
         chances = logits.softmax(-1)
-        best, estimate = chances.max(-1)
-        if config.sampler == "draw" and step + 1 < config.steps:
-            threshold = uniform(row_key, _DRAW, step, cell)
-            estimate = (chances.cumsum(-1) < threshold[:, None]).sum(-1).clamp(max=COLOURS - 1)
+        best, following = chances.max(-1)
+        if step + 1 < config.steps and config.sampler != "argmax":
+            draw = uniform(row_key, _DRAW, step, cell)
+            alpha_bar_next = table.alpha_bar[visited[step + 1]].expand(len(cell))
+            if config.sampler == "draw":
+                following = drawn(chances, draw)
+            elif config.sampler == "posterior":
+                following = drawn(reverse_chances(chances, colours, alpha_bar, alpha_bar_next), draw)
+            else:
+                noise = (uniform(row_key, _NOISE, step, cell) * COLOURS).to(torch.int64)
+                unsure = least_sure(best, packed.target_example, cells, 1 - alpha_bar_next)
+                following = torch.where(unsure, noise, following)
         entropy = -(chances * chances.clamp(min=1e-20).log()).sum(-1)
-        measured = torch.stack([(estimate != colours).float(), best, entropy], -1)
+        measured = torch.stack([(following != colours).float(), best, entropy], -1)
         sums = torch.zeros(sequences, 3, device=key.device).index_add_(0, packed.target_example, measured)
         statistics.append(sums / cells.clamp(min=1)[:, None])
-        colours = estimate
+        colours = following
         if step + 1 in kept:
             frames.append(colours)
     change, confidence, mean_entropy = torch.stack(statistics).unbind(-1)
     return Denoised(colours, torch.stack(frames), change, confidence, mean_entropy)
+
+
+def drawn(chances: Tensor, draw: Tensor) -> Tensor:
+    """Colours int64 (T,) with these probabilities (T, 10), by uniform draws from [0, 1), (T,)."""
+    return (chances.cumsum(-1) <= draw[:, None]).sum(-1).clamp(max=COLOURS - 1)
+
+
+def reverse_chances(chances: Tensor, colours: Tensor, alpha_bar: Tensor, alpha_bar_next: Tensor) -> Tensor:
+    """p(x_s | x_t) = sum over x_0 of q(x_s | x_t, x_0) p(x_0 | x_t), exact for any stride t -> s; float (T, 10).
+
+    `chances` are p(x_0 | x_t), `colours` is x_t, `alpha_bar` belongs to t and `alpha_bar_next` to the less noisy s.
+    `noise.posterior` wants x_0's probabilities without the evidence of x_t, so q(x_t | x_0) is divided out of them.
+    """
+    own = torch.nn.functional.one_hot(colours, COLOURS) * alpha_bar[:, None]
+    prior = chances / (own + (1 - alpha_bar)[:, None] / COLOURS)
+    beta = 1 - alpha_bar / alpha_bar_next
+    return posterior(prior / prior.sum(-1, keepdim=True), colours, alpha_bar_next, beta)
+
+
+def least_sure(confidence: Tensor, sequence: Tensor, cells: Tensor, share: Tensor) -> Tensor:
+    """Which cells are among the `share` (T,) of their own grid with the lowest confidence (T,); bool (T,).
+
+    `sequence` int64 (T,) rises and says which grid a cell belongs to, `cells` float (S,) how many a grid has. Ties go
+    by position.
+    """
+    order = confidence.argsort(stable=True)
+    order = order[sequence[order].argsort(stable=True)]
+    start = cells.cumsum(0) - cells
+    place = torch.arange(len(order), device=order.device)
+    rank = torch.empty_like(place).scatter_(0, order, place) - start[sequence]
+    return rank < (share * cells[sequence]).round()

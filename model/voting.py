@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,6 +10,17 @@ from numpy.typing import NDArray
 from model.grids import Grid
 
 Size = tuple[int, int]
+
+
+def assign_sizes(
+    how: Literal["own", "voted", "split"], sizes: Sequence[Size], confidence: NDArray[np.float64]
+) -> list[Size]:
+    """The size at which each view answers, see `Evaluation.sizes`; arguments as in `split_sizes`."""
+    if how == "own":
+        return list(sizes)
+    if how == "voted":
+        return [Counter(sizes).most_common(1)[0][0]] * len(sizes)
+    return split_sizes(sizes, confidence)
 
 
 def split_sizes(sizes: Sequence[Size], confidence: NDArray[np.float64]) -> list[Size]:

@@ -9,15 +9,20 @@ from rich.progress import Progress
 from model import checkpoints
 from model.configuration import Evaluation
 from model.dataset import Dataset
-from model.prediction import Answer, Predictor
+from model.prediction import Answer, Failure, Predictor
 from tasks import paths
 from tasks.device import choose
 from tasks.stage import StageError
 from tasks.tables import read_dataset, read_tasks
 
 
-def answers(stem: Path, split: str, evaluation: Evaluation, seed: int) -> tuple[Iterator[Answer], Dataset, list[str]]:
-    """Answers of the checkpoint `stem`, the dataset that their `pair` points into, and the task ids by index."""
+def answers(
+    stem: Path, split: str, evaluation: Evaluation, seed: int, failures: list[Failure] | None = None
+) -> tuple[Iterator[Answer], Dataset, list[str]]:
+    """Answers of the checkpoint `stem`, the dataset that their `pair` points into, and the task ids by index.
+
+    `failures` collects the answers that raise; without it they end the stage.
+    """
     device, names = choose(), [task["name"] for task in read_tasks()]
     network, description = checkpoints.load(stem, device)
     if list(description.tasks) != names:
@@ -39,6 +44,6 @@ def answers(stem: Path, split: str, evaluation: Evaluation, seed: int) -> tuple[
     def show() -> Iterator[Answer]:
         with Progress() as progress:
             bar = progress.add_task(f"{stem.name}: {len(dataset.pairs)} {split} grids", total=1.0)
-            yield from predictor.answer(evaluation, lambda done: progress.update(bar, completed=done))
+            yield from predictor.answer(evaluation, lambda done: progress.update(bar, completed=done), failures)
 
     return show(), dataset, names

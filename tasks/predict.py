@@ -6,6 +6,7 @@ import typer
 
 from model import checkpoints
 from model.content import digest
+from model.prediction import Failure
 from tasks import paths, predictions
 from tasks.answers import answers
 from tasks.params import resolved
@@ -21,7 +22,8 @@ def main(
     experiment = resolved()
     config = experiment.evaluations[evaluation]
     stem = paths.CHECKPOINTS / checkpoint
-    given, dataset, names = answers(stem, "evaluation", config, experiment.seed)
+    failures: list[Failure] = []
+    given, dataset, names = answers(stem, "evaluation", config, experiment.seed, failures)
     rows = [
         {
             "task": names[dataset.pairs.task[answer.pair]],
@@ -33,9 +35,11 @@ def main(
             "cells": answer.grid.tobytes(),
             "size_log_probability": answer.size_log_probability,
             "confidence": answer.confidence,
-            "change": answer.change.tolist(),
-            "confidences": answer.confidences.tolist(),
-            "entropy": answer.entropy.tolist(),
+            "lock": answer.lock,
+            # Of view 0 alone: for all views they would be most of the file.
+            "change": None if answer.view else answer.change.tolist(),
+            "confidences": None if answer.view else answer.confidences.tolist(),
+            "entropy": None if answer.view else answer.entropy.tolist(),
             "frames": [frame.tobytes() for frame in answer.frames],
         }
         for answer in given
@@ -52,8 +56,14 @@ def main(
         evaluation=config,
         data=description.data,
         leaks=description.leaks,
+        failures=tuple(
+            (names[dataset.pairs.task[f.pair]], int(dataset.pairs.number[f.pair]), f.view, f.attempt, f.message)
+            for f in failures
+        ),
     )
     predictions.write(paths.predictions(checkpoint, evaluation), rows, source)
+    for task, test, view, attempt, message in source.failures:
+        print(f"task {task}, test {test}, view {view}, attempt {attempt} failed and counts as wrong: {message}")
 
 
 if __name__ == "__main__":

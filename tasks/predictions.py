@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from model.configuration import Evaluation, Frozen
 from model.grids import Grid
@@ -25,6 +25,7 @@ SCHEMA = pa.schema(
         ("cells", pa.binary()),
         ("size_log_probability", pa.float32()),
         ("confidence", pa.float32()),
+        ("lock", pa.int16()),
         ("change", pa.list_(pa.float32())),
         ("confidences", pa.list_(pa.float32())),
         ("entropy", pa.list_(pa.float32())),
@@ -48,6 +49,8 @@ class Source(Frozen):
     data: str
     """Digest of the prepared data that was trained on."""
     leaks: int
+    failures: Annotated[tuple[tuple[str, int, int, int, str], ...], Field(strict=False)]
+    """Task, test input, view, attempt and error of the answers that could not be had."""
 
 
 def write(path: Path, rows: Sequence[dict[str, Any]], source: Source) -> None:
