@@ -51,7 +51,10 @@ def attention(query: Tensor, key: Tensor, value: Tensor, who: Segments) -> Tenso
         return _bucketed(query, key, value, who.buckets)
     from torch.nn.attention.varlen import varlen_attn
 
-    return varlen_attn(query, key, value, who.query_starts, who.key_starts, who.longest_query, who.longest_key)
+    starts = who.query_starts, who.key_starts
+    result = varlen_attn(query, key, value, *starts, who.longest_query, who.longest_key)
+    assert isinstance(result, Tensor)
+    return result
 
 
 def reference(query: Tensor, key: Tensor, value: Tensor, who: Segments) -> Tensor:
@@ -72,7 +75,7 @@ class _TakeRows(torch.autograd.Function):
         return x.index_select(0, index)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         inverse, real = ctx.saved_tensors
         result = gradient.index_select(0, inverse)
         if real is not None:

@@ -13,7 +13,7 @@ Suffixes: S sequences, C context rows, T target rows, H heads, D width.
 """
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -93,7 +93,7 @@ class Denoiser(nn.Module):
         tokens = self.prefix_length
         size_rows = packed.prefix_rows.view(-1, tokens)[:, -1]
         keys, values = [], []
-        for i, block in enumerate(self.blocks):
+        for i, block in enumerate(self._layers):
             query, key, value = block.project(x, rotation)
             keys.append(key)
             values.append(value)
@@ -123,7 +123,7 @@ class Denoiser(nn.Module):
         if features is not None:
             x = x + gain[:, None] * self.self_conditioning(features)
         rotation = _rotation(packed.target_position, self.config.width // self.config.heads, x.dtype)
-        for block, key, value in zip(self.blocks, encoded.keys, encoded.values, strict=True):
+        for block, key, value in zip(self._layers, encoded.keys, encoded.values, strict=True):
             query, target_key, target_value = block.project(x, rotation)
             both = [
                 take_rows(torch.cat(rows), packed.interleave, packed.interleave_inverse)
@@ -137,6 +137,10 @@ class Denoiser(nn.Module):
     def prefix_length(self) -> int:
         """Rows before the input cells of a context."""
         return prefix_length(self.config)
+
+    @property
+    def _layers(self) -> list[Block]:
+        return cast("list[Block]", list(self.blocks))
 
     def _context(self, packed: Packed, hidden: Tensor | None) -> Tensor:
         shown = functional.one_hot(packed.context_colour, COLOURS + 1)[:, :COLOURS].to(self.input_cells.weight.dtype)

@@ -49,8 +49,8 @@ class Muon(Optimizer):
                 ):
                     wide = update.shape[0] > update.shape[1]
                     update = update.T if wide else update
-                    stacks[tuple(update.shape)].append((update, wide))  # type: ignore[index]
-                    targets[tuple(update.shape)].append((weight, group))  # type: ignore[index]
+                    stacks[tuple(update.shape)].append((update, wide))
+                    targets[tuple(update.shape)].append((weight, group))
         for shape, updates in stacks.items():
             orthogonal = newton_schulz(torch.stack([update for update, _ in updates]))
             scale = 0.2 * math.sqrt(max(shape))
@@ -66,7 +66,8 @@ def newton_schulz(matrices: Tensor) -> Tensor:
     for _ in range(5):
         a = x @ x.mT
         x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
-    return x.to(matrices.dtype)
+    result: Tensor = x.to(matrices.dtype)
+    return result
 
 
 _PIECES = {"attention_in": 3, "feed_in": 2, "attention_out": 1, "feed_out": 1}

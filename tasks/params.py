@@ -82,7 +82,7 @@ class _Loader(yaml.SafeLoader):
     """YAML with 4e-4 as a number, as YAML 1.2 and DVC read it, and no key twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=deep) for key, _ in node.value]  # type: ignore[no-untyped-call]
+        keys = [self.construct_object(key, deep=deep) for key, _ in node.value]
         twice = {key for key in keys if keys.count(key) > 1}
         if twice:
             raise ConfigurationError(f"{node.start_mark.name}: key {twice.pop()!r} stands twice in one section")

@@ -92,7 +92,9 @@ def find_leaks(rows: list[Row], evaluated: list[Evaluated], names: list[str]) ->
     for row in trained:
         viewed.setdefault(leaks.canonical(row[3], _known(row)), []).append(row)
     outputs = {leaks.canonical(_known(row)) for row in trained}
-    found, own, leaking = [], [], []
+    found: list[dict[str, Any]] = []
+    own: list[dict[str, Any]] = []
+    leaking: list[Row] = []
     for pair in evaluated:
         for row in viewed.get(leaks.canonical(pair.input, pair.output), []):
             same = leaks.exact(row[3], _known(row)) == leaks.exact(pair.input, pair.output)

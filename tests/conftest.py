@@ -1,0 +1,81 @@
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from model.configuration import Experiment
+from tasks import params, paths
+
+ROOT = Path(__file__).parent.parent
+
+SMALL: dict[str, Any] = {
+    "version": "v3",
+    "size": "tiny",
+    "dataset": "aa1-6x6",
+    "seed": 0,
+    "train": {
+        "network": {"width": 32, "layers": 2, "heads": 2, "feed_forward": 48, "size_hidden": 16},
+        "batch": 8,
+        "optimizer_steps": 12,
+        "warmup_steps": 2,
+        "candidates": 2,
+        "log_every": 4,
+    },
+    "select": {"steps": 2},
+    "evaluations": {"attempts": {"steps": 3}, "votes": {"steps": 2, "votes": 8}},
+}
+"""params.yaml of an experiment that takes seconds."""
+
+
+def experiment(**changes: Any) -> Experiment:
+    """The small experiment with sections merged into it."""
+    values = params._merge(SMALL, changes)
+    return params.resolve(values, params._read(ROOT / paths.PRESETS))
+
+
+@pytest.fixture(autouse=True)
+def _deterministic() -> Iterator[None]:
+    torch.manual_seed(0)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder as the repository root, with the small experiment resolved."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    paths.EXPERIMENT.write_text(yaml.safe_dump(experiment().model_dump(mode="json")))
+    return tmp_path
+
+
+def puzzles() -> dict[str, Any]:
+    """Official files of two training tasks and one evaluation task, small and not square."""
+    mirror = {
+        "train": [{"input": [[1, 2, 0]], "output": [[0, 2, 1]]}, {"input": [[3, 0, 0]], "output": [[0, 0, 3]]}],
+        "test": [{"input": [[4, 5, 0]]}],
+    }
+    turn = {"train": [{"input": [[1, 2]], "output": [[1], [2]]}], "test": [{"input": [[3, 4]]}, {"input": [[6, 7]]}]}
+    return {
+        "arc-agi_training_challenges.json": {"aaaaaaaa": mirror, "bbbbbbbb": turn},
+        "arc-agi_training_solutions.json": {"aaaaaaaa": [[[0, 5, 4]]], "bbbbbbbb": [[[3], [4]], [[6], [7]]]},
+        "arc-agi_evaluation_challenges.json": {"cccccccc": mirror | {"test": [{"input": [[6, 8, 0], [7, 0, 0]]}]}},
+        "arc-agi_evaluation_solutions.json": {"cccccccc": [[[0, 8, 6], [0, 0, 7]]]},
+    }
+
+
+@pytest.fixture
+def raw(workspace: Path) -> Callable[[dict[str, Any]], None]:
+    """Writes official files into data/raw."""
+
+    def write(files: dict[str, Any]) -> None:
+        paths.RAW.mkdir(parents=True, exist_ok=True)
+        for name, contents in files.items():
+            text = contents if isinstance(contents, str) else json.dumps(contents)
+            (paths.RAW / name).write_text(text)
+
+    return write
