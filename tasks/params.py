@@ -27,14 +27,14 @@ class ConfigurationError(ValueError):
 
 def load(params: Path = paths.PARAMS, presets: Path = paths.PRESETS) -> Experiment:
     """The experiment of params.yaml. Raises ConfigurationError."""
-    return resolve(_read(params), _read(presets), str(params))
+    return resolve(read(params), read(presets), str(params))
 
 
 def resolved() -> Experiment:
     """The experiment as the stage `params` wrote it. Raises ConfigurationError."""
     if not paths.EXPERIMENT.exists():
         raise ConfigurationError(f"{paths.EXPERIMENT} is missing; run `dvc repro`, or `python -m tasks.params --write`")
-    return check(_read(paths.EXPERIMENT), str(paths.EXPERIMENT))
+    return check(read(paths.EXPERIMENT), str(paths.EXPERIMENT))
 
 
 def resolve(params: Mapping[str, Any], presets: Mapping[str, Any], where: str = "params.yaml") -> Experiment:
@@ -94,7 +94,8 @@ _Loader.add_implicit_resolver(
 )
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read(path: Path) -> dict[str, Any]:
+    """The sections of a YAML file. Raises ConfigurationError."""
     try:
         with path.open() as file:
             values = yaml.load(file, Loader=_Loader)

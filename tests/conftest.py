@@ -34,7 +34,7 @@ SMALL: dict[str, Any] = {
 def experiment(**changes: Any) -> Experiment:
     """The small experiment with sections merged into it."""
     values = params._merge(SMALL, changes)
-    return params.resolve(values, params._read(ROOT / paths.PRESETS))
+    return params.resolve(values, params.read(ROOT / paths.PRESETS))
 
 
 @pytest.fixture(autouse=True)

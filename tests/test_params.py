@@ -8,7 +8,7 @@ from tasks import params, paths
 from tasks.params import ConfigurationError
 from tests.conftest import ROOT, SMALL, experiment
 
-PRESETS = params._read(ROOT / paths.PRESETS)
+PRESETS = params.read(ROOT / paths.PRESETS)
 
 
 def _refused(**changes):
@@ -62,7 +62,7 @@ def test_the_resolved_experiment_is_frozen_and_survives_its_file(tmp_path):
     resolved = experiment()
     path = tmp_path / "experiment.yaml"
     path.write_text(yaml.safe_dump(resolved.model_dump(mode="json")))
-    assert params.check(params._read(path), "there") == resolved
+    assert params.check(params.read(path), "there") == resolved
     with pytest.raises(ValueError, match="frozen"):
         resolved.train.batch = 3
 
@@ -70,10 +70,10 @@ def test_the_resolved_experiment_is_frozen_and_survives_its_file(tmp_path):
 def test_exponents_are_numbers_and_a_repeated_key_is_refused(tmp_path):
     path = tmp_path / "params.yaml"
     path.write_text("a: 4e-4\nb: 1E6\n")
-    assert params._read(path) == {"a": 4e-4, "b": 1e6}
+    assert params.read(path) == {"a": 4e-4, "b": 1e6}
     path.write_text("a: 1\na: 2\n")
     with pytest.raises(ConfigurationError, match="'a' stands twice"):
-        params._read(path)
+        params.read(path)
 
 
 def test_overrides_on_the_command_line():
