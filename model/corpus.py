@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from model import augmentation
 from model.configuration import Network
 from model.dataset import Dataset, Ints, Views
 
@@ -15,8 +16,8 @@ class Corpus(NamedTuple):
 
     cells: Tensor
     """uint8 (cells,): every grid, row-major, back to back."""
-    view_element: Tensor
-    """int64 (views,): D4 element."""
+    view_geometry: Tensor
+    """int64 (3, views): whether the view's D4 element swaps the axes, flips rows, flips columns."""
     view_colours: Tensor
     """int64 (views, 10): colour map."""
     view_tokens: Tensor
@@ -27,10 +28,16 @@ def corpus(dataset: Dataset, config: Network, device: torch.device) -> Corpus:
     """The arrays of `dataset` on the device, with the conditioning tokens of the network."""
     return Corpus(
         torch.tensor(dataset.cells, device=device),
-        torch.tensor(dataset.views.element, device=device),
+        torch.tensor(geometry(dataset.views.element), device=device),
         torch.tensor(dataset.views.colours, dtype=torch.int64, device=device),
         torch.tensor(view_tokens(config, dataset.views), device=device),
     )
+
+
+def geometry(element: Ints) -> Ints:
+    """Axes swapped, rows flipped, columns flipped by each D4 element, (3, views)."""
+    tables = (augmentation.SWAP, augmentation.FLIP_ROWS, augmentation.FLIP_COLUMNS)
+    return np.stack([table[element] for table in tables]).astype(np.int64)
 
 
 def view_tokens(config: Network, views: Views) -> Ints:

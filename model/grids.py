@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 LARGEST_SIDE = 30
 COLOURS = 10
+HIDDEN = COLOURS
+"""Stands for the colour of a cell of which nothing is shown."""
 
 Grid = NDArray[np.uint8]
 

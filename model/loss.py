@@ -1,6 +1,6 @@
 """The training objective: cross-entropy of the clean output, with the version's self-conditioning, and of its size."""
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,7 +14,6 @@ from model.noise import Schedule, add_noise, posterior
 from model.packing import Packed
 from model.random import uniform
 
-Branch = Literal["none", "zeros", "estimate"]
 BUCKETS = 3
 # What a draw is for: the parts of its key.
 _LEVEL, _KEEP, _REPLACEMENT, _HIDE, _BLEND, _BLEND_CELL, _REVERSE, _PIXEL, _PIXEL_CELL, _PIXEL_COLOUR = range(10)
@@ -53,20 +52,25 @@ def levels(schedule: Schedule, time_input: str, device: torch.device) -> Levels:
     return Levels(*(table.to(device, torch.float32) for table in tables))
 
 
+class Draw(NamedTuple):
+    """What a batch is told, scalars on the device, so that one compiled step serves every batch."""
+
+    key: Tensor
+    """int64: stands for (seed, step, micro-batch)."""
+    progress: Tensor
+    """float in 0..1: share of the training done."""
+    told: Tensor
+    """float, 1 or 0: whether the self-conditioning features (zeros without an estimate) reach the network."""
+
+
 def training_loss(
-    network: Denoiser,
-    packed: Packed,
-    table: Levels,
-    config: Train,
-    key: Tensor,
-    progress: Tensor,
-    branch: Branch,
+    network: Denoiser, packed: Packed, table: Levels, config: Train, draw: Draw, estimate: bool
 ) -> tuple[Tensor, Tensor]:
     """Loss (scalar) and METRICS of one packed batch.
 
-    `key` int64 scalar stands for (seed, step, micro-batch); `progress` float scalar in 0..1 is the share of the
-    training done; `branch` is the batch's draw of what self-conditioning sees.
+    `estimate` says whether a first pass makes an estimate for self-conditioning.
     """
+    key = draw.key
     sequence = torch.arange(len(packed.examples.task), device=key.device)
     row = torch.arange(len(packed.target_colour), device=key.device)
     real = packed.examples.real > 0
@@ -79,10 +83,8 @@ def training_loss(
     level = level[packed.target_example]
     clean = packed.target_colour.clamp(max=COLOURS - 1)
     noisy = add_noise(clean, table.alpha_bar[level], uniform(key, _KEEP, row), uniform(key, _REPLACEMENT, row))
-    features, noisy, seen = _self_condition(
-        network, packed, encoded, table, config, key, progress, branch, clean, noisy, level
-    )
-    gain = self_conditioning.gain(config.self_conditioning, table.alpha_bar[seen], progress)
+    features, noisy, seen = _first_pass(network, packed, encoded, table, config, draw, estimate, clean, noisy, level)
+    gain = draw.told * self_conditioning.gain(config.self_conditioning, table.alpha_bar[seen], draw.progress)
     logits = network.denoise(packed, encoded, noisy, table.time[seen], features, gain)
 
     cross_entropy = functional.cross_entropy(logits, clean, reduction="none") * packed.target_real
@@ -100,43 +102,38 @@ def training_loss(
     return loss, torch.cat([torch.stack([s.detach().float() for s in sums]), by_bucket.flatten()])
 
 
-def _self_condition(
+def _first_pass(
     network: Denoiser,
     packed: Packed,
     encoded: Encoded,
     table: Levels,
     config: Train,
-    key: Tensor,
-    progress: Tensor,
-    branch: Branch,
+    draw: Draw,
+    estimate: bool,
     clean: Tensor,
     noisy: Tensor,
     level: Tensor,
 ) -> tuple[Tensor | None, Tensor, Tensor]:
     """Features, noisy grid and level of the pass that is learned from."""
-    how = config.self_conditioning
+    how, key = config.self_conditioning, draw.key
+    nothing = None if how.features == "none" else torch.zeros(len(clean), COLOURS, device=clean.device)
+    if not estimate:
+        return nothing, noisy, level
     row = torch.arange(len(clean), device=clean.device)
-    if branch == "zeros":
-        return torch.zeros(len(clean), COLOURS, device=clean.device), noisy, level
-    if branch == "none" and how.training != "reverse-step":
-        return None, noisy, level
     with torch.no_grad():
-        frozen = Encoded([k.detach() for k in encoded.keys], [v.detach() for v in encoded.values], encoded.size_logits)
-        no_gain = torch.zeros_like(table.alpha_bar[level])
-        estimate = network.denoise(packed, frozen, noisy, table.time[level], None, no_gain)
+        no_gain = torch.zeros(1, device=clean.device)
+        logits = network.denoise(packed, encoded.detached(), noisy, table.time[level], None, no_gain)
         if how.training == "blend":  # Version ledger, v5.
             share = uniform(key, _BLEND, packed.target_example)
-            mixed = torch.where(uniform(key, _BLEND_CELL, row) < share, estimate.argmax(-1), clean)
+            mixed = torch.where(uniform(key, _BLEND_CELL, row) < share, logits.argmax(-1), clean)
             keep, replacement = uniform(key, _SECOND + _KEEP, row), uniform(key, _SECOND + _REPLACEMENT, row)
-            return None, add_noise(mixed, table.alpha_bar[level], keep, replacement), level
-        told = None
-        if how.features != "none" and branch == "estimate":
-            told = self_conditioning.features(how, estimate)
+            return nothing, add_noise(mixed, table.alpha_bar[level], keep, replacement), level
+        features = nothing if how.features == "none" else self_conditioning.features(how, logits)
         if how.training == "reverse-step":
-            chances = posterior(estimate.softmax(-1), noisy, table.alpha_bar_previous[level], table.beta[level])
-            drawn = (chances.cumsum(-1) < uniform(key, _REVERSE, row)[:, None]).sum(-1).clamp(max=COLOURS - 1)
-            return told, drawn, level - 1
-        return told, noisy, level
+            chances = posterior(logits.softmax(-1), noisy, table.alpha_bar_previous[level], table.beta[level])
+            drawn = (chances.cumsum(-1) <= uniform(key, _REVERSE, row)[:, None]).sum(-1).clamp(max=COLOURS - 1)
+            return features, drawn, level - 1
+        return features, noisy, level
 
 
 def _size_loss(packed: Packed, encoded: Encoded, counted: Tensor) -> tuple[Tensor, Tensor, Tensor]:

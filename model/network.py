@@ -20,14 +20,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from model.attention import attention, take_rows
+from model.compilation import region
 from model.configuration import Network
-from model.grids import COLOURS, LARGEST_SIDE
+from model.grids import COLOURS, HIDDEN, LARGEST_SIDE
 from model.packing import Packed
 from model.self_conditioning import Projection
 
 _CONDITIONING_ROWS = {"task": 0, "d4": 8, "d4-colour": 17, "rotation-flip-colour": 17, "augmented-task": 0}
 _CONDITIONING_TOKENS = {"task": 0, "d4": 1, "d4-colour": 2, "rotation-flip-colour": 3, "augmented-task": 0}
 _TIME_FEATURES = 64
+_COLUMNS = 16
+"""Ten colours, hidden, and spare ones: the matrix units want multiples of 8."""
 
 
 class Encoded(NamedTuple):
@@ -37,6 +40,12 @@ class Encoded(NamedTuple):
     values: list[Tensor]
     size_logits: Tensor
     """float (S, 2, 30): height and width in the view's frame; class k is k + 1 cells."""
+    rotation: tuple[Tensor, Tensor]
+    """Of the target rows."""
+
+    def detached(self) -> "Encoded":
+        """The same without gradients."""
+        return self._replace(keys=[k.detach() for k in self.keys], values=[v.detach() for v in self.values])
 
 
 class Block(nn.Module):
@@ -52,18 +61,12 @@ class Block(nn.Module):
 
     def project(self, x: Tensor, rotation: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """(rows, D) -> query, key, value (rows, H, D / H), positions applied."""
-        qkv = self.attention_in(_norm(x)).view(len(x), 3, self.heads, -1)
-        query, key, value = qkv.unbind(1)
-        return _rotate(_norm(query), rotation), _rotate(_norm(key), rotation), value
+        return _project(x, self.attention_in.weight, *rotation, self.heads)
 
     def update(self, x: Tensor, attended: Tensor) -> Tensor:
         """Residual updates of rows (rows, D) by their attention (rows, H, D / H) and the feed-forward."""
-        x = x + self._drop(self.attention_out(attended.flatten(1)))
-        gate, up = self.feed_in(_norm(x)).chunk(2, -1)
-        return x + self._drop(self.feed_out(functional.silu(gate) * up))
-
-    def _drop(self, x: Tensor) -> Tensor:
-        return functional.dropout(x, self.dropout, self.training)
+        weights = self.attention_out.weight, self.feed_in.weight, self.feed_out.weight
+        return _update(x, attended, *weights, self.dropout if self.training else 0.0)
 
 
 class Denoiser(nn.Module):
@@ -75,12 +78,12 @@ class Denoiser(nn.Module):
         self.task_table = nn.Embedding(task_rows, width)
         self.conditioning_table = nn.Embedding(max(1, _CONDITIONING_ROWS[config.conditioning]), width)
         self.size_token = nn.Parameter(torch.empty(width))
-        self.input_cells = nn.Linear(COLOURS, width, bias=False)
-        self.output_cells = nn.Linear(COLOURS, width, bias=False)
+        self.input_cells = nn.Linear(_COLUMNS, width, bias=False)
+        self.output_cells = nn.Linear(_COLUMNS, width, bias=False)
         self.time = nn.Linear(_TIME_FEATURES, width, bias=False)
         self.self_conditioning = projection
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
-        self.colour_head = nn.Linear(width, COLOURS, bias=False)
+        self.colour_head = nn.Linear(width, _COLUMNS, bias=False)
         self.size_head = nn.Sequential(
             nn.Linear(width, config.size_hidden), nn.SiLU(), nn.Linear(config.size_hidden, 2 * LARGEST_SIDE)
         )
@@ -90,6 +93,7 @@ class Denoiser(nn.Module):
         """Read the contexts. `hidden` bool (S,) hides the input cells of these sequences (input-grid dropout)."""
         x = self._context(packed, hidden)
         rotation = _rotation(packed.context_position, self.config.width // self.config.heads, x.dtype)
+        target_rotation = _rotation(packed.target_position, self.config.width // self.config.heads, x.dtype)
         tokens = self.prefix_length
         size_rows = packed.prefix_rows.view(-1, tokens)[:, -1]
         keys, values = [], []
@@ -102,7 +106,7 @@ class Denoiser(nn.Module):
             else:  # Beyond this layer only the size tokens are read.
                 attended = attention(query[size_rows], key, value, packed.size_segments)
                 x = block.update(x[size_rows], attended)
-        return Encoded(keys, values, self.size_head(_norm(x)).view(-1, 2, LARGEST_SIDE))
+        return Encoded(keys, values, self.size_head(_norm(x)).view(-1, 2, LARGEST_SIDE), target_rotation)
 
     def denoise(
         self,
@@ -115,23 +119,20 @@ class Denoiser(nn.Module):
     ) -> Tensor:
         """Logits (T, 10) of the clean colours.
 
-        `colours` int64 (T,) is the noisy grid, `time` float (T,) the time input, `features` float (T, 10) those of
-        self-conditioning (None adds nothing) and `gain` float (T,) their strength.
+        `colours` int64 (T,) is the noisy grid, `time` the time input, float (T,) or (1,) for all, `features` float
+        (T, 10) those of self-conditioning (None adds nothing) and `gain` float (T,) or (1,) their strength.
         """
-        cells = functional.one_hot(colours, COLOURS).to(self.output_cells.weight.dtype)
-        x = self._drop_embedding(self.output_cells(cells)) + self.time(_sinusoid(time))
+        rate = self.config.embedding_dropout if self.training else 0.0
+        x = _embed(colours, self.output_cells.weight, rate) + _time(time, self.time.weight)
         if features is not None:
             x = x + gain[:, None] * self.self_conditioning(features)
-        rotation = _rotation(packed.target_position, self.config.width // self.config.heads, x.dtype)
         for block, key, value in zip(self._layers, encoded.keys, encoded.values, strict=True):
-            query, target_key, target_value = block.project(x, rotation)
-            both = [
-                take_rows(torch.cat(rows), packed.interleave, packed.interleave_inverse)
-                for rows in ((key, target_key), (value, target_value))
-            ]
-            x = block.update(x, attention(query, both[0], both[1], packed.target_segments))
-        logits: Tensor = self.colour_head(_norm(x))
-        return logits.float()
+            query, target_key, target_value = block.project(x, encoded.rotation)
+            places = packed.interleave, packed.interleave_inverse
+            keys = take_rows(torch.cat([key, target_key]), *places)
+            values = take_rows(torch.cat([value, target_value]), *places)
+            x = block.update(x, attention(query, keys, values, packed.target_segments))
+        return _logits(x, self.colour_head.weight)
 
     @property
     def prefix_length(self) -> int:
@@ -143,10 +144,10 @@ class Denoiser(nn.Module):
         return cast("list[Block]", list(self.blocks))
 
     def _context(self, packed: Packed, hidden: Tensor | None) -> Tensor:
-        shown = functional.one_hot(packed.context_colour, COLOURS + 1)[:, :COLOURS].to(self.input_cells.weight.dtype)
+        shown = packed.context_colour
         if hidden is not None:
-            shown = shown * ~hidden[packed.context_example][:, None]
-        cells = self._drop_embedding(self.input_cells(shown))
+            shown = torch.where(hidden[packed.context_example], HIDDEN, shown)
+        cells = _embed(shown, self.input_cells.weight, self.config.embedding_dropout if self.training else 0.0)
         examples = packed.examples
         prefix = [self.task_table(examples.task)[:, None]]
         if _CONDITIONING_TOKENS[self.config.conditioning]:
@@ -155,9 +156,6 @@ class Denoiser(nn.Module):
         rows = torch.cat(prefix, 1).flatten(0, 1)
         placed = take_rows(rows, packed.context_prefix.clamp(min=0), packed.prefix_rows)
         return torch.where((packed.context_prefix >= 0)[:, None], placed.to(cells.dtype), cells)
-
-    def _drop_embedding(self, x: Tensor) -> Tensor:
-        return functional.dropout(x, self.config.embedding_dropout, self.training)
 
     def _initialise(self) -> None:
         deep = 1 / math.sqrt(2 * self.config.layers)
@@ -170,6 +168,8 @@ class Denoiser(nn.Module):
                 nn.init.normal_(parameter, std=1.0)
             elif name == "colour_head.weight":
                 nn.init.zeros_(parameter)
+            elif name in ("input_cells.weight", "output_cells.weight"):
+                nn.init.normal_(parameter, std=1 / math.sqrt(COLOURS))
             else:
                 nn.init.normal_(parameter, std=1 / math.sqrt(parameter.shape[1]))
         self.self_conditioning.initialise()
@@ -184,13 +184,42 @@ def _norm(x: Tensor) -> Tensor:
     return functional.rms_norm(x, x.shape[-1:])
 
 
-def _sinusoid(time: Tensor) -> Tensor:
-    """(T,) -> (T, 64): sine and cosine at wavelengths from 1/2 to about 500, fit for a log-SNR of -4 to 8."""
-    frequency = 4 * math.pi * torch.exp(-torch.arange(_TIME_FEATURES // 2, device=time.device) * (math.log(1000) / 31))
-    angle = time[:, None] * frequency
-    return torch.cat([angle.sin(), angle.cos()], -1)
+@region
+def _project(x: Tensor, weight: Tensor, cosine: Tensor, sine: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
+    qkv = functional.linear(_norm(x), weight).view(x.shape[0], 3, heads, -1)
+    query, key, value = qkv.unbind(1)
+    return _rotate(_norm(query), cosine, sine), _rotate(_norm(key), cosine, sine), value.contiguous()
 
 
+@region
+def _update(x: Tensor, attended: Tensor, out: Tensor, feed_in: Tensor, feed_out: Tensor, dropout: float) -> Tensor:
+    x = x + functional.dropout(functional.linear(attended.flatten(1), out), dropout)
+    gate, up = functional.linear(_norm(x), feed_in).chunk(2, -1)
+    return x + functional.dropout(functional.linear(functional.silu(gate) * up, feed_out), dropout)
+
+
+@region
+def _embed(colours: Tensor, weight: Tensor, dropout: float) -> Tensor:
+    # A product with one-hot rows: its gradient is a product too, where that of a look-up adds up row by row.
+    return functional.dropout(
+        functional.linear(functional.one_hot(colours, _COLUMNS).to(weight.dtype), weight), dropout
+    )
+
+
+@region
+def _logits(x: Tensor, weight: Tensor) -> Tensor:
+    return functional.linear(_norm(x), weight)[:, :COLOURS].float()
+
+
+@region
+def _time(time: Tensor, weight: Tensor) -> Tensor:
+    """(T,) -> (T, D) through sine and cosine at wavelengths from 1/2 to about 500, fit for a log-SNR of -4 to 8."""
+    octaves = torch.arange(_TIME_FEATURES // 2, device=time.device) * (math.log(1000) / (_TIME_FEATURES // 2 - 1))
+    angle = time[:, None] * (4 * math.pi * torch.exp(-octaves))
+    return functional.linear(torch.cat([angle.sin(), angle.cos()], -1), weight)
+
+
+@region
 def _rotation(position: Tensor, width: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Cosine and sine (rows, 1, width / 2): 3/8 of the pairs turn by row, 3/8 by column, 1/4 by grid."""
     pairs = width // 2
@@ -203,7 +232,6 @@ def _rotation(position: Tensor, width: int, dtype: torch.dtype) -> tuple[Tensor,
     return angle.cos().to(dtype), angle.sin().to(dtype)
 
 
-def _rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-    cosine, sine = rotation
+def _rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
     a, b = x.chunk(2, -1)
     return torch.cat([a * cosine - b * sine, a * sine + b * cosine], -1)

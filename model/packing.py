@@ -14,18 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model import augmentation
 from model.attention import Segments, segments
 from model.corpus import Corpus
-from model.grids import COLOURS
-
-HIDDEN = COLOURS
-"""Colour of cells of which nothing is shown (padding)."""
-
-
-_TABLES = torch.from_numpy(
-    np.stack([augmentation.SWAP, augmentation.FLIP_ROWS, augmentation.FLIP_COLUMNS]).astype(np.int64)
-)
+from model.grids import HIDDEN
 
 
 class Examples(NamedTuple):
@@ -150,7 +141,7 @@ def pack(table: Tensor, corpus: Corpus, prefix: int, budget: Budget, longest: tu
     return Packed(
         examples=examples,
         view_tokens=corpus.view_tokens[examples.view],
-        view_swaps=_TABLES.to(device)[0, corpus.view_element[examples.view]] == 1,
+        view_swaps=corpus.view_geometry[0, examples.view] == 1,
         context_example=c_example,
         context_colour=c_colour,
         context_position=c_position.to(torch.float32),
@@ -179,7 +170,7 @@ def _place(
     corpus: Corpus, examples: Examples, example: Tensor, cell: Tensor, height: Tensor, width: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Row and column of each cell in the frame of its example's view."""
-    swap, flip_rows, flip_columns = _TABLES.to(cell.device)[:, corpus.view_element[examples.view[example]]]
+    swap, flip_rows, flip_columns = corpus.view_geometry[:, examples.view[example]]
     h, w = height[example], width[example].clamp(min=1)
     r, c = cell // w, cell % w
     row, column = torch.where(swap == 1, c, r), torch.where(swap == 1, r, c)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from model import loss
+from model import compilation, loss
 from model.augmentation import SWAP, inverse_colours
 from model.checkpoints import Description
 from model.configuration import Evaluation
@@ -88,6 +88,7 @@ class Predictor:
 
         An answer that raises is added to `failures`; without such a list the error is raised.
         """
+        compilation.switch(self.device.type == "cuda", dynamic=True)
         views, attempts = (config.votes, 1) if config.votes else (1, config.attempts)
         queries = [(pair, view) for pair in range(len(self.dataset.pairs)) for view in range(views)]
         failed: dict[int, str] | None = None if failures is None else {}

@@ -10,6 +10,9 @@ from torch import Tensor, nn
 from model.configuration import SelfConditioning
 from model.grids import COLOURS
 
+_COLUMNS = 16
+"""Ten features and spare ones: the matrix units want multiples of 8."""
+
 
 class Projection(nn.Module):
     """From the ten features (T, 10) to the width (T, D)."""
@@ -18,9 +21,9 @@ class Projection(nn.Module):
         super().__init__()
         self.config = config
         layers: dict[str, list[nn.Module]] = {
-            "linear": [nn.Linear(COLOURS, width)],
-            "mlp": [nn.Linear(COLOURS, 2 * width), nn.GELU(), nn.Linear(2 * width, width)],
-            "gated-norm": [nn.Linear(COLOURS, width), nn.LayerNorm(width)],
+            "linear": [nn.Linear(_COLUMNS, width)],
+            "mlp": [nn.Linear(_COLUMNS, 2 * width), nn.GELU(), nn.Linear(2 * width, width)],
+            "gated-norm": [nn.Linear(_COLUMNS, width), nn.LayerNorm(width)],
         }
         self.layers = nn.Sequential(*(layers[config.projection] if config.features != "none" else []))
         self.gate = nn.Parameter(torch.tensor([0.3])) if config.projection == "gated-norm" else None
@@ -35,7 +38,7 @@ class Projection(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Projected features (T, D)."""
-        result: Tensor = self.layers(features)
+        result: Tensor = self.layers(nn.functional.pad(features, (0, _COLUMNS - COLOURS)))
         return result if self.gate is None else self.gate * result
 
 

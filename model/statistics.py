@@ -1,16 +1,135 @@
-"""Intervals over tasks."""
+"""Intervals and tests over tasks.
+
+Tasks are what varies: a score is a mean over them, and another draw of tasks would give another. Values are shares of
+0..1 per task; several seeds of one experiment answer the same tasks, so that they are averaged per task before anything
+is resampled: they are not more tasks. What seeds vary in as a whole is added apart, see `seed_error`.
+
+Few values occur (with one test grid 0 and 1), so that a resample is drawn as counts of the distinct values: the same
+distribution as drawing task by task, at a cost that does not depend on the number of tasks.
+"""
+
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+LEVEL = 0.95
+_RESAMPLE, _FLIP, _SEEDS = range(3)
 
 
-def bootstrap_interval(values: Floats, resamples: int, seed: int = 0) -> tuple[float, float]:
-    """95 % percentile interval of the mean of per-task values (tasks,), resampling tasks. Needs at least one task."""
+class Spread(NamedTuple):
+    """What seeds vary in as a whole, beside the tasks."""
+
+    error: float
+    """Standard error of the mean."""
+    freedom: int
+    """Degrees of freedom of this estimate; 0 where it is none."""
+
+
+NO_SPREAD = Spread(0.0, 0)
+
+
+class Difference(NamedTuple):
+    """B against A over the same tasks."""
+
+    mean: float
+    low: float
+    high: float
+    """95 % interval."""
+    p: float
+    """Two-sided, of the permutation test."""
+
+    @property
+    def shown(self) -> bool:
+        """Whether the data show a difference: the interval leaves out zero, and the test is at most 0.05."""
+        return (self.low > 0 or self.high < 0) and self.p <= 1 - LEVEL
+
+
+def bootstrap_interval(
+    values: Floats, resamples: int, seed: int = 0, spread: Spread = NO_SPREAD
+) -> tuple[float, float]:
+    """95 % percentile interval of the mean of per-task values (tasks,), resampling tasks.
+
+    Where no task or every task is solved, all resamples are equal, and the interval is the exact one of Clopper and
+    Pearson (1934) instead: none of 120 solved is compatible with a true share of 3 %. Needs at least one task.
+    """
     if len(values) == 0:
         raise ValueError("an interval needs at least one task")
-    draws = np.random.Generator(np.random.Philox(key=seed))
-    means = [values[draws.integers(len(values), size=len(values))].mean() for _ in range(resamples)]
-    low, high = np.quantile(means, [0.025, 0.975])
+    edge = (1 - LEVEL) / 2
+    if np.all(values == 0) or np.all(values == 1):
+        width = 1 - edge ** (1 / len(values))
+        return (0.0, width) if values[0] == 0 else (1 - width, 1.0)
+    return _interval(_resampled(values, resamples, seed), spread, seed)
+
+
+def paired_difference(a: Floats, b: Floats, resamples: int, seed: int = 0) -> Difference:
+    """B - A over the same tasks, in the same order: (tasks,) each, or (seeds, tasks) with any number of seeds.
+
+    The interval resamples tasks, the test flips the signs of the tasks' differences: under the null hypothesis either
+    experiment could have had either value of a task. It holds for any number of tasks and any correlation of A and B.
+    """
+    a, b = np.atleast_2d(a), np.atleast_2d(b)
+    if a.shape[1] != b.shape[1] or a.shape[1] == 0:
+        raise ValueError(f"{a.shape[1]} and {b.shape[1]} tasks; a paired comparison needs the same, at least one")
+    values = b.mean(0) - a.mean(0)
+    of_a, of_b = seed_error(a), seed_error(b)
+    spread = Spread(float(np.hypot(of_a.error, of_b.error)), of_a.freedom + of_b.freedom)
+    low, high = _interval(_resampled(values, resamples, seed), spread, seed)
+    return Difference(float(values.mean()), low, high, permutation_p(values, resamples, seed, spread))
+
+
+def permutation_p(values: Floats, resamples: int, seed: int = 0, spread: Spread = NO_SPREAD) -> float:
+    """Two-sided p-value of a mean of differences (tasks,) under random signs; at least 1 / (resamples + 1)."""
+    sizes, counts = np.unique(np.abs(values).round(12), return_counts=True)
+    draws = _generator(seed, _FLIP)
+    positive = draws.binomial(counts, 0.5, size=(resamples, len(counts)))
+    means = (2 * positive - counts) @ sizes / len(values)
+    extreme = np.abs(_spread(means, spread, seed)) >= abs(values.mean()) - 1e-9
+    return float((1 + extreme.sum()) / (1 + resamples))
+
+
+def seed_error(values: Floats) -> Spread:
+    """The error of a mean over (seeds, tasks) by what whole seeds vary in: trainings that went better or worse.
+
+    By the analysis of variance of a two-way table: the variance of the seeds' scores, less what the chances of single
+    tasks make of it, which resampling tasks covers already. None for one seed: nothing is known of others then, and an
+    interval is about the one training, not about its recipe.
+    """
+    seeds, tasks = values.shape
+    if seeds == 1 or tasks == 1:
+        return NO_SPREAD
+    residual = values - values.mean(0) - values.mean(1, keepdims=True) + values.mean()
+    chance = (residual**2).sum() / ((seeds - 1) * (tasks - 1)) / tasks
+    return Spread(float(np.sqrt(max(0.0, values.mean(1).var(ddof=1) - chance) / seeds)), seeds - 1)
+
+
+def holm(p: list[float]) -> list[float]:
+    """P-values adjusted for their number (Holm 1979), in the order given."""
+    adjusted, least = [0.0] * len(p), 0.0
+    for rank, i in enumerate(sorted(range(len(p)), key=lambda i: p[i])):
+        least = max(least, min(1.0, (len(p) - rank) * p[i]))
+        adjusted[i] = least
+    return adjusted
+
+
+def _resampled(values: Floats, resamples: int, seed: int) -> Floats:
+    distinct, counts = np.unique(values, return_counts=True)
+    drawn = _generator(seed, _RESAMPLE).multinomial(len(values), counts / len(values), size=resamples)
+    return np.asarray(drawn @ distinct / len(values), dtype=np.float64)
+
+
+def _interval(means: Floats, spread: Spread, seed: int) -> tuple[float, float]:
+    low, high = np.quantile(_spread(means, spread, seed), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
+
+
+def _spread(means: Floats, spread: Spread, seed: int) -> Floats:
+    """With the seeds' error added, as Student's t of what it was estimated from."""
+    if spread.error == 0:
+        return means
+    return means + spread.error * _generator(seed, _SEEDS).standard_t(spread.freedom, len(means))
+
+
+def _generator(seed: int, purpose: int) -> np.random.Generator:
+    return np.random.Generator(np.random.Philox(key=[seed, purpose]))

@@ -5,7 +5,6 @@ Every random draw of update k is a function of (seed, k), so that a resumed run 
 
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -13,16 +12,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model import loss
+from model import compilation, loss
 from model.checkpoints import build
 from model.configuration import Train
 from model.corpus import corpus
 from model.dataset import Dataset
-from model.loss import Branch
 from model.noise import schedule
 from model.optimizer import exponential_moving_average, learning_rate, optimizers
-from model.packing import fill, pack
+from model.packing import Budget, fill, pack
 from model.random import hash_key
+from model.recording import Recorded
 from model.stream import Stream
 
 _BRANCH = 1 << 40
@@ -54,6 +53,7 @@ class Training:
         torch.manual_seed(seed)
         self.network = build(config, task_rows).to(device)
         self.average = exponential_moving_average(self.network, config)
+        self.parameters = [p for p in self.network.parameters() if p.requires_grad]
         self.optimizers = optimizers(self.network, config)
         self.stream = Stream(dataset.pairs, dataset.views, weight, config.batch, self.network.prefix_length, seed)
         self.corpus = corpus(dataset, config.network, device)
@@ -62,10 +62,9 @@ class Training:
         self.sums = torch.zeros(len(loss.METRICS) + 1, device=device)
         self.step = 0
         cuda = device.type == "cuda"
-        half = config.precision == "bf16" or (config.precision == "auto" and cuda)
-        self.autocast = torch.autocast(device.type, torch.bfloat16) if half else nullcontext()
-        compiled = config.compile == "on" or (config.compile == "auto" and cuda)
-        self._loss = torch.compile(self._packed_loss, dynamic=not cuda) if compiled else self._packed_loss
+        self.half = config.precision == "bf16" or (config.precision == "auto" and cuda)
+        compilation.switch(config.compile == "on" or (config.compile == "auto" and cuda), dynamic=not cuda)
+        self.gradient = Recorded(self._gradient) if cuda else self._gradient
 
     def run(
         self,
@@ -96,25 +95,27 @@ class Training:
     def update(self, batches: list[list[tuple[int, ...]]]) -> None:
         """One optimiser update on these micro-batches."""
         torch.manual_seed((self.seed << 32) + self.step)  # Dropout draws from torch's own generator.
-        branch = self._branch()
-        progress = torch.tensor(self.step / self.config.optimizer_steps, device=self.device)
+        estimate, told = self._branch()
+        total: list[Tensor] | None = None
         for micro, rows in enumerate(batches):
-            table, budget = fill(
-                rows, self.network.prefix_length, self.stream.budget if self.device.type == "cuda" else None
-            )
-            key = hash_key(torch.tensor(self.seed, device=self.device), self.step, micro)
-            with self.autocast:
-                value, sums = self._loss(torch.from_numpy(table).to(self.device), budget, key, progress, branch)
-            (value / len(batches)).backward()  # type: ignore[no-untyped-call]
+            padded = self.stream.budget if self.device.type == "cuda" else None
+            table, budget = fill(rows, self.network.prefix_length, padded)
+            key = hash_key(torch.tensor(self.seed), self.step, micro)
+            numbers = torch.tensor([self.step / self.config.optimizer_steps, told])
+            gradients, sums = self.gradient(torch.from_numpy(table), key, numbers, budget, estimate)
             self.sums[:-1] += sums
+            if total is None:
+                total = gradients if len(batches) == 1 else [g / len(batches) for g in gradients]
+            else:
+                torch._foreach_add_(total, gradients, alpha=1 / len(batches))
+        for parameter, gradient in zip(self.parameters, total or [], strict=True):
+            parameter.grad = gradient
+        self.sums[-1] += torch.nn.utils.clip_grad_norm_(self.parameters, self.config.gradient_clip)
         rate = learning_rate(self.config, self.step)
-        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.config.gradient_clip)
-        self.sums[-1] += norm
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate
             optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
         self.average.update_parameters(self.network)
         self.step += 1
 
@@ -149,19 +150,25 @@ class Training:
         self.sums.copy_(tensors["sums"])
         self.step, self.history = plain["step"], plain["history"]
 
-    def _packed_loss(
-        self, table: Tensor, budget: Any, key: Tensor, progress: Tensor, branch: Branch
-    ) -> tuple[Tensor, Tensor]:
-        packed = pack(table, self.corpus, self.network.prefix_length, budget, self.stream.longest)
-        return loss.training_loss(self.network, packed, self.levels, self.config, key, progress, branch)
+    def _gradient(
+        self, table: Tensor, key: Tensor, numbers: Tensor, budget: Budget, estimate: bool
+    ) -> tuple[list[Tensor], Tensor]:
+        """Gradients of the parameters and the METRICS of one packed batch; `numbers` are progress and told."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half, cache_enabled=False):
+            packed = pack(table, self.corpus, self.network.prefix_length, budget, self.stream.longest)
+            draw = loss.Draw(key, numbers[0], numbers[1])
+            value, sums = loss.training_loss(self.network, packed, self.levels, self.config, draw, estimate)
+        gradients = torch.autograd.grad(value, self.parameters, allow_unused=True)
+        return [torch.zeros_like(p) if g is None else g for p, g in zip(self.parameters, gradients, strict=True)], sums
 
-    def _branch(self) -> Branch:
+    def _branch(self) -> tuple[bool, float]:
+        """Whether this update's batches make an estimate, and whether the network is told the features."""
         how = self.config.self_conditioning
         key = np.array([self.seed, _BRANCH + self.step], dtype=np.uint64)
         coin = np.random.Generator(np.random.Philox(key=key)).random()
-        if coin < how.rate:
-            return "estimate"
-        return "zeros" if coin < how.rate + how.zeros_rate else "none"
+        estimate = coin < how.rate
+        told = estimate or coin < how.rate + how.zeros_rate
+        return estimate or how.training == "reverse-step", float(told)
 
     def _row(self) -> dict[str, float]:
         """Means since the last row; asks the device for the sums, which waits for it."""

@@ -47,8 +47,8 @@ def resolve(params: Mapping[str, Any], presets: Mapping[str, Any], where: str = 
                 f"{where}: {kind} is {name!r}; allowed are {', '.join(known)} "
                 f"(presets.yaml, {section}){_nearest(str(name), known)}"
             )
-        merged = _merge(merged, known[name])
-    return check(_merge(merged, params), where)
+        merged = merge(merged, known[name])
+    return check(merge(merged, params), where)
 
 
 def check(values: Mapping[str, Any], where: str) -> Experiment:
@@ -67,14 +67,14 @@ def override(values: Mapping[str, Any], assignment: str) -> dict[str, Any]:
     value: Any = yaml.load(text, Loader=_Loader)
     for part in reversed(key.split(".")):
         value = {part: value}
-    return _merge(values, value)
+    return merge(values, value)
 
 
-def _merge(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
+def merge(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
     result = dict(base)
     for key, value in top.items():
         both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
-        result[key] = _merge(result[key], value) if both else value
+        result[key] = merge(result[key], value) if both else value
     return result
 
 

@@ -33,7 +33,7 @@ SMALL: dict[str, Any] = {
 
 def experiment(**changes: Any) -> Experiment:
     """The small experiment with sections merged into it."""
-    values = params._merge(SMALL, changes)
+    values = params.merge(SMALL, changes)
     return params.resolve(values, params.read(ROOT / paths.PRESETS))
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from model.checkpoints import build
-from model.corpus import Corpus
+from model.corpus import Corpus, geometry
 from model.packing import Budget, fill, pack
 from tests.conftest import experiment
 
@@ -21,7 +21,9 @@ def _network(**network):
 
 
 def _run(net, rows, budget=None, hidden=None, features=None):
-    corpus = Corpus(CELLS, torch.arange(8), torch.arange(10).expand(8, 10), torch.arange(16).view(8, 2))
+    corpus = Corpus(
+        CELLS, torch.from_numpy(geometry(np.arange(8))), torch.arange(10).expand(8, 10), torch.arange(16).view(8, 2)
+    )
     table, budget = fill(rows, net.prefix_length, budget)
     packed = pack(torch.from_numpy(table), corpus, net.prefix_length, budget, (64, 64))
     encoded = net.encode(packed, hidden)
@@ -107,7 +109,10 @@ def test_a_rotation_without_a_view_token_is_a_rotation_of_the_positions():
     assert not torch.allclose(identity, turned, atol=1e-4)
     flipped = torch.tensor(np.rot90(CELLS[40:76].reshape(6, 6).numpy(), -1).copy())
     corpus = Corpus(
-        torch.cat([flipped.flatten(), CELLS]), torch.arange(8), torch.arange(10).expand(8, 10), torch.zeros(8, 0).long()
+        torch.cat([flipped.flatten(), CELLS]),
+        torch.from_numpy(geometry(np.arange(8))),
+        torch.arange(10).expand(8, 10),
+        torch.zeros(8, 0).long(),
     )
     table, budget = fill([(0, 0, 0, 6, 6, -1, 6, 6)], net.prefix_length, None)
     packed = pack(torch.from_numpy(table), corpus, net.prefix_length, budget, (64, 64))

@@ -95,8 +95,8 @@ def test_the_loss_is_the_cross_entropy_of_the_clean_cells_by_hand():
     rows = next(subject.stream.batches())[:3]
     table, budget = fill(rows, subject.network.prefix_length, None)
     packed = pack(torch.from_numpy(table), subject.corpus, subject.network.prefix_length, budget, (99, 99))
-    key, progress = torch.tensor(5), torch.tensor(0.0)
-    value, sums = loss.training_loss(subject.network, packed, subject.levels, config, key, progress, "none")
+    draw = loss.Draw(torch.tensor(5), torch.tensor(0.0), torch.tensor(0.0))
+    value, sums = loss.training_loss(subject.network, packed, subject.levels, config, draw, False)
 
     seen = {}
     original = subject.network.denoise
@@ -107,14 +107,14 @@ def test_the_loss_is_the_cross_entropy_of_the_clean_cells_by_hand():
         return seen["logits"]
 
     subject.network.denoise = spy  # type: ignore[method-assign]
-    loss.training_loss(subject.network, packed, subject.levels, config, key, progress, "none")
+    loss.training_loss(subject.network, packed, subject.levels, config, draw, False)
     chances = seen["logits"].softmax(-1).detach().numpy().astype(np.float64)
     truth = packed.target_colour.numpy()
     grid = -np.log(chances[np.arange(len(truth)), truth]).mean()
     size = 0.0
     for i, row in enumerate(rows):
         height, width = row[6], row[7]
-        if subject.corpus.view_element[row[1]] in (1, 3, 6, 7):
+        if dataset().views.element[row[1]] in (1, 3, 6, 7):
             height, width = width, height
         logs = seen["size"][i].log_softmax(-1).detach().numpy()
         size -= logs[0, height - 1] + logs[1, width - 1]

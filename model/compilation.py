@@ -1,0 +1,37 @@
+"""Which functions torch.compile may fuse, and whether it does: off until a training or a prediction asks for it.
+
+Regions are small and take weights as arguments, so that all layers share one compilation, which takes seconds.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+import torch
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_dynamic: bool | None = None
+"""None while compiling is off."""
+
+
+def switch(on: bool, *, dynamic: bool) -> None:
+    """Compile the regions from now on, or stop; `dynamic` shapes are for batches whose sizes vary."""
+    global _dynamic
+    _dynamic = dynamic if on else None
+
+
+def region(function: Callable[P, R]) -> Callable[P, R]:
+    """A function that is compiled at its first call after compiling was switched on; eager until then."""
+    compiled: dict[bool, Callable[P, R]] = {}
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        if _dynamic is None:
+            return function(*args, **kwargs)
+        if _dynamic not in compiled:
+            compiled[_dynamic] = torch.compile(function, dynamic=_dynamic, fullgraph=True)
+        return compiled[_dynamic](*args, **kwargs)
+
+    return call

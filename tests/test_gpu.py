@@ -1,0 +1,60 @@
+"""The GPU path against the CPU's: skipped where there is no GPU."""
+
+import pytest
+import torch
+
+from model import compilation
+from model.attention import attention, reference, segments
+from model.training import Training
+from tests.conftest import experiment
+from tests.test_training import dataset
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+
+
+def test_the_kernel_and_its_gradients_equal_the_definition():
+    torch.manual_seed(1)
+    lengths = torch.tensor([5, 30, 2, 60]), torch.tensor([9, 31, 100, 61])
+    rows = [torch.randn(int(n.sum()), 3, 64) for n in (lengths[0], lengths[1], lengths[1])]
+    plain = [r.clone().requires_grad_() for r in rows]
+    ours = [r.cuda().bfloat16().requires_grad_() for r in rows]
+    expected = reference(*plain, segments(*lengths, 60, 100))
+    result = attention(*ours, segments(lengths[0].cuda(), lengths[1].cuda(), 60, 100))
+    weight = torch.randn_like(expected)
+    a = torch.autograd.grad((expected * weight).sum(), plain)
+    b = torch.autograd.grad((result * weight.cuda().bfloat16()).sum(), ours)
+    for x, y in zip((expected, *a), (result, *b), strict=True):
+        assert (x - y.cpu().float()).norm() / x.norm() < 0.01
+
+
+@pytest.mark.parametrize("compile_", ["off", "on"])
+def test_the_gradient_of_a_recorded_packed_step_equals_the_cpus(compile_):
+    network = {"width": 128, "heads": 2, "dropout": 0.0, "embedding_dropout": 0.0, "input_grid_dropout": 0.0}
+    config = experiment(train={"network": network, "precision": "fp32", "compile": "off"}).train
+    half = experiment(train={"network": network, "precision": "bf16", "compile": compile_}).train
+    cpu = Training(dataset(), torch.ones(18).numpy(), 6, config, 0, torch.device("cpu"))
+    gpu = Training(dataset(), torch.ones(18).numpy(), 6, half, 0, torch.device("cuda"))
+    torch.nn.init.normal_(cpu.network.colour_head.weight, std=0.1)
+    gpu.network.load_state_dict(cpu.network.state_dict())
+    batches = cpu.stream.batches()
+    for _ in range(3):
+        rows = next(batches)
+        seen = []
+        for subject in (cpu, gpu):
+            kept = {}
+
+            def keep(gradients, sums, kept=kept):
+                kept["gradient"] = torch.cat([g.flatten() for g in gradients]).float().cpu()
+                kept["sums"] = sums.cpu()
+                return gradients, sums
+
+            original = subject.gradient
+            subject.gradient = lambda *a, original=original, keep=keep: keep(*original(*a))
+            compilation.switch(compile_ == "on" and subject is gpu, dynamic=False)
+            subject.update([rows])
+            subject.gradient = original
+            seen.append(kept)
+        assert (seen[0]["gradient"] - seen[1]["gradient"]).norm() / seen[0]["gradient"].norm() < 0.05
+        assert seen[1]["sums"][0] == pytest.approx(float(seen[0]["sums"][0]), rel=0.02)
+        gpu.network.load_state_dict(cpu.network.state_dict())
+    compilation.switch(False, dynamic=False)
