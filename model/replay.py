@@ -72,7 +72,7 @@ class Replay:
 
 def numbers_of_views(most: int) -> list[int]:
     """1, 2, 4, ... and `most`."""
-    return [n for n in (1 << k for k in range(most.bit_length())) if n < most] + [most][: min(most, 1)]
+    return [1 << k for k in range(most.bit_length()) if 1 << k < most] + ([most] if most else [])
 
 
 def _short(share: Any) -> float:

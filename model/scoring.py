@@ -12,6 +12,7 @@ from model.voting import Ballots, Rule, attempts
 
 Key = tuple[str, int]
 """Task id and test input."""
+NOTHING: Grid = np.zeros((0, 0), dtype=np.uint8)
 
 
 def score(
@@ -66,9 +67,15 @@ def attempts_of(
     size_first: bool = False,
     count: int = 0,
 ) -> dict[Key, list[Grid]]:
-    """The two attempts of each test input: the vote over its views, or its independent attempts as they are."""
+    """The two attempts of each test input: the vote over its views, or its independent attempts as they are.
+
+    NOTHING stands for a first attempt that failed where the second did not.
+    """
     if not evaluation.votes:
-        return {key: [given.candidates[i] for i in given.choice[:2]] for key, given in views.items()}
+        return {
+            key: [NOTHING] * int(given.view[0]) + [given.candidates[i] for i in given.choice]
+            for key, given in views.items()
+        }
     return {key: attempts(given, rule, size_first, count) for key, given in views.items()}
 
 

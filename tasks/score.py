@@ -1,17 +1,27 @@
-"""Stage `score`: replays the vote from kept predictions and scores it. The only reader of evaluation's solutions."""
+"""Stage `score`: replays the vote from kept predictions and scores it. It alone decides scores by test solutions."""
 
 import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
+import pandas as pd
 import typer
 
+from model.configuration import Evaluation
 from model.content import write_json
 from model.grids import Grid
+from model.replay import Replay
 from model.scoring import Key, attempts_of, score
+from model.trajectories import copying, trajectory, warnings
+from model.voting import Ballots, ballots, visited_share
 from tasks import paths, predictions
+from tasks.marks import interval, marks, percent
 from tasks.params import resolved
 from tasks.stage import StageError, stage
-from tasks.tables import read_solutions
+from tasks.submission import submission, write
+from tasks.tables import read_inputs, read_solutions
 
 
 @stage("score")
@@ -20,8 +30,14 @@ def main(
     evaluation: Annotated[str, typer.Argument(help="A name under `evaluations` of the parameters")],
 ) -> None:
     """Write data/scores/CHECKPOINT-EVALUATION.json and the official submission."""
-    config = resolved().score
-    frame, source = predictions.read(paths.predictions(checkpoint, evaluation))
+    experiment = resolved()
+    config, path = experiment.score, paths.predictions(checkpoint, evaluation)
+    frame, source = predictions.read(path)
+    if source.experiment.split("/")[-1] != experiment.dataset:
+        raise StageError(
+            f"{path} is of {source.experiment}, but {paths.EXPERIMENT} is of dataset {experiment.dataset!r}; set "
+            "dataset in params.yaml to that of the predictions, or run the stage predict again"
+        )
     if source.leaks and not config.allow_leaks:
         raise StageError(
             f"{source.leaks} evaluated pairs were trained on (see {paths.LEAKS}); set prepare.leaks: drop and train "
@@ -30,39 +46,92 @@ def main(
     solutions = read_solutions("evaluation")
     if source.evaluation.limit:
         solutions = dict(sorted(solutions.items())[: source.evaluation.limit])
-    unknown = sorted(set(frame["task"]) - set(solutions))
-    if unknown:
-        raise StageError(f"{paths.predictions(checkpoint, evaluation)} answers tasks without a solution: {unknown[:3]}")
-    views: dict[Key, list[Grid]] = {}
-    for task, test, grid in zip(frame["task"], frame["test"], frame["grid"], strict=True):
-        views.setdefault((task, int(test)), []).append(grid)
-    attempts = attempts_of(views, source.evaluation)
+    check(path, frame, source, solutions)
+
+    views = proposals(frame, source.evaluation)
+    attempts = attempts_of(views, source.evaluation, config.rule, config.size_first, config.views)
     result = score(solutions, attempts, views, config.bootstrap)
+    result |= diagnosis(frame, solutions, attempts)
+    if source.evaluation.votes:
+        replay = Replay(solutions, views)
+        result["votes"] = {
+            "rule": config.rule,
+            "size_first": config.size_first,
+            "views": config.views or replay.views,
+            "curve": replay.curve(config.rule, config.size_first, config.bootstrap),
+            "rules": replay.rules(config.views or replay.views, config.bootstrap),
+            **replay.histogram(),
+        }
     selection = json.loads(paths.SELECTION.read_text())
-    marks = {"selected_on_the_reported_set": checkpoint == "best" and selection["on_the_reported_set"]}
-    result |= {"checkpoint": checkpoint, "source": source.model_dump(mode="json"), **marks}
+    result |= {
+        "checkpoint": checkpoint,
+        "source": source.model_dump(mode="json"),
+        "selected_on_the_reported_set": checkpoint == "best" and selection["on_the_reported_set"],
+    }
+
     paths.SCORES.mkdir(parents=True, exist_ok=True)
     write_json(paths.score(checkpoint, evaluation), result)
-    path = paths.submission(checkpoint, evaluation)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(submission(solutions, attempts), separators=(",", ":")))
-    low, high = result["ci95"]
+    tests = {name: len(grids) for name, grids in solutions.items()}
+    write(paths.submission(checkpoint, evaluation), submission(tests, attempts))
     print(
-        f"{checkpoint}-{evaluation}: pass@2 {100 * result['pass_at_2']:.1f} % [{100 * low:.1f}, {100 * high:.1f}], "
+        f"{checkpoint}-{evaluation}: pass@2 {percent(result['pass_at_2'])} % [{interval(result['ci95'])}], "
         f"{result['grids_solved']} of {result['n_grids']} grids, {result['n_tasks']} tasks"
+        + "".join(f"; {mark}" for mark in [*marks(result), *result["warnings"]])
     )
+    for name, test in result["missing"]:
+        print(f"task {name}, test {test} has no answer and counts as wrong")
 
 
-def submission(solutions: dict[str, list[Grid]], attempts: dict[Key, list[Grid]]) -> dict[str, Any]:
-    """The official file: two attempts a test input; a missing one is the 1 x 1 black grid."""
-    nothing = [[0]]
+def check(path: Path, frame: pd.DataFrame, source: predictions.Source, solutions: Mapping[str, Sequence[Grid]]) -> None:
+    """Refuse predictions that cannot be of these test inputs and this evaluation."""
+    unknown = sorted(set(frame["task"]) - set(solutions))
+    if unknown:
+        raise StageError(
+            f"{path} answers {len(unknown)} tasks that {paths.EVALUATION_SOLUTIONS} lacks: {', '.join(unknown[:3])}; "
+            "it is of other data: run the stage predict again"
+        )
+    many = frame["task"].map({name: len(grids) for name, grids in solutions.items()})
+    config = source.evaluation
+    views, tries = (config.votes, 1) if config.votes else (1, config.attempts)
+    for column, most in (("test", many), ("view", views), ("attempt", tries)):
+        wrong = frame[(frame[column] < 0) | (frame[column] >= most)]
+        if len(wrong):
+            row = wrong.iloc[0]
+            raise StageError(
+                f"{path}: task {row['task']} has an answer for {column} {row[column]}, which there is not; "
+                "run the stage predict again"
+            )
+    twice = frame[frame.duplicated(["task", "test", "view", "attempt"])]
+    if len(twice):
+        row = twice.iloc[0]
+        raise StageError(f"{path}: task {row['task']}, test {row['test']}, view {row['view']} is answered twice")
 
-    def entry(key: Key) -> dict[str, Any]:
-        grids = [grid.tolist() for grid in attempts.get(key, [])]
-        grids = [*grids, *grids, nothing, nothing] if len(grids) == 1 else [*grids, nothing, nothing]
-        return {"attempt_1": grids[0], "attempt_2": grids[1]}
 
-    return {name: [entry((name, i)) for i in range(len(answers))] for name, answers in solutions.items()}
+def proposals(frame: pd.DataFrame, evaluation: Evaluation) -> dict[Key, Ballots]:
+    """What every view proposes for each test input, or every attempt where no views vote."""
+    rows: dict[Key, list[tuple[Grid, int, float, float]]] = {}
+    number = "view" if evaluation.votes else "attempt"
+    frame = frame.sort_values(number, kind="stable")
+    columns = (frame[name].tolist() for name in ("task", "test", "grid", number, "confidence", "lock"))
+    for task, test, grid, i, confidence, lock in zip(*columns, strict=True):
+        rows.setdefault((task, test), []).append((grid, i, confidence, visited_share(lock, evaluation.steps)))
+    return {key: ballots(*zip(*proposed, strict=True)) for key, proposed in rows.items()}
+
+
+def diagnosis(
+    frame: pd.DataFrame, solutions: Mapping[str, Sequence[Grid]], attempts: Mapping[Key, Sequence[Grid]]
+) -> dict[str, Any]:
+    """How the first attempt's denoising went (of view 0, where views vote), and how much was copied."""
+    first = frame[(frame["view"] == 0) & (frame["attempt"] == 0)]
+    went = None
+    if len(first):
+        change, confidence, entropy = (
+            np.stack(first[name].tolist()).astype(np.float64) for name in ("change", "confidences", "entropy")
+        )
+        went = trajectory(change, confidence, entropy, first["lock"].to_numpy(np.int64))
+    answers = {(name, i): grid for name, grids in solutions.items() for i, grid in enumerate(grids)}
+    copied = copying(answers, attempts, read_inputs("evaluation"))
+    return {"trajectory": went, "copying": copied, "warnings": warnings(went, copied)}
 
 
 if __name__ == "__main__":

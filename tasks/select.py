@@ -10,6 +10,7 @@ from model.checkpoints import describe
 from model.configuration import Evaluation
 from model.content import write_json
 from model.scoring import attempts_of, score
+from model.voting import ballots
 from tasks import paths
 from tasks.answers import answers
 from tasks.params import resolved
@@ -48,17 +49,18 @@ def measure(stem: Path, evaluation: Evaluation, seed: int) -> dict[str, Any]:
     """Score of one candidate on the validation split, with the share of cells right where the size is."""
     given, dataset, names = answers(stem, "validation", evaluation, seed)
     solutions = read_solutions("validation")
-    views: dict[tuple[str, int], list[Any]] = {}
+    grids: dict[tuple[str, int], list[Any]] = {}
     cells = []
-    for answer in given:
+    for answer in sorted(given, key=lambda a: (a.pair, a.view, a.attempt)):
         key = names[dataset.pairs.task[answer.pair]], int(dataset.pairs.number[answer.pair])
-        views.setdefault(key, []).append(answer.grid)
+        grids.setdefault(key, []).append(answer.grid)
         solution = solutions[key[0]][key[1]]
         cells.append(np.mean(answer.grid == solution) if answer.grid.shape == solution.shape else 0.0)
     known = sorted({names[task] for task in dataset.pairs.task})
+    views = {key: ballots(proposed) for key, proposed in grids.items()}
     attempts = attempts_of(views, evaluation)
     result = score({name: solutions[name] for name in known}, attempts, views, resamples=1000)
-    del result["tasks"]
+    del result["tasks"], result["solved_tasks"], result["partly_solved_tasks"]
     return {"step": describe(stem).step, "cell_accuracy": float(np.mean(cells)), **result}
 
 

@@ -27,6 +27,17 @@ def read_solutions(split: str) -> dict[str, list[Grid]]:
     return {name: [np.array(g, dtype=np.uint8) for g in grids] for name, grids in _json(path).items()}
 
 
+def read_inputs(split: str) -> dict[tuple[str, int], Grid]:
+    """The test inputs of the 'validation' or 'evaluation' split, by task id and number."""
+    names, table, cells = [task["name"] for task in read_tasks()], pd.read_parquet(paths.PAIRS), np.load(paths.CELLS)
+    table = table[table["split"] == split]
+    columns = ("task", "number", "input_offset", "input_height", "input_width")
+    return {
+        (names[task], number): cells[start : start + height * width].reshape(height, width)
+        for task, number, start, height, width in zip(*(table[name].tolist() for name in columns), strict=True)
+    }
+
+
 def read_dataset(split: str, views: Path) -> Dataset:
     """Pairs of one split with the views of every task."""
     table = pd.read_parquet(paths.PAIRS)
