@@ -1,0 +1,200 @@
+"""Stage `report`: one page that opens offline, and its pictures as PNG files beside it.
+
+It comes after scoring, so that it may draw the solutions; no number on it is computed here that decides a score.
+"""
+
+import base64
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from model.grids import Grid
+from tasks import drawing, paths
+from tasks.drawing import Curve, Panel, Strip
+from tasks.params import resolved
+from tasks.puzzles import Card, Denoising, Puzzle, Watched, cards, is_solved, read_puzzles, watch
+from tasks.stage import StageError, stage
+from tasks.table import SELECTED_ON, TRAINED_ON, interval, percent, read_score, rows
+from tasks.tables import read_solutions
+
+TEMPLATE = Path(__file__).with_name("report.html.j2")
+ACCURACY, CROSS_ENTROPY = "cells right", "cross-entropy, nats"
+TRAINING = {
+    "loss": "loss",
+    CROSS_ENTROPY: "cross_entropy",
+    ACCURACY: "accuracy",
+    "sizes right": "size_accuracy",
+    "learning rate": "learning_rate",
+    "gradient norm": "gradient_norm",
+}
+BUCKETS = ("cleanest third", "middle third", "noisiest third")
+STEPS = {"cells changed": "change", "confidence": "confidences", "entropy, nats": "entropy"}
+
+
+@stage("report")
+def main() -> None:
+    """Write data/reports/report.html and the PNG files."""
+    experiment = resolved()
+    scores = rows(experiment)
+    history, selection, leaks = (read_json(path) for path in (paths.HISTORY, paths.SELECTION, paths.LEAKS))
+    solutions, puzzles = read_solutions("evaluation"), read_puzzles()
+    shown = max(scores, key=lambda row: row.grids_solved)
+    answered = cards(read_score(experiment, shown.checkpoint, shown.evaluation), puzzles, solutions)
+    solved = [card for card in answered if is_solved(card)]
+    missed = [card for card in answered if not is_solved(card)]
+    most = experiment.report.tasks_drawn
+    watched = watch(sorted(scores, key=lambda row: (row.checkpoint != shown.checkpoint, row.votes > 0)), solutions)
+    panels = {"training": training_panels(history), "noise": noise_panels(history), "steps": step_panels(watched)}
+
+    paths.REPORTS.mkdir(parents=True, exist_ok=True)
+    for name, columns in (("training", 3), ("noise", 2), ("steps", 3)):
+        write(paths.REPORTS / f"{name}.png", drawing.figure_png(drawing.curves(panels[name], columns, margin=0.15)))
+    for name, strips in (
+        ("solved", [card_strip(card) for card in solved[:most]]),
+        ("missed", [card_strip(card) for card in missed[:most]]),
+        ("denoising", [denoising_strip(example) for example in watched.examples]),
+    ):
+        by = shown.name if name != "denoising" else "step by step"
+        title = f"{experiment.name}, seed {experiment.seed}: {name if strips else 'none ' + name}, {by}"
+        write(paths.REPORTS / f"{name}.png", drawing.sheet(title, strips))
+    page = render(
+        experiment=experiment,
+        summary=summary(puzzles, history),
+        scores=scores,
+        selection=selection,
+        leaks=leaks,
+        shown=shown,
+        parts=[("Solved", solved[:most], len(solved)), ("Missed", missed[:most], len(missed))],
+        watched=watched,
+        svgs={name: svgs(drawn, width=3.5 if len(drawn) > 2 else 5.3) for name, drawn in panels.items()},
+    )
+    write(paths.PAGE, page.encode())
+    print(f"{paths.PAGE}: {len(page) // 1000} kB, {len(solved)} of {len(answered)} grids solved by {shown.name}")
+
+
+def read_json(path: Path) -> Any:
+    """A file of an earlier stage. Raises StageError."""
+    try:
+        return json.loads(path.read_text())
+    except OSError as error:
+        raise StageError(f"{path} cannot be read: {error.strerror}; run `dvc repro`") from error
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    part.write_bytes(content)
+    part.replace(path)
+
+
+def render(**context: Any) -> str:
+    """The page from the template, with the functions that it calls."""
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATE.parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.globals.update(
+        picture=picture,
+        cell=drawing.cell_size,
+        percent=percent,
+        interval=interval,
+        limit=limit,
+        colours=["#" + bytes(colour).hex() for colour in drawing.PALETTE.tolist()],
+        selected_on=SELECTED_ON,
+        trained_on=TRAINED_ON,
+    )
+    return environment.get_template(TEMPLATE.name).render(**context)
+
+
+def picture(grid: Grid, cell: int) -> Markup:
+    """A grid as an image inside the page, `cell` pixels a cell."""
+    pixels = drawing.image(grid, cell)
+    source = base64.b64encode(drawing.image_png(pixels)).decode()
+    height, width = pixels.shape[:2]
+    alt = "{} × {} grid".format(*grid.shape)
+    return Markup('<img src="data:image/png;base64,{}" width="{}" height="{}" alt="{}">').format(
+        source, width, height, alt
+    )
+
+
+def svgs(panels: Iterable[Panel], width: float) -> list[Markup]:
+    """Each panel as a figure of its own, so that the page can wrap them."""
+    return [Markup(drawing.figure_svg(drawing.curves([panel], 1, width))) for panel in panels]
+
+
+def limit(shares: Iterable[float]) -> float:
+    """The round share at which a scale for these ends."""
+    most = max(shares)
+    return next(end for end in (0.05, 0.1, 0.25, 0.5, 1.0) if most <= end)
+
+
+def summary(puzzles: Mapping[str, Puzzle], history: Sequence[Mapping[str, float]]) -> str:
+    """What the experiment is, in a sentence."""
+    grids = sum(len(puzzle.tests) for puzzle in puzzles.values())
+    return (
+        f"A discrete-diffusion solver of ARC tasks, trained for {history[-1]['step']:,.0f} updates and asked {grids} "
+        f" test grids of {len(puzzles)} evaluation tasks."
+    )
+
+
+def training_panels(history: Sequence[Mapping[str, float]]) -> list[Panel]:
+    """One curve a metric, over updates."""
+    x = [row["step"] for row in history]
+    return [
+        Panel(title, "updates", {title: (x, [row[key] for row in history])}, share="right" in title)
+        for title, key in TRAINING.items()
+    ]
+
+
+def noise_panels(history: Sequence[Mapping[str, float]]) -> list[Panel]:
+    """Accuracy and cross-entropy, a curve for each third of the noise levels."""
+    x = [row["step"] for row in history]
+    return [
+        Panel(
+            title,
+            "updates",
+            {name: (x, [row[f"{TRAINING[title]}_{i}"] for row in history]) for i, name in enumerate(BUCKETS)},
+            share=title == ACCURACY,
+        )
+        for title in (ACCURACY, CROSS_ENTROPY)
+    ]
+
+
+def step_panels(watched: Watched) -> list[Panel]:
+    """Change, confidence and entropy at each denoising step, by how it ends; without lines where nothing was kept."""
+    panels = []
+    for title, key in STEPS.items():
+        lines: dict[str, Curve] = {
+            f"ends {end} ({watched.counts[end]})": (range(1, len(mean) + 1), mean.tolist())
+            for end, mean in watched.means.get(key, {}).items()
+        }
+        panels.append(Panel(title, "steps", lines, share=key != "entropy"))
+    return panels
+
+
+def card_strip(card: Card) -> Strip:
+    """A card as a row of a sheet."""
+    grids = [grid for pair in card.demonstrations for grid in pair]
+    labels = [f"{side} {i + 1}" for i in range(len(card.demonstrations)) for side in ("input", "output")]
+    given = [*zip(labels, grids, strict=True), ("test input", card.input), ("answer", card.answer)]
+    attempts = [(f"{attempt.name}\n{attempt.verdict}", attempt.grid) for attempt in card.attempts]
+    return Strip(f"{card.task}, test {card.test}", [*given, *attempts])
+
+
+def denoising_strip(example: Denoising) -> Strip:
+    """A denoising as a row of a sheet."""
+    frames = [(f"step {step}" if step else "start", grid) for step, grid in example.frames]
+    heading = f"{example.task}, test {example.test}: ends {'right' if example.right else 'wrong'}"
+    return Strip(heading, [*frames, ("answer", example.answer)])
+
+
+if __name__ == "__main__":
+    main()
