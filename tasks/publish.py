@@ -1,0 +1,254 @@
+"""Stage `publish`: the experiment in MLflow, one run for the training and below it one for each evaluation.
+
+Keyed by content: a store gets the same result once, however often it is published, and a result out of DVC's cache
+like any other. `--if-missing`, beyond DVC, gives the result at hand to a store that lacks it, such as a fresh one.
+"""
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import typer
+
+from model.configuration import Experiment
+from model.content import digest, digest_text, write_json
+from tasks import cost, paths, store, tracking
+from tasks.params import resolved
+from tasks.stage import StageError, stage
+from tasks.table import interval, percent, rows
+from tasks.tracking import Data, Model, Point, Record, Result
+
+CHECKPOINTS = ("best", "halfway", "final")
+CODE = ("model", "tasks", "flows", "dvc.yaml", "presets.yaml")
+"""What `uncommitted` looks at: the parameters are in the run, and dvc.lock follows from it."""
+
+Pair = tuple[str, str]
+"""Checkpoint and evaluation."""
+
+
+@stage("publish")
+def main(
+    if_missing: Annotated[bool, typer.Option("--if-missing", help="Only the store: write no file.")] = False,
+) -> None:
+    """Write data/reports/published.json and the runs that it names."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("publish: stopped before the end; start it again"))
+    experiment, place = resolved(), store.store()
+    key = content_key(experiment)
+    new = tracking.publish(place, key, lambda: read(experiment))
+    if not if_missing:
+        runs = [title(experiment), *(title(experiment, pair) for pair in matrix(experiment))]
+        paths.REPORTS.mkdir(parents=True, exist_ok=True)
+        write_json(paths.PUBLISHED, {"key": key, "experiment": experiment.publish.experiment, "runs": runs})
+    print(f"{title(experiment)} {'published to' if new else 'is in'} {place.uri}")
+
+
+def title(experiment: Experiment, pair: Pair | None = None) -> str:
+    """Name of the run of the training, or of an evaluation."""
+    return f"{experiment.name} seed {experiment.seed}" + (f" {pair[0]}-{pair[1]}" if pair else "")
+
+
+def matrix(experiment: Experiment) -> list[Pair]:
+    """The evaluations that are asked for; scores of others may lie beside theirs."""
+    return [(c, e) for c in experiment.predict.checkpoints for e in experiment.predict.evaluations]
+
+
+def content_key(experiment: Experiment) -> str:
+    """Digest of all that the result is. Raises StageError naming what is missing."""
+    stems = [paths.CHECKPOINTS / name for name in CHECKPOINTS]
+    parts = [
+        *(paths.EXPERIMENT, paths.HISTORY, paths.SELECTION, paths.LEAKS),
+        *(stem.with_suffix(suffix) for stem in stems for suffix in (".json", ".safetensors")),
+        *(file(*pair) for pair in matrix(experiment) for file in (paths.score, paths.submission)),
+    ]
+    # The page is drawn from the rest: drawn differently it is no other result.
+    missing = [str(part) for part in [*parts, paths.PAGE] if not part.exists()]
+    if missing:
+        raise StageError(f"the result is incomplete: no {', '.join(missing)}; run `dvc repro`")
+    return digest_text(json.dumps({str(part): digest(part) for part in parts}, sort_keys=True))[:32]
+
+
+def read(experiment: Experiment) -> Result:
+    """The whole result. Raises StageError where its parts do not belong together."""
+    descriptions = {name: json.loads((paths.CHECKPOINTS / f"{name}.json").read_text()) for name in CHECKPOINTS}
+    scores = {pair: json.loads(paths.score(*pair).read_text()) for pair in matrix(experiment)}
+    stems = {name: paths.CHECKPOINTS / name for name in CHECKPOINTS}
+    digests = {n: digest(stem.with_suffix(".safetensors"), stem.with_suffix(".json")) for n, stem in stems.items()}
+    check(experiment, descriptions, digests, scores)
+    identity = {
+        "arc.experiment": experiment.name,
+        "arc.version": experiment.version,
+        "arc.size": experiment.size,
+        "arc.dataset": experiment.dataset,
+        "arc.seed": str(experiment.seed),
+    }
+    models = {
+        name: Model(
+            # MLflow allows none of / : . % " ' in the name of a model.
+            name=f"{title(experiment)} {name}".translate(str.maketrans("/:.%\"' ", "-------")),
+            step=description["step"],
+            params={key: str(description[key]) for key in ("step", "optimizer_steps", "weights", "data", "leaks")},
+            tags={
+                **identity,
+                "arc.checkpoint": name,
+                "arc.file": f"{stems[name]}.safetensors",
+                "arc.digest": digests[name],
+            },
+        )
+        for name, description in descriptions.items()
+    }
+    final = descriptions["final"]
+    data = Data(
+        name=experiment.dataset,
+        digest=final["data"][:12],
+        source=json.dumps(experiment.fetch.model_dump(mode="json")),
+        profile=json.dumps({"tasks": len(final["tasks"])} | experiment.prepare.model_dump(mode="json")),
+    )
+    tags = identity | code()
+    evaluations = [(pair[0], evaluation(experiment, pair, score, tags)) for pair, score in scores.items()]
+    return Result(experiment.publish.experiment, training(experiment, scores, tags), models, evaluations, data)
+
+
+def check(
+    experiment: Experiment, descriptions: Mapping[str, Any], digests: Mapping[str, str], scores: Mapping[Pair, Any]
+) -> None:
+    """Refuse a mixture: scores of other checkpoints, checkpoints of other parameters or data."""
+    wanted = experiment.model_dump(mode="json")
+    expected = {key: wanted[key] for key in ("seed", "train", "prepare", "augment")}
+    expected |= {"experiment": experiment.name, "data": digest(paths.CELLS, paths.PAIRS, paths.TASKS)}
+    for name, description in descriptions.items():
+        wrong = [key for key, value in expected.items() if description[key] != value]
+        if wrong:
+            file = f"{paths.CHECKPOINTS}/{name}.json"
+            raise StageError(f"{file} is of another {', '.join(wrong)} than {paths.EXPERIMENT}; run `dvc repro`")
+    for pair, score in scores.items():
+        if score["source"]["checkpoint"] != digests[pair[0]]:
+            raise StageError(
+                f"{paths.score(*pair)} is of another checkpoint {pair[0]} than lies there; run `dvc repro`"
+            )
+        if score["source"]["evaluation"] != wanted["evaluations"][pair[1]]:
+            raise StageError(f"{paths.score(*pair)} is of another evaluation than {paths.EXPERIMENT}; run `dvc repro`")
+
+
+def training(experiment: Experiment, scores: Mapping[Pair, Any], tags: Mapping[str, str]) -> Record:
+    """The run of the training: every parameter, the curves, and what was left behind."""
+    history = json.loads(paths.HISTORY.read_text())
+    selection = json.loads(paths.SELECTION.read_text())
+    leaks = {score["source"]["leaks"] for score in scores.values()}
+    spent = cost.read(experiment)
+    curves = [("train", row) for row in history] + [("validation", row) for row in selection["candidates"]]
+    last = int(history[-1]["step"])
+    return Record(
+        name=title(experiment),
+        tags={
+            **tags,
+            "arc.selected_on_the_reported_set": _text(selection["on_the_reported_set"]),
+            "arc.leaks": str(max(leaks)),
+            **({"arc.device": spent["device"]} if spent else {}),
+            "mlflow.note.content": note(experiment),
+        },
+        params=flat(experiment.model_dump(mode="json")),
+        points=[
+            *(Point(f"{k}/{name}", value, int(row["step"])) for k, row in curves for name, value in numbers(row)),
+            *(
+                Point(f"{checkpoint}-{name}/{metric}", value, score["source"]["step"])
+                for (checkpoint, name), score in scores.items()
+                for metric, value in numbers({key: score[key] for key in ("pass_at_2", "ci95")})
+            ),
+            *([Point("cost/training_seconds", spent["seconds"], last)] if spent else []),
+        ],
+        artifacts={
+            path.name: path for path in (paths.PAGE, paths.EXPERIMENT, paths.HISTORY, paths.SELECTION, paths.LEAKS)
+        },
+    )
+
+
+def evaluation(experiment: Experiment, pair: Pair, score: Mapping[str, Any], tags: Mapping[str, str]) -> Record:
+    """The run of one evaluation."""
+    source = score["source"]
+    chosen = {key: source[key] for key in ("experiment", "seed", "step", "weights")} | {"checkpoint": pair[0]}
+    return Record(
+        name=title(experiment, pair),
+        tags={
+            **tags,
+            "arc.checkpoint": pair[0],
+            "arc.evaluation": pair[1],
+            "arc.selected_on_the_reported_set": _text(score["selected_on_the_reported_set"]),
+            "arc.leaks": str(source["leaks"]),
+        },
+        params=flat(
+            chosen
+            | {
+                "evaluation": {"name": pair[1], **source["evaluation"]},
+                "score": experiment.score.model_dump(mode="json"),
+            }
+        ),
+        points=[Point(name, value, source["step"]) for name, value in numbers(score)],
+        artifacts={"score.json": paths.score(*pair), "submission.json": paths.submission(*pair)},
+    )
+
+
+def numbers(row: Mapping[str, Any]) -> list[tuple[str, float]]:
+    """The metrics of a row: its numbers but the step, the ends of an interval, and how many answers are missing."""
+    found: list[tuple[str, float]] = []
+    for name, value in row.items():
+        if name == "missing":
+            found.append((name, float(len(value))))
+        elif name.startswith("ci95"):
+            found += [(f"{name}_low", float(value[0])), (f"{name}_high", float(value[1]))]
+        elif isinstance(value, int | float) and not isinstance(value, bool) and name != "step":
+            found.append((name, float(value)))
+    return found
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Parameters by dotted name, such as train.network.width; a list as JSON."""
+    result: dict[str, str] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            result |= flat(value, f"{prefix}{key}.")
+        else:
+            result[prefix + key] = value if isinstance(value, str) else json.dumps(value)
+    return result
+
+
+def note(experiment: Experiment) -> str:
+    """The scores as a table in Markdown, with what must be said beside them."""
+    head = ("evaluation", "pass@2 %", "95 % interval", "grids", "tasks", "")
+    lines = [head, ["---"] * len(head)]
+    for row in rows(experiment):
+        grids = f"{row.grids_solved} of {row.n_grids}"
+        marks = ", ".join(f"**{mark}**" for mark in row.marks)
+        lines.append([row.name, percent(row.pass_at_2), interval(row.ci95), grids, str(row.n_tasks), marks])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def code() -> dict[str, str]:
+    """The commit that publishes, and whether the code differs from it; nothing outside of git."""
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(["git", *arguments], capture_output=True, text=True)
+        except FileNotFoundError:
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    commit = git("rev-parse", "HEAD")
+    if commit is None:
+        return {}
+    return {
+        "mlflow.source.git.commit": commit,
+        "mlflow.source.git.dirty": _text(bool(git("status", "--porcelain", "--", *CODE))),
+        "mlflow.source.name": "python -m tasks.publish",
+        "mlflow.source.type": "LOCAL",
+    }
+
+
+def _text(value: bool) -> str:
+    return "true" if value else "false"
+
+
+if __name__ == "__main__":
+    typer.run(main)
