@@ -2,6 +2,8 @@
 
 import typer
 
+from flows import commands
+
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
 
 
@@ -9,6 +11,9 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
 def _root() -> None:
     """The laboratory for discrete-diffusion ARC solvers."""
 
+
+for _command in commands.COMMANDS:
+    app.command()(_command)
 
 if __name__ == "__main__":
     app()

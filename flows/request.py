@@ -1,0 +1,165 @@
+"""What is asked of the queue: one experiment. Prefect draws its form from this type and refuses what does not fit."""
+
+import re
+import types
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from flows.places import FlowError
+from model.configuration import Experiment
+from tasks import paths
+from tasks.params import KINDS, ConfigurationError, override, read, resolve
+
+Priority = Literal["high", "normal"]
+NAMED = ("version", "size", "dataset", "seed")
+"""Fields of their own, so that no override may set them."""
+
+
+def names(section: str) -> list[str]:
+    """The names that presets.yaml offers under `section`."""
+    return list(read(paths.PRESETS)[section])
+
+
+def override_pattern() -> str:
+    """A regular expression of every override that a form may accept: the key exists, the value has its type."""
+    choices = [f"{_literally(key)}={value}" for key, value in _knobs(Experiment, "") if key not in NAMED]
+    return f"^({'|'.join(choices)})$".replace(_ANY, "[A-Za-z0-9_-]+")
+
+
+_ANY = "<name>"
+_VALUES = {
+    bool: "(true|false)",
+    int: "[0-9]+",
+    float: r"[0-9]*\.?[0-9]+([eE][-+]?[0-9]+)?",
+    str: ".*",
+}
+
+
+def _literally(text: str) -> str:
+    return re.escape(text).replace(r"\-", "-")  # Browsers refuse an escaped hyphen.
+
+
+def _knobs(kind: Any, prefix: str) -> Iterator[tuple[str, str]]:
+    for name, field in kind.model_fields.items():
+        yield from _knob(field.annotation, prefix + name)
+
+
+def _knob(kind: Any, key: str) -> Iterator[tuple[str, str]]:
+    origin = get_origin(kind)
+    if origin is Annotated:
+        yield from _knob(get_args(kind)[0], key)
+    elif isinstance(kind, type) and issubclass(kind, BaseModel):
+        yield from _knobs(kind, f"{key}.")
+    elif origin is dict:
+        yield from _knob(get_args(kind)[1], f"{key}.{_ANY}")
+    elif origin is Literal:
+        yield key, f"({'|'.join(_literally(str(value)) for value in get_args(kind))})"
+    elif origin in (Union, types.UnionType):
+        for part in get_args(kind):
+            yield from [(key, "null")] if part is type(None) else _knob(part, key)
+    elif origin in (tuple, list):
+        yield key, r"\[.*\]"
+    else:
+        yield key, _VALUES.get(kind, ".*")
+
+
+class Request(BaseModel):
+    """One experiment for the queue."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    version: Annotated[
+        str,
+        Field(
+            description="What is trained: the mechanisms of a version of the lab notes, or ours.",
+            json_schema_extra=lambda schema: schema.update(enum=names("versions")),
+        ),
+    ]
+    size: Annotated[
+        str,
+        Field(
+            description="Width, depth, batch and number of updates.",
+            json_schema_extra=lambda schema: schema.update(enum=names("sizes")),
+        ),
+    ]
+    dataset: Annotated[
+        str,
+        Field(
+            description="Which ARC tasks.",
+            json_schema_extra=lambda schema: schema.update(enum=names("datasets")),
+        ),
+    ]
+    seed: Annotated[int, Field(ge=0, lt=2**31, description="Of data order, initialisation, noise and sampling.")] = 0
+    overrides: Annotated[
+        list[str],
+        Field(
+            description="KEY=VALUE each, such as train.optimizer_steps=2000; "
+            "`python -m tasks.params` prints every key.",
+            json_schema_extra=lambda schema: schema.update(items={"type": "string", "pattern": override_pattern()}),
+        ),
+    ] = []
+    priority: Annotated[Priority, Field(description="high runs before every normal one; no run is interrupted.")] = (
+        "normal"
+    )
+
+    @model_validator(mode="after")
+    def _resolves(self) -> Self:
+        resolve(self.params(), read(paths.PRESETS), "the request")
+        return self
+
+    @classmethod
+    def of(cls, name: str, seed: int, overrides: list[str], priority: Priority) -> Self:
+        """The request for an experiment named version/size/dataset. Raises ConfigurationError."""
+        parts = name.split("/")
+        if len(parts) != len(KINDS):
+            raise ConfigurationError(f"experiment {name!r} is no VERSION/SIZE/DATASET, such as v3/smol/aa1")
+        version, size, dataset = parts
+        chosen = {"version": version, "size": size, "dataset": dataset, "seed": seed}
+        resolve({**chosen, **_set({}, overrides)}, read(paths.PRESETS), name)
+        return cls.model_validate({**chosen, "overrides": overrides, "priority": priority})
+
+    @property
+    def title(self) -> str:
+        """Name of the run."""
+        return " ".join([f"{self.version}/{self.size}/{self.dataset} seed {self.seed}", *sorted(self.overrides)])
+
+    def params(self) -> dict[str, Any]:
+        """What params.yaml has to say."""
+        chosen = {name: getattr(self, name) for name in NAMED}
+        values = _set(chosen, self.overrides)
+        if {name: values[name] for name in NAMED} != chosen:
+            raise ConfigurationError(f"the overrides {self.overrides} set one of {', '.join(NAMED)}; use its own field")
+        return values
+
+    def text(self, folder: Path) -> str:
+        """The params.yaml of this request in the checkout `folder`: its own, to the byte, where it means the same."""
+        presets = read(folder / paths.PRESETS)
+        wanted = resolve(self.params(), presets, self.title)
+        present = folder / paths.PARAMS
+        try:
+            if resolve(read(present), presets) == wanted:
+                return present.read_text()
+        except ConfigurationError:
+            pass  # What stands there need not be valid: it is replaced.
+        # dvc.yaml reads the matrix from here.
+        values = {**self.params(), "predict": wanted.predict.model_dump(mode="json")}
+        return f"# {self.title}, as it was submitted.\n{yaml.safe_dump(values, sort_keys=False)}"
+
+
+def _set(values: Mapping[str, Any], overrides: list[str]) -> dict[str, Any]:
+    result = dict(values)
+    for assignment in overrides:
+        result = override(result, assignment)
+    return result
+
+
+def parse(parameters: Mapping[str, Any]) -> Request:
+    """The request in a flow run's parameters. Raises FlowError."""
+    try:
+        return Request.model_validate(parameters.get("request"))
+    except ValueError as error:
+        raise FlowError(f"refused: {error}") from None

@@ -1,0 +1,95 @@
+"""The Prefect server of this machine: started when it is missing, on 127.0.0.1 unless told otherwise."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import psutil
+
+from flows import places
+from flows.places import FlowError
+from model.content import write_json
+
+START_SECONDS = 120.0
+
+
+def host() -> str:
+    """PREFECT_SERVER_API_HOST, or 127.0.0.1."""
+    return os.environ.get("PREFECT_SERVER_API_HOST", "127.0.0.1")
+
+
+def port() -> int:
+    """PREFECT_SERVER_API_PORT, or 4200."""
+    return int(os.environ.get("PREFECT_SERVER_API_PORT", "4200"))
+
+
+def address() -> str:
+    """The API: PREFECT_API_URL if set, else this machine's server."""
+    return os.environ.get("PREFECT_API_URL") or f"http://{host()}:{port()}/api"
+
+
+def answers(seconds: float = 2.0) -> bool:
+    """Whether the server answers."""
+    try:
+        with urllib.request.urlopen(f"{address()}/health", timeout=seconds) as reply:
+            return bool(reply.status == 200)
+    except OSError:
+        return False
+
+
+def ensure() -> None:
+    """Start the server unless it answers, and wait until it does. Raises FlowError.
+
+    It outlives whoever starts it, since runs need it until their end.
+    """
+    if answers():
+        return
+    if os.environ.get("PREFECT_API_URL", address()) != f"http://{host()}:{port()}/api":
+        raise FlowError(f"{address()} (PREFECT_API_URL) does not answer, and is no server that can be started here")
+    log = state().with_suffix(".log")
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "prefect", "server", "start"],
+            cwd=places.home(),
+            env={
+                **os.environ,
+                **places.environment(),
+                # Not --port: then the page would look for the API at the default port.
+                "PREFECT_SERVER_API_HOST": host(),
+                "PREFECT_SERVER_API_PORT": str(port()),
+            },
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+            start_new_session=True,
+        )
+    write_json(state(), {"process": process.pid, "started": psutil.Process(process.pid).create_time()})
+    deadline = time.monotonic() + START_SECONDS
+    while not answers():
+        if process.poll() is not None:
+            raise FlowError(f"the server ended at once; {log} ends with: {log.read_text().strip().splitlines()[-1:]}")
+        if time.monotonic() > deadline:
+            raise FlowError(f"the server does not answer at {address()} after {START_SECONDS:.0f} s; see {log}")
+        time.sleep(0.2)
+
+
+def state() -> Path:
+    """Which process the server is."""
+    return Path(places.environment()["PREFECT_HOME"]) / "server.json"
+
+
+def process() -> psutil.Process | None:
+    """The server that we started, if it lives."""
+    if not state().exists():
+        return None
+    row = json.loads(state().read_text())
+    try:
+        found = psutil.Process(row["process"])
+        return found if abs(found.create_time() - row["started"]) < 0.05 else None
+    except psutil.NoSuchProcess:
+        return None

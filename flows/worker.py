@@ -1,0 +1,144 @@
+"""`arc worker`: the one command of the machine with the GPU. Starts what is missing, recovers, and works.
+
+It is Prefect's process worker, which here runs every flow run in the worktree of its frozen code, and looks after what
+is left when one dies.
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any, cast
+from uuid import UUID
+
+import anyio
+from prefect.client.schemas.objects import StateType
+from prefect.workers.process import ProcessJobConfiguration, ProcessWorker, ProcessWorkerResult
+
+from flows import admission, deployment, freeze, interruption, places, processes, recovery, server
+from flows.places import FlowError
+from flows.request import parse
+
+WATCH_SECONDS = 3.0
+
+
+class Worker(ProcessWorker):
+    """Runs a flow run in its worktree. `type` stays that of Prefect's, so that any tool can queue for it."""
+
+    async def run(
+        self,
+        flow_run: Any,
+        configuration: ProcessJobConfiguration,
+        task_status: "anyio.abc.TaskStatus[int] | None" = None,
+    ) -> ProcessWorkerResult:
+        """Lay out the worktree, run the flow there, and settle what it leaves."""
+        run = str(flow_run.id)
+        commit = admission.commit_of(flow_run)
+        if commit is None:
+            snapshot = await asyncio.to_thread(freeze.freeze, parse(flow_run.parameters), places.home())
+            commit = snapshot.commit
+        worktree = await asyncio.to_thread(freeze.lay_out, commit, run)
+        configuration.working_dir = worktree
+        configuration.env |= {**places.environment(), "ARC_COMMIT": commit, processes.VARIABLE: run}
+        configuration.command = f"{sys.executable} -m prefect.engine"
+        # The code is there already: no step of Prefect's own may fetch it from elsewhere.
+        configuration._command_configured = True
+        result = await super().run(flow_run, configuration, cast("Any", _Noting(run, task_status)))
+        await asyncio.to_thread(processes.end, run)
+        return result
+
+    async def _submit_run_and_capture_errors(self, flow_run: Any, task_status: Any = None) -> Any:
+        result = await super()._submit_run_and_capture_errors(flow_run, task_status)
+        await asyncio.to_thread(after, str(flow_run.id))
+        return result
+
+
+class _Noting:
+    """Notes the process of a run as soon as it exists."""
+
+    def __init__(self, run: str, inner: Any) -> None:
+        self.run, self.inner = run, inner
+
+    def started(self, pid: int) -> None:
+        processes.note(self.run, pid)
+        if self.inner:
+            self.inner.started(pid)
+
+
+def after(run: str) -> None:
+    """What is due when a run has ended: resume it or let it rest, tell MLflow, remove the worktree."""
+    with deployment.client() as connection:
+        found = connection.read_flow_run(UUID(run))
+        assert found.state
+        kind, message = found.state.type, found.state.message or "killed"
+        if kind == StateType.CRASHED:
+            print(recovery.resume(connection, found.id, found.name, message), flush=True)
+            return
+        if kind in (StateType.CANCELLED, StateType.FAILED):
+            recovery.end_tasks(connection, found.id, message)
+            interruption.publish(run, "KILLED" if kind == StateType.CANCELLED else "FAILED", message)
+    if kind != StateType.SCHEDULED:
+        freeze.remove(run)
+
+
+def work() -> None:
+    """Work until told to end. Raises FlowError when another worker works here."""
+    os.environ.update(places.environment())
+    os.environ.setdefault("PREFECT_WORKER_QUERY_SECONDS", "2")
+    os.environ.setdefault("PREFECT_WORKER_PREFETCH_SECONDS", "1")
+    os.environ.setdefault("PREFECT_WORKER_CANCELLATION_POLL_SECONDS", "5")
+    with only_one():
+        server.ensure()
+        os.environ["PREFECT_API_URL"] = server.address()
+        slots = max(1, deployment.gpus())
+        with deployment.client() as connection:
+            deployment.ensure(connection, slots)
+            for line in recovery.recover(connection):
+                print(line, flush=True)
+            waiting = recovery.runs(connection, StateType.SCHEDULED)
+        commits = [commit for run in waiting if (commit := admission.commit_of(run))]
+        for line in freeze.clean([str(run.id) for run in waiting], commits):
+            print(f"removed {line}", flush=True)
+        threading.Thread(target=_watch, daemon=True).start()
+        print(f"working: {slots} at once, {server.address().removesuffix('/api')}", flush=True)
+        worker = Worker(work_pool_name=deployment.POOL, name=f"worker-{os.getpid()}", limit=slots)
+        asyncio.run(worker.start())
+
+
+@contextlib.contextmanager
+def only_one() -> Iterator[None]:
+    """Hold the lock of this checkout's worker; the kernel drops it with the process."""
+    path = places.scratch() / "worker.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise FlowError(f"a worker works here already: {file.read().strip()}") from None
+        file.truncate(0)
+        file.write(json.dumps({"process": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}))
+        file.flush()
+        yield
+
+
+def _watch() -> None:
+    """Keep the server up, and admit what was queued in the UI."""
+    told = ""
+    while True:
+        try:
+            server.ensure()
+            with deployment.client() as connection:
+                for line in admission.admit(connection):
+                    print(line, flush=True)
+            told = ""
+        except Exception as error:  # The watch must outlive whatever the server says; each error is told once.
+            if repr(error) != told:
+                print(f"watching: {error!r}", file=sys.stderr, flush=True)
+                told = repr(error)
+        time.sleep(WATCH_SECONDS)
