@@ -172,7 +172,7 @@ class Train(Frozen):
     evaluated_weights: Literal["ema", "raw"]
     precision: Literal["auto", "fp32", "bf16"]
     """auto: bf16 on a GPU, fp32 on a CPU."""
-    compile: Literal["auto", "on", "off"]
+    compile: Literal["auto", "always", "never"]
     """torch.compile; auto: on a GPU."""
     candidates: Positive
     """Evenly spaced checkpoints; even, so that halfway is one of them."""

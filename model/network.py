@@ -129,8 +129,8 @@ class Denoiser(nn.Module):
         for block, key, value in zip(self._layers, encoded.keys, encoded.values, strict=True):
             query, target_key, target_value = block.project(x, encoded.rotation)
             places = packed.interleave, packed.interleave_inverse
-            keys = take_rows(torch.cat([key, target_key]), *places)
-            values = take_rows(torch.cat([value, target_value]), *places)
+            keys = _interleave(key, target_key, *places)
+            values = _interleave(value, target_value, *places)
             x = block.update(x, attention(query, keys, values, packed.target_segments))
         return _logits(x, self.colour_head.weight)
 
@@ -196,6 +196,11 @@ def _update(x: Tensor, attended: Tensor, out: Tensor, feed_in: Tensor, feed_out:
     x = x + functional.dropout(functional.linear(attended.flatten(1), out), dropout)
     gate, up = functional.linear(_norm(x), feed_in).chunk(2, -1)
     return x + functional.dropout(functional.linear(functional.silu(gate) * up, feed_out), dropout)
+
+
+@region
+def _interleave(context: Tensor, target: Tensor, places: Tensor, inverse: Tensor) -> Tensor:
+    return take_rows(torch.cat([context, target]), places, inverse)
 
 
 @region

@@ -6,6 +6,7 @@ A batch that raises is halved until the one answer is found that cannot be had; 
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
@@ -16,7 +17,7 @@ from model import compilation, loss
 from model.augmentation import SWAP, inverse_colours
 from model.checkpoints import Description
 from model.configuration import Evaluation
-from model.corpus import corpus
+from model.corpus import Corpus, corpus
 from model.dataset import Dataset, Ints
 from model.grids import Grid
 from model.network import Denoiser
@@ -113,6 +114,15 @@ class Predictor:
         if failures is not None and failed is not None:
             failures += [Failure(*queries[work[j][0]], work[j][1], message) for j, message in failed.items()]
 
+    @cached_property
+    def _corpus(self) -> Corpus:
+        return corpus(self.dataset, self.description.train.network, self.device)
+
+    @cached_property
+    def _levels(self) -> loss.Levels:
+        how = self.description.train
+        return loss.levels(schedule(how.noise), how.network.time_input, self.device)
+
     def _sizes(self, queries: list[tuple[int, int]], failed: dict[int, str] | None) -> NDArray[np.float64]:
         """Log-probabilities of heights and widths in the task's frame, (queries, 2, 30); NaN where it failed."""
         lengths = [self._rows(pair, (0, 0)) for pair, _ in queries]
@@ -152,9 +162,8 @@ class Predictor:
         ]
         key = hash_key(self.seed, *torch.tensor(parts, device=self.device).T)
         how = self.description.train
-        table = loss.levels(schedule(how.noise), how.network.time_input, self.device)
         with self._autocast():
-            denoised = denoise(self.network, packed, table, how.self_conditioning, config, key)
+            denoised = denoise(self.network, packed, self._levels, how.self_conditioning, config, key)
         colours, frames = denoised.colours.cpu().numpy(), denoised.frames.cpu().numpy()
         statistics = [x.cpu().numpy().T for x in (denoised.change, denoised.confidence, denoised.entropy)]
         answers, start = [], 0
@@ -186,8 +195,7 @@ class Predictor:
             int((table[3] * table[4]).max()) + self.network.prefix_length,
             int((table[6] * table[7]).max()),
         )
-        on_device = corpus(self.dataset, self.description.train.network, self.device)
-        return pack(torch.from_numpy(table).to(self.device), on_device, self.network.prefix_length, budget, longest)
+        return pack(torch.from_numpy(table).to(self.device), self._corpus, self.network.prefix_length, budget, longest)
 
     def _row(self, pair: int, view: int, *, size: Size) -> tuple[int, ...]:
         p = self.dataset.pairs

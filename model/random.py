@@ -8,6 +8,8 @@ applied once per part of the key; tests hold its uniformity and independence.
 import torch
 from torch import Tensor
 
+from model.compilation import region
+
 _MASK = 0xFFFFFFFF
 
 
@@ -30,6 +32,7 @@ def hash_key(*parts: Tensor | int) -> Tensor:
     return _mix(h)
 
 
+@region
 def uniform(*parts: Tensor | int) -> Tensor:
     """A float32 in [0, 1) for each key, with 24 random bits."""
     return (hash_key(*parts) >> 8).to(torch.float32) * (1.0 / (1 << 24))

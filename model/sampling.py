@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from model import self_conditioning
+from model.compilation import region
 from model.configuration import Evaluation, SelfConditioning
 from model.grids import COLOURS
 from model.loss import Levels
@@ -44,11 +45,8 @@ def denoise(
 ) -> Denoised:
     """Denoise every target of `packed`. `key` int64 (S,) stands for (seed, grid, view, attempt)."""
     encoded = network.encode(packed)
-    sequences = len(packed.examples.task)
     row_key, cell = key[packed.target_example], packed.target_cell
-    cells = torch.zeros(sequences, device=key.device).index_add_(
-        0, packed.target_example, torch.ones_like(cell).float()
-    )
+    cells = packed.target_segments.query_starts.diff()
     colours = (uniform(row_key, _START, cell) * COLOURS).to(torch.int64)
     visited = inference_levels(len(table.beta), config.steps)
     kept = set(torch.linspace(0, config.steps, min(FRAMES, config.steps + 1)).round().int().tolist())
@@ -59,31 +57,28 @@ def denoise(
     if how.features == "none":
         told = "none"
     for step, level in enumerate(visited):
-        alpha_bar = table.alpha_bar[level].expand(len(cell))
-        time = table.time[level].expand(len(cell))
+        # One value for all rows: tensors of one element, which broadcast.
+        alpha_bar, time = table.alpha_bar[level : level + 1], table.time[level : level + 1]
         gain = self_conditioning.gain(how, alpha_bar, 1 - level / max(1, len(table.beta) - 1))
         if told == "two-pass":
             features = self_conditioning.features(how, network.denoise(packed, encoded, colours, time, None, gain))
         logits = network.denoise(packed, encoded, colours, time, features, gain)
         if told == "temporal":
             features = self_conditioning.features(how, logits)
-        chances = logits.softmax(-1)
-        best, following = chances.max(-1)
+        chances, best, following, entropy = _look(logits)
         if step + 1 < config.steps and config.sampler != "argmax":
             draw = uniform(row_key, _DRAW, step, cell)
             alpha_bar_next = table.alpha_bar[visited[step + 1]].expand(len(cell))
             if config.sampler == "draw":
                 following = drawn(chances, draw)
             elif config.sampler == "posterior":
-                following = drawn(reverse_chances(chances, colours, alpha_bar, alpha_bar_next), draw)
+                following = drawn(reverse_chances(chances, colours, alpha_bar.expand(len(cell)), alpha_bar_next), draw)
             else:
                 noise = (uniform(row_key, _NOISE, step, cell) * COLOURS).to(torch.int64)
                 unsure = least_sure(best, packed.target_example, cells, 1 - alpha_bar_next)
                 following = torch.where(unsure, noise, following)
-        entropy = -(chances * chances.clamp(min=1e-20).log()).sum(-1)
         measured = torch.stack([(following != colours).float(), best, entropy], -1)
-        sums = torch.zeros(sequences, 3, device=key.device).index_add_(0, packed.target_example, measured)
-        statistics.append(sums / cells.clamp(min=1)[:, None])
+        statistics.append(torch.segment_reduce(measured, "mean", lengths=cells, axis=0, initial=0.0))
         colours = following
         if step + 1 in kept:
             frames.append(colours)
@@ -91,6 +86,15 @@ def denoise(
     return Denoised(colours, torch.stack(frames), change, confidence, mean_entropy)
 
 
+@region
+def _look(logits: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Probabilities (T, 10), that of the likeliest colour, the likeliest colour, and the entropy, (T,)."""
+    chances = logits.softmax(-1)
+    best, likeliest = chances.max(-1)
+    return chances, best, likeliest, -(chances * chances.clamp(min=1e-20).log()).sum(-1)
+
+
+@region
 def drawn(chances: Tensor, draw: Tensor) -> Tensor:
     """Colours int64 (T,) with these probabilities (T, 10), by uniform draws from [0, 1), (T,)."""
     return (chances.cumsum(-1) <= draw[:, None]).sum(-1).clamp(max=COLOURS - 1)

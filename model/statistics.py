@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import ndtri, stdtrit
 
 Floats = NDArray[np.float64]
 LEVEL = 0.95
@@ -125,10 +126,13 @@ def _interval(means: Floats, spread: Spread, seed: int) -> tuple[float, float]:
 
 
 def _spread(means: Floats, spread: Spread, seed: int) -> Floats:
-    """With the seeds' error added, as Student's t of what it was estimated from."""
+    """With the seeds' error added, stretched from a normal quantile to Student's at Satterthwaite's freedom (1946)."""
     if spread.error == 0:
         return means
-    return means + spread.error * _generator(seed, _SEEDS).standard_t(spread.freedom, len(means))
+    noisy = means + spread.error * _generator(seed, _SEEDS).standard_normal(len(means))
+    freedom = spread.freedom * (means.var() + spread.error**2) ** 2 / spread.error**4
+    edge = (1 + LEVEL) / 2
+    return np.asarray(means.mean() + (noisy - means.mean()) * stdtrit(freedom, edge) / ndtri(edge), dtype=np.float64)
 
 
 def _generator(seed: int, purpose: int) -> np.random.Generator:

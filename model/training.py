@@ -63,7 +63,7 @@ class Training:
         self.step = 0
         cuda = device.type == "cuda"
         self.half = config.precision == "bf16" or (config.precision == "auto" and cuda)
-        compilation.switch(config.compile == "on" or (config.compile == "auto" and cuda), dynamic=not cuda)
+        compilation.switch(config.compile == "always" or (config.compile == "auto" and cuda), dynamic=not cuda)
         self.gradient = Recorded(self._gradient) if cuda else self._gradient
 
     def run(

