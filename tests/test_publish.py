@@ -8,6 +8,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
@@ -17,7 +18,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tasks import augment, paths, predict, prepare, publish, score, select, train
+from tasks import augment, paths, predict, prepare, publish, score, select, store, train, ui
 from tests.conftest import ROOT, experiment, puzzles
 
 PAIRS = ("best-attempts", "best-votes", "final-attempts", "final-votes")
@@ -337,6 +338,24 @@ def test_two_at_once_publish_once(place):
     assert [process.returncode for process in both] == [0, 0]
     assert sum("published to" in text for text in said) == 1
     assert_whole(client())
+
+
+@pytest.mark.slow
+def test_a_tracking_server_gets_the_result_once_and_one_that_is_not_there_is_named(place, monkeypatch):
+    page, port = ui.mlflow_page(store.store()), ui.free(50000, set())
+    server = ui.start(page, port)
+    try:
+        ui.wait(page, port, server)
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
+        publish.main()
+        publish.main()
+        assert_whole(client(f"http://127.0.0.1:{port}"))
+    finally:
+        ui.end([server])
+    started = time.monotonic()
+    with pytest.raises(SystemExit, match=rf"publish: MLflow at http://127\.0\.0\.1:{port}"):
+        publish.main()
+    assert time.monotonic() - started < 60
 
 
 @pytest.mark.parametrize(
