@@ -44,6 +44,10 @@ def worker() -> None:
     """Work off the queue: starts the server if it is missing, recovers what a crash left, and works until Ctrl-C."""
     _environment()
     with said():
+        _server()
+        os.environ.setdefault("PREFECT_WORKER_QUERY_SECONDS", "2")
+        os.environ.setdefault("PREFECT_WORKER_PREFETCH_SECONDS", "1")
+        os.environ.setdefault("PREFECT_WORKER_CANCELLATION_POLL_SECONDS", "5")
         from flows import worker as command
 
         command.work()
@@ -62,6 +66,7 @@ def queue(
     """Queue experiments for `arc worker`, or manage the queue."""
     _environment()
     with said():
+        _server()
         from typing import get_args
 
         from flows import queue as command
@@ -97,10 +102,6 @@ def queue(
 @contextmanager
 def connected() -> "Iterator[SyncPrefectClient]":
     """A client of the server, which is started if need be, with the deployment up to date."""
-    from flows import server
-
-    server.ensure()
-    os.environ["PREFECT_API_URL"] = server.address()
     from flows import deployment
 
     with deployment.client() as connection:
@@ -111,6 +112,7 @@ def connected() -> "Iterator[SyncPrefectClient]":
 def table(rows: list[dict[str, str]]) -> None:
     """Print rows under their names."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     if not rows:
@@ -118,7 +120,7 @@ def table(rows: list[dict[str, str]]) -> None:
         return
     shown = Table(*rows[0])
     for row in rows:
-        shown.add_row(*row.values())
+        shown.add_row(*(escape(text) for text in row.values()))
     Console(width=None if sys.stdout.isatty() else 160).print(shown)
 
 
@@ -128,6 +130,14 @@ def _environment() -> None:
         from flows import places
 
         os.environ.update(places.environment())
+
+
+def _server() -> None:
+    """A server that answers, before Prefect is imported, which reads its address once."""
+    from flows import server
+
+    server.ensure()
+    os.environ["PREFECT_API_URL"] = server.address()
 
 
 COMMANDS: tuple[Callable[..., None], ...] = (run, worker, queue)

@@ -1,5 +1,6 @@
 """What the queue is made of in Prefect: a work pool with one slot a GPU, two queues, the deployment with its form."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -7,7 +8,7 @@ from typing import Any
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
-from prefect.exceptions import ObjectNotFound
+from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.utilities.callables import parameter_schema
 
 from flows.experiment import NAME, experiment
@@ -43,9 +44,8 @@ def ensure(connection: SyncPrefectClient, slots: int | None = None) -> None:
                 concurrency_limit=slots or 1,
             )
         )
-    present = {queue.name for queue in connection.read_work_queues(work_pool_name=POOL)}
     for name, priority in QUEUES.items():
-        if name not in present:
+        with contextlib.suppress(ObjectAlreadyExists):
             connection.create_work_queue(name=name, work_pool_name=POOL, priority=priority)
     connection.create_deployment(
         flow_id=connection.create_flow(experiment),

@@ -144,7 +144,3 @@ def _shown(show: Callable[[], None]) -> None:
         show()
     except (httpx.HTTPError, PrefectException, RuntimeError) as error:
         get_run_logger().warning("results not shown, the server does not answer: %r", error)
-
-
-if __name__ == "__main__":
-    experiment(Request.model_validate_json(sys.argv[1]))

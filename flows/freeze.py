@@ -17,12 +17,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from flows import places
 from flows.places import FlowError, git
 from flows.request import Request
+from model.content import digest_text
 from tasks import paths
 
 FROZEN = "refs/arc/frozen"
+LONGEST_NAME = 60
+"""Of the overrides in the name of a branch; longer ones end with a digest."""
 KEPT_DAYS = 14
 """How long a frozen commit without a result is kept, so that a run that failed can be looked at."""
 
@@ -126,12 +131,15 @@ def slug(request: Request) -> str:
     """The title as the name of a git branch."""
     name = f"{request.version}/{request.size}/{request.dataset}/seed-{request.seed}"
     chosen = ",".join(sorted(request.overrides))
-    return name + ("," + re.sub(r"[^A-Za-z0-9_.,=+-]+|\.\.+|\.lock$", "-", chosen).strip("-.") if chosen else "")
+    text = re.sub(r"[^A-Za-z0-9_.,=+-]+|\.\.+|\.lock$", "-", chosen).strip("-.")
+    if len(text) > LONGEST_NAME:
+        text = f"{text[: LONGEST_NAME - 10].rstrip('-.,=')}-{digest_text(chosen)[:8]}"
+    return f"{name},{text}" if text else name
 
 
 def clean(needed: Iterable[str], commits: Iterable[str]) -> list[str]:
     """Remove the worktrees of all runs but `needed`, and old frozen commits but `commits`; says what it removed."""
-    root, kept, wanted = places.home(), set(needed), set(commits)
+    root, kept, wanted = places.home(), set(needed) | _of_living_processes(), set(commits)
     folder = places.scratch() / "worktrees"
     removed = []
     for path in sorted(folder.iterdir()) if folder.exists() else []:
@@ -145,6 +153,15 @@ def clean(needed: Iterable[str], commits: Iterable[str]) -> list[str]:
             git("update-ref", "-d", f"{FROZEN}/{commit}", cwd=root)
             removed.append(f"frozen commit {commit[:8]}")
     return removed
+
+
+def name_of(process: psutil.Process) -> str:
+    """Name of the worktree of an `arc run`, which its process gives away."""
+    return f"now-{process.pid}-{process.create_time():.2f}"
+
+
+def _of_living_processes() -> set[str]:
+    return {name_of(process) for process in psutil.process_iter()}
 
 
 def _share_cache(root: Path, folder: Path) -> None:

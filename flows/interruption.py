@@ -2,15 +2,15 @@
 
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
-from flows import places, records
+from flows import records
 from tasks import paths
 
 
-def publish(run: str, status: str, reason: str) -> None:
+def publish(run: str, worktree: Path, status: str, reason: str) -> None:
     """Write the run, in a process of its own since MLflow is slow to import. What fails is told, not raised."""
-    worktree = places.worktree_of(run)
     if not (worktree / paths.EXPERIMENT).exists():
         return  # It ended before its parameters were resolved: there is nothing to tell.
     done = subprocess.run(

@@ -10,7 +10,7 @@ from uuid import UUID
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import State, StateType
-from prefect.client.schemas.sorting import FlowRunSort
+from prefect.client.schemas.sorting import FlowRunSort, TaskRunSort
 from prefect.states import Cancelled, Crashed, Failed, Scheduled
 from prefect.types._datetime import now
 
@@ -72,7 +72,7 @@ def resume(connection: SyncPrefectClient, run: UUID, name: str, reason: str) -> 
 def end_tasks(connection: SyncPrefectClient, run: UUID, message: str) -> None:
     """Mark the tasks of a dead run."""
     wanted = FlowRunFilter.model_validate({"id": {"any_": [run]}})
-    for row in connection.read_task_runs(flow_run_filter=wanted):
+    for row in connection.read_task_runs(flow_run_filter=wanted, sort=TaskRunSort.ID_DESC, limit=PAGE):
         if row.state_type in (StateType.RUNNING, StateType.PENDING):
             connection.set_task_run_state(row.id, Crashed(message=message), force=True)
 

@@ -11,10 +11,13 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from flows.places import FlowError
 from model.configuration import Experiment
+from model.content import digest_text
 from tasks import paths
 from tasks.params import KINDS, ConfigurationError, override, read, resolve
 
 Priority = Literal["high", "normal"]
+LONGEST_TITLE = 60
+"""Characters of overrides in the name of a run."""
 NAMED = ("version", "size", "dataset", "seed")
 """Fields of their own, so that no override may set them."""
 
@@ -124,8 +127,11 @@ class Request(BaseModel):
 
     @property
     def title(self) -> str:
-        """Name of the run."""
-        return " ".join([f"{self.version}/{self.size}/{self.dataset} seed {self.seed}", *sorted(self.overrides)])
+        """Name of the run; of many overrides it gives the first and a digest of all."""
+        chosen = " ".join(sorted(self.overrides))
+        if len(chosen) > LONGEST_TITLE:
+            chosen = f"{chosen[: LONGEST_TITLE - 12].rsplit(' ', 1)[0]} … {digest_text(chosen)[:6]}"
+        return " ".join(filter(None, [f"{self.version}/{self.size}/{self.dataset} seed {self.seed}", chosen]))
 
     def params(self) -> dict[str, Any]:
         """What params.yaml has to say."""

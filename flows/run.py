@@ -2,9 +2,11 @@
 
 import os
 import sys
-import uuid
+from pathlib import Path
 
-from flows import freeze, places
+import psutil
+
+from flows import freeze, places, processes
 from flows.request import Request
 from flows.server import address, answers
 
@@ -14,8 +16,7 @@ def run(request: Request) -> None:
     snapshot = freeze.freeze(request, places.tree())
     if snapshot.warning:
         print(f"warning: {snapshot.warning}", file=sys.stderr)
-    name = f"now-{uuid.uuid4().hex[:12]}"
-    worktree = freeze.lay_out(snapshot.commit, name)
+    worktree = freeze.lay_out(snapshot.commit, freeze.name_of(psutil.Process()))
     environment = {**os.environ, **places.environment(), "ARC_COMMIT": snapshot.commit}
     if answers():
         environment["PREFECT_API_URL"] = address()
@@ -23,8 +24,26 @@ def run(request: Request) -> None:
         print("no server answers: the flow starts one for itself (10 to 30 s)", file=sys.stderr)
         environment.pop("PREFECT_API_URL", None)
     os.chdir(worktree)
-    os.execve(
-        sys.executable,
-        [sys.executable, "-m", "flows.experiment", request.model_dump_json()],
-        environment,
-    )
+    os.execve(sys.executable, [sys.executable, "-m", "flows.run", request.model_dump_json()], environment)
+
+
+def main(text: str) -> None:
+    """Run the flow in the current worktree, and remove that afterwards."""
+    from flows import interruption
+    from flows.experiment import experiment
+
+    request, worktree = Request.model_validate_json(text), Path.cwd()
+    try:
+        experiment.with_options(flow_run_name=request.title.replace("{", "{{").replace("}", "}}"))(request)
+    except BaseException as error:
+        if run := os.environ.get(processes.VARIABLE):
+            status = "FAILED" if isinstance(error, Exception) else "KILLED"
+            interruption.publish(run, worktree, status, str(error) or type(error).__name__)
+        raise
+    finally:
+        os.chdir(places.home())
+        freeze.remove(worktree.name)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -17,6 +17,10 @@ from flows import places
 
 SAVE_SECONDS = 28.0
 """What a stage gets to save when its run is ended; Prefect kills the run after 30."""
+NOISE = re.compile(
+    r"(To track the changes with git|To enable auto staging|Use `dvc push`)|\s+(git add|dvc config core)"
+)
+"""What DVC advises after every stage."""
 _libc = ctypes.CDLL(None)
 _PR_SET_PDEATHSIG = 1
 
@@ -61,7 +65,7 @@ def run_stage(stage: str, on_line: Callable[[str], None]) -> Outcome:
     try:
         for line in process.stdout:
             text = line.rstrip()
-            if not text:
+            if not text or NOISE.match(text):
                 continue
             outcome.lines.append(text)
             if re.match(r"device \S+ taken$", text):

@@ -30,6 +30,10 @@ WATCH_SECONDS = 3.0
 class Worker(ProcessWorker):
     """Runs a flow run in its worktree. `type` stays that of Prefect's, so that any tool can queue for it."""
 
+    @classmethod
+    def __dispatch_key__(cls) -> str:
+        return "arc-process"
+
     async def run(
         self,
         flow_run: Any,
@@ -54,7 +58,10 @@ class Worker(ProcessWorker):
 
     async def _submit_run_and_capture_errors(self, flow_run: Any, task_status: Any = None) -> Any:
         result = await super()._submit_run_and_capture_errors(flow_run, task_status)
-        await asyncio.to_thread(after, str(flow_run.id))
+        try:
+            await asyncio.to_thread(after, str(flow_run.id))
+        except Exception as error:  # The worker must outlive whatever one run leaves behind: `arc doctor` finds it.
+            print(f"after run {flow_run.id}: {error!r}", file=sys.stderr, flush=True)
         return result
 
 
@@ -81,20 +88,16 @@ def after(run: str) -> None:
             return
         if kind in (StateType.CANCELLED, StateType.FAILED):
             recovery.end_tasks(connection, found.id, message)
-            interruption.publish(run, "KILLED" if kind == StateType.CANCELLED else "FAILED", message)
+            interruption.publish(
+                run, places.worktree_of(run), "KILLED" if kind == StateType.CANCELLED else "FAILED", message
+            )
     if kind != StateType.SCHEDULED:
         freeze.remove(run)
 
 
 def work() -> None:
     """Work until told to end. Raises FlowError when another worker works here."""
-    os.environ.update(places.environment())
-    os.environ.setdefault("PREFECT_WORKER_QUERY_SECONDS", "2")
-    os.environ.setdefault("PREFECT_WORKER_PREFETCH_SECONDS", "1")
-    os.environ.setdefault("PREFECT_WORKER_CANCELLATION_POLL_SECONDS", "5")
     with only_one():
-        server.ensure()
-        os.environ["PREFECT_API_URL"] = server.address()
         slots = max(1, deployment.gpus())
         with deployment.client() as connection:
             deployment.ensure(connection, slots)

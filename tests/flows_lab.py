@@ -1,0 +1,188 @@
+"""A copy of the project in a folder of its own, with its own server, worker and queue, for tests that kill things."""
+
+import json
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+ROOT = Path(__file__).parent.parent
+NAME = "v3/tiny/aa1-6x6"
+SMALL = {
+    "train.candidates": 2,
+    "train.warmup_steps": 2,
+    "train.network.width": 16,
+    "train.network.heads": 1,
+    "train.network.layers": 1,
+    "train.network.feed_forward": 16,
+    "train.network.size_hidden": 8,
+    "train.batch": 8,
+    "evaluations.attempts.steps": 2,
+    "select.steps": 2,
+    "predict.checkpoints": "[best]",
+    "predict.evaluations": "[attempts]",
+}
+SHORT = {**SMALL, "train.optimizer_steps": 20}
+LONG = {**SMALL, "train.optimizer_steps": 20000, "train.log_every": 20, "train.save_seconds": 1}
+
+
+class Lab:
+    """One project, server, worker."""
+
+    def __init__(self, folder: Path, **environment: str) -> None:
+        self.folder = folder
+        files = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)
+        for name in files.stdout.split("\0")[:-1]:
+            if (ROOT / name).exists():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                (folder / name).write_bytes((ROOT / name).read_bytes())
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT", "ARC_", "MLFLOW", "GIT_"))}
+        self.environment = {
+            **inherited,
+            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+            "OMP_NUM_THREADS": "1",
+            "PREFECT_SERVER_API_PORT": str(self.port),
+            "ARC_LOCK_CPU": "1",
+            "ARC_LOCKS": str(folder / ".scratch" / "locks"),
+            "GIT_CONFIG_GLOBAL": os.devnull,
+            **environment,
+        }
+        self.sh("git", "init", "-q", "-b", "main")
+        self.sh("git", "config", "user.name", "tests")
+        self.sh("git", "config", "user.email", "tests@localhost")
+        self.commit("start")
+
+    def commit(self, message: str) -> None:
+        """Commit everything."""
+        self.sh("git", "add", "-A")
+        self.sh("git", "commit", "-qm", message)
+
+    def sh(self, *command: str, code: int = 0) -> str:
+        """Output of a command in the project."""
+        done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, env=self.environment)
+        assert done.returncode == code, f"{command}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    def arc(self, *arguments: str, code: int = 0) -> str:
+        """Output of an `arc` command."""
+        return self.sh(sys.executable, "-m", "flows.arc", *arguments, code=code)
+
+    def queue(self, overrides: dict[str, Any], *arguments: str, name: str = NAME) -> list[str]:
+        """Queue and return the ids."""
+        chosen = [part for key, value in overrides.items() for part in ("--set", f"{key}={value}")]
+        lines = self.arc("queue", name, *chosen, *arguments).splitlines()
+        starts = [line.split()[1] for line in lines if line.startswith("queued")]
+        ids = [row["id"] for row in self.runs()]
+        return [next(i for i in ids if i.startswith(start)) for start in starts]
+
+    def api(self, path: str, body: Any = None, method: str = "POST") -> Any:
+        """A call of Prefect's API."""
+        data = None if method == "GET" else json.dumps(body or {}).encode()
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}/api{path}", data, method=method)
+        request.add_header("Content-Type", "application/json")
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return json.load(answer)
+
+    def runs(self) -> list[dict[str, Any]]:
+        """Every flow run."""
+        return list(self.api("/flow_runs/filter", {"limit": 200, "sort": "START_TIME_ASC"}))
+
+    def state(self, run: str) -> str:
+        """Type of a run's state."""
+        return str(self.api(f"/flow_runs/{run}", method="GET")["state"]["type"])
+
+    def states(self, run: str) -> list[tuple[str, str]]:
+        """Name and message of every state that a run went through."""
+        rows = self.api(f"/flow_run_states/?flow_run_id={run}", method="GET")
+        return [(row["name"], row["message"] or "") for row in sorted(rows, key=lambda row: row["timestamp"])]
+
+    def log(self, run: str) -> list[str]:
+        """A run's log."""
+        wanted = {"logs": {"flow_run_id": {"any_": [run]}}, "limit": 200, "sort": "TIMESTAMP_ASC"}
+        lines: list[str] = []
+        while page := self.api("/logs/filter", {**wanted, "offset": len(lines)}):
+            lines += [row["message"] for row in page]
+        return lines
+
+    def record(self, run: str, name: str) -> Any:
+        """What the run left on the disk."""
+        path = self.folder / ".scratch" / "runs" / run / f"{name}.json"
+        return json.loads(path.read_text()) if path.exists() else None
+
+    def step(self, run: str) -> int:
+        """Last update of the training that is known."""
+        return int((self.record(run, "progress") or {"step": 0})["step"])
+
+    def start_worker(self) -> psutil.Process:
+        """`arc worker` in a session of its own."""
+        with (self.folder / "worker.log").open("ab") as file:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "flows.arc", "worker"],
+                cwd=self.folder,
+                env=self.environment,
+                stdout=file,
+                stderr=file,
+                start_new_session=True,
+            )
+        self.worker = psutil.Process(process.pid)
+        return self.worker
+
+    def processes(self, run: str | None = None) -> list[psutil.Process]:
+        """Living processes of a run, by its variable in their environment, or of the whole project."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                variables = process.environ()
+                if process.status() == psutil.STATUS_ZOMBIE or process.pid == os.getpid():
+                    continue
+                ours = variables.get("PREFECT_SERVER_API_PORT") == str(self.port)
+                if ours and (run is None or variables.get("ARC_RUN") == run):
+                    found.append(process)
+            except psutil.Error:
+                continue
+        return found
+
+    def process(self, run: str | None, *words: str) -> psutil.Process:
+        """The youngest process with these words in its command."""
+        found = [p for p in self.processes(run) if all(word in " ".join(p.cmdline()) for word in words)]
+        return max(found, key=lambda p: p.create_time())
+
+    def mlflow(self) -> list[tuple[str, str]]:
+        """Name and status of every run in MLflow's database."""
+        with sqlite3.connect(self.folder / "mlflow.db") as connection:
+            return list(connection.execute("select name, status from runs order by start_time"))
+
+    def stop(self) -> None:
+        """End everything that was started."""
+        while left := self.processes():
+            for process in left:
+                try:
+                    process.send_signal(signal.SIGKILL)
+                except psutil.NoSuchProcess:
+                    continue
+            time.sleep(0.1)
+
+
+def until(what: Callable[[], Any], seconds: float, every: float = 0.2) -> Any:
+    """Wait until `what()` is true; returns that."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            if value := what():
+                return value
+        except OSError:
+            pass  # The server is away.
+        time.sleep(every)
+    raise AssertionError(f"not within {seconds} s")
