@@ -59,7 +59,7 @@ class Panel(NamedTuple):
     title: str
     x_label: str
     lines: dict[str, Curve]
-    """By name; a single line needs no legend, and its last value is written into the corner."""
+    """By name; a line named as the panel needs no legend, and its last value is written into the corner."""
     share: bool = False
     """y is a share, shown from 0 to 1."""
 
@@ -91,7 +91,7 @@ def image(grid: Grid, cell: int) -> Image:
 
 def cell_size(grids: Sequence[Grid], side: int) -> int:
     """Pixels of a cell, 5..24, at which the longest side of the grids is about `side` pixels."""
-    return int(np.clip(side // max(max(grid.shape) for grid in grids), 5, 24))
+    return int(np.clip(side // max((max(grid.shape) for grid in grids), default=1), 5, 24))
 
 
 def image_png(pixels: Image) -> bytes:
@@ -130,7 +130,7 @@ def curves(panels: Sequence[Panel], columns: int, width: float = 3.5, margin: fl
     """The panels side by side, `columns` a row. Inches: `width` of a panel, `margin` around them all."""
     from matplotlib.figure import Figure
 
-    rows = -(-len(panels) // columns)
+    rows = max(1, -(-len(panels) // columns))
     size = width * columns + 2 * margin, 2.3 * rows + 2 * margin
     figure = Figure(figsize=size, dpi=160)
     figure.subplots_adjust(
@@ -157,10 +157,10 @@ def _plot(axes: "Axes", panel: Panel) -> None:
         axes.plot(x, y, color=colour, linewidth=1.5, marker=marker, markersize=3, label=name, solid_capstyle="round")
     title: dict[str, Any] = {"fontsize": 9, "pad": 8}
     axes.set_title(panel.title, loc="left", x=-0.46 / (axes.bbox.width / axes.figure.dpi), color=INK, **title)
-    if len(panel.lines) == 1:
+    if list(panel.lines) == [panel.title]:
         last = next(iter(panel.lines.values()))[1]
         axes.set_title(f"{last[-1]:.3g}", loc="right", color=SERIES[0], **title)
-    elif panel.lines:
+    elif len(panel.lines) > 1:
         axes.legend(fontsize=7.5, frameon=False, labelcolor=QUIET, handlelength=1.2, borderaxespad=0.2)
     axes.set_ylim(bottom=0)
     axes.yaxis.set_major_locator(MaxNLocator(4))

@@ -15,10 +15,11 @@ from markupsafe import Markup
 from model.grids import Grid
 from tasks import drawing, paths
 from tasks.drawing import Curve, Panel, Strip
+from tasks.marks import SELECTED_ON, TRAINED_ON, interval, percent
 from tasks.params import resolved
 from tasks.puzzles import Card, Denoising, Puzzle, Watched, cards, is_solved, read_puzzles, watch
 from tasks.stage import StageError, stage
-from tasks.table import SELECTED_ON, TRAINED_ON, interval, percent, read_score, rows
+from tasks.table import read_score, rows
 from tasks.tables import read_solutions
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
@@ -43,15 +44,22 @@ def main() -> None:
     history, selection, leaks = (read_json(path) for path in (paths.HISTORY, paths.SELECTION, paths.LEAKS))
     solutions, puzzles = read_solutions("evaluation"), read_puzzles()
     shown = max(scores, key=lambda row: row.grids_solved)
-    answered = cards(read_score(experiment, shown.checkpoint, shown.evaluation), puzzles, solutions)
+    score = read_score(experiment, shown.checkpoint, shown.evaluation)
+    answered = cards(score, puzzles, solutions)
     solved = [card for card in answered if is_solved(card)]
     missed = [card for card in answered if not is_solved(card)]
     most = experiment.report.tasks_drawn
     watched = watch(sorted(scores, key=lambda row: (row.checkpoint != shown.checkpoint, row.votes > 0)), solutions)
-    panels = {"training": training_panels(history), "noise": noise_panels(history), "steps": step_panels(watched)}
+    panels = {
+        "training": training_panels(history),
+        "noise": noise_panels(history),
+        "votes": vote_panels(score),
+        "steps": step_panels(watched),
+    }
 
     paths.REPORTS.mkdir(parents=True, exist_ok=True)
-    for name, columns in (("training", 3), ("noise", 2), ("steps", 3)):
+    for name, columns in (("training", 3), ("noise", 2), ("votes", 2), ("steps", 3)):
+        # An experiment without votes has an empty picture, so that the stage's outputs are always the same.
         write(paths.REPORTS / f"{name}.png", drawing.figure_png(drawing.curves(panels[name], columns, margin=0.15)))
     for name, strips in (
         ("solved", [card_strip(card) for card in solved[:most]]),
@@ -70,7 +78,7 @@ def main() -> None:
         shown=shown,
         parts=[("Solved", solved[:most], len(solved)), ("Missed", missed[:most], len(missed))],
         watched=watched,
-        svgs={name: svgs(drawn, width=3.5 if len(drawn) > 2 else 5.3) for name, drawn in panels.items()},
+        svgs={name: svgs(drawn, width=5.3 if len(drawn) == 2 else 3.5) for name, drawn in panels.items()},
     )
     write(paths.PAGE, page.encode())
     print(f"{paths.PAGE}: {len(page) // 1000} kB, {len(solved)} of {len(answered)} grids solved by {shown.name}")
@@ -165,6 +173,23 @@ def noise_panels(history: Sequence[Mapping[str, float]]) -> list[Panel]:
             share=title == ACCURACY,
         )
         for title in (ACCURACY, CROSS_ENTROPY)
+    ]
+
+
+def vote_panels(score: Mapping[str, Any]) -> list[Panel]:
+    """Score by the number of views that vote, and how many views each test grid's answer got; empty without votes."""
+    votes = score.get("votes")
+    if not votes:
+        return []
+    views = [row["views"] for row in votes["curve"]]
+    lines: dict[str, Curve] = {
+        name: (views, [row[key] for row in votes["curve"]])
+        for name, key in (("any view right", "oracle"), ("pass@2", "pass_at_2"), ("pass@1", "pass_at_1"))
+    }
+    right = [count for count, grids in reversed(votes["votes_for_the_answer"]) for _ in range(grids)]
+    return [
+        Panel("score by the number of views that vote", "views", lines),
+        Panel("views that give the answer", "test grids, the surest first", {"": (range(1, len(right) + 1), right)}),
     ]
 
 

@@ -9,11 +9,9 @@ from rich.table import Table
 
 from model.configuration import Experiment
 from tasks import paths
+from tasks.marks import interval, marks, percent
 from tasks.params import resolved
 from tasks.stage import StageError, stage
-
-SELECTED_ON = "selected on the reported set"
-TRAINED_ON = "trained on evaluated pairs"
 
 
 class Row(NamedTuple):
@@ -44,6 +42,8 @@ class Row(NamedTuple):
     n_tasks: int
     marks: tuple[str, ...]
     """What a reader must know before believing the score."""
+    warnings: tuple[str, ...]
+    """What its denoisings and copied cells suggest."""
 
     @property
     def name(self) -> str:
@@ -77,16 +77,6 @@ def rows(experiment: Experiment) -> list[Row]:
     ]
 
 
-def percent(share: float) -> str:
-    """A share as per cent with one decimal."""
-    return f"{100 * share:.1f}"
-
-
-def interval(bounds: tuple[float, float]) -> str:
-    """Two shares as per cent."""
-    return f"{percent(bounds[0])}–{percent(bounds[1])}"
-
-
 def _row(score: dict[str, Any]) -> Row:
     source = score["source"]
     evaluation = source["evaluation"]
@@ -94,10 +84,6 @@ def _row(score: dict[str, Any]) -> Row:
     how.append(f"{evaluation['votes']} views vote" if evaluation["votes"] else f"{evaluation['attempts']} attempts")
     if evaluation["limit"]:
         how.append(f"first {evaluation['limit']} tasks")
-    marks = {
-        SELECTED_ON: score["selected_on_the_reported_set"],
-        TRAINED_ON: source["leaks"] > 0,
-    }
     return Row(
         checkpoint=score["checkpoint"],
         step=source["step"],
@@ -108,7 +94,8 @@ def _row(score: dict[str, Any]) -> Row:
         how=", ".join(how),
         votes=evaluation["votes"],
         ci95=(score["ci95"][0], score["ci95"][1]),
-        marks=tuple(mark for mark, holds in marks.items() if holds),
+        marks=marks(score),
+        warnings=tuple(score["warnings"]),
         **{name: score[name] for name in ("pass_at_1", "pass_at_2", "strict", "oracle", "sizes_correct")},
         **{name: score[name] for name in ("grids_solved", "n_grids", "n_tasks")},
     )
@@ -119,16 +106,15 @@ def draw(title: str, scores: list[Row]) -> Table:
     table = Table(
         title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, collapse_padding=True, pad_edge=False
     )
-    table.add_column("checkpoint\nevaluation", no_wrap=True)
+    table.add_column("checkpoint\nevaluation", min_width=16)  # The only one that may wrap.
     for name in ("pass\n@1", "pass\n@2", "95 %\ninterval", "\nstrict", "any view\nright", "sizes\nright"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("grids\nsolved", justify="right", no_wrap=True)
     table.add_column("\ntasks", justify="right", no_wrap=True)
     for row in scores:
-        marks = "".join(f"\n[bold yellow]{mark}[/]" for mark in row.marks)
         shares = [percent(share) for share in (row.strict, row.oracle, row.sizes_correct)]
         table.add_row(
-            f"{row.name}{marks}",
+            row.name + "".join(f"\n[bold yellow]{mark}[/]" for mark in row.marks),
             percent(row.pass_at_1),
             f"[bold]{percent(row.pass_at_2)}[/]",
             interval(row.ci95),

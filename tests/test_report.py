@@ -1,0 +1,508 @@
+"""The page and the score table, read back as a browser would, against what the stages before wrote."""
+
+import base64
+import io
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from model.content import write_json
+from model.grids import Pair, Task
+from tasks import paths, predictions, prepare, puzzles, report, score, table, tables
+from tests.conftest import experiment
+
+COLOURS = ["000000", "0074d9", "ff4136", "2ecc40", "ffdc00", "aaaaaa", "f012be", "ff851b", "7fdbff", "870c25"]
+VOID = {"meta", "img", "br", "link", "input", "hr"}
+DRAWS = np.random.default_rng(7)
+STEPS, VIEWS = 5, 3
+
+
+def grid(height, width):
+    return DRAWS.integers(0, 10, (height, width)).astype(np.uint8)
+
+
+def other(answer):
+    """A grid of the same size with one wrong cell."""
+    wrong = answer.copy()
+    wrong[0, 0] = (wrong[0, 0] + 1) % 10
+    return wrong
+
+
+SHAPES = {"aaaa0000": [(3, 4), (2, 2)], "bbbb0000": [(5, 1)], "cccc0000": [(4, 4)], "dddd0000": [(1, 1)]}
+ANSWERS = {name: [grid(*shape) for shape in shapes] for name, shapes in SHAPES.items()}
+ANSWERS["dddd0000"] = [np.zeros((1, 1), dtype=np.uint8)]
+TASKS = {
+    name: Task(
+        name,
+        tuple(Pair(grid(2, 3), grid(*shapes[0])) for _ in range(3)),
+        tuple(Pair(grid(3, 3), None) for _ in shapes),
+    )
+    for name, shapes in SHAPES.items()
+}
+TRAINING = {"eeee0000": Task("eeee0000", (Pair(grid(2, 2), grid(2, 2)),), (Pair(grid(2, 2), None),))}
+WRONG = {key: grid(6, 6) for key in SHAPES}
+PROPOSED = {
+    # What is proposed in order: by three views, or in two attempts. dddd0000 has no prediction at all.
+    "votes": {
+        ("aaaa0000", 0): [ANSWERS["aaaa0000"][0]] * 3,
+        ("aaaa0000", 1): [WRONG["aaaa0000"]] * 3,
+        ("bbbb0000", 0): [other(ANSWERS["bbbb0000"][0])] * 2 + [ANSWERS["bbbb0000"][0]],
+        ("cccc0000", 0): [other(ANSWERS["cccc0000"][0])] * 3,
+    },
+    "attempts": {
+        ("aaaa0000", 0): [ANSWERS["aaaa0000"][0], other(ANSWERS["aaaa0000"][0])],
+        ("aaaa0000", 1): [WRONG["aaaa0000"], other(WRONG["aaaa0000"])],
+        ("bbbb0000", 0): [other(ANSWERS["bbbb0000"][0])] * 2,
+        ("cccc0000", 0): [other(ANSWERS["cccc0000"][0])] * 2,
+    },
+}
+
+
+def predict(now, checkpoint, evaluation, proposed, leaks=0):
+    rows = []
+    for (task, test), grids in proposed.items():
+        for i, cells in enumerate(grids):
+            view, attempt = (i, 0) if evaluation == "votes" else (0, i)
+            frames = [*(grid(*cells.shape) for _ in range(STEPS)), cells]
+            rows.append(
+                {
+                    "task": task,
+                    "test": test,
+                    "view": view,
+                    "attempt": attempt,
+                    "height": cells.shape[0],
+                    "width": cells.shape[1],
+                    "cells": cells.tobytes(),
+                    "size_log_probability": -0.5,
+                    "confidence": 0.5,
+                    "lock": STEPS,
+                    **{
+                        name: None if view else DRAWS.random(STEPS).tolist()
+                        for name in ("change", "confidences", "entropy")
+                    },
+                    "frames": [] if view else [frame.tobytes() for frame in frames],
+                }
+            )
+    source = predictions.Source(
+        checkpoint="c" * 64,
+        step=12,
+        weights="ema",
+        experiment=now.name,
+        seed=now.seed,
+        evaluation_name=evaluation,
+        evaluation=now.evaluations[evaluation],
+        data="d" * 64,
+        leaks=leaks,
+        failures=(),
+    )
+    predictions.write(paths.predictions(checkpoint, evaluation), rows, source)
+
+
+def candidate(step, share):
+    kept = ("pass_at_1", "pass_at_2", "cell_accuracy", "sizes_correct")
+    return {
+        "step": step,
+        "ci95": [share / 2, min(1.0, share * 2)],
+        "grids_solved": 2,
+        "n_grids": 9,
+        "n_tasks": 8,
+    } | {name: share + i / 100 for i, name in enumerate(kept)}
+
+
+@pytest.fixture(scope="module")
+def built():
+    """Data folders by the arguments they were built with: each is made once and then copied."""
+    return {}
+
+
+@pytest.fixture
+def house(workspace, built, tmp_path_factory):
+    """Writes what the stages before wrote, and runs `score`; `proposed` are the answers by evaluation."""
+
+    def build(leaks=0, selected=False, proposed=None, tasks_drawn=6):
+        key = repr((leaks, selected, proposed, tasks_drawn))
+        now = experiment(
+            evaluations={"attempts": {"steps": STEPS}, "votes": {"steps": STEPS, "votes": VIEWS}},
+            predict={"checkpoints": ["best", "final"], "evaluations": ["attempts", "votes"]},
+            prepare={"validation": "evaluation-solutions" if selected else "held-out-training"},
+            score={"bootstrap": 100, "allow_leaks": leaks > 0},
+            report={"tasks_drawn": tasks_drawn},
+        )
+        if key in built:
+            shutil.copytree(built[key], "data", dirs_exist_ok=True)
+            return now
+        paths.EXPERIMENT.write_text(yaml.safe_dump(now.model_dump(mode="json")))
+        paths.PREPARED.mkdir(parents=True, exist_ok=True)
+        paths.CHECKPOINTS.mkdir(parents=True, exist_ok=True)
+        answers = ANSWERS | {"eeee0000": [grid(2, 2)]}
+        cells, pairs = prepare.pack(prepare.split_rows(TRAINING, TASKS, answers, set()))
+        np.save(paths.CELLS, cells)
+        pairs.to_parquet(paths.PAIRS, index=False)
+        origins = dict.fromkeys(TRAINING, "training") | dict.fromkeys(TASKS, "evaluation")
+        write_json(paths.TASKS, [{"name": name, "origin": origin} for name, origin in origins.items()])
+        write_json(paths.EVALUATION_SOLUTIONS, {name: [g.tolist() for g in grids] for name, grids in ANSWERS.items()})
+        leak = {"task": "aaaa0000", "test": 0, "how": "under a view", "trained_as": ["eeee0000", 0]}
+        write_json(
+            paths.LEAKS,
+            {
+                "leaks": "keep" if leaks else "drop",
+                "other_set": "arcagi2",
+                "outputs_that_recur_alone": 31,
+                "own_demonstrations": [leak] * 41,
+                "pairs_of_other_tasks": [leak] * leaks,
+                "tasks_in_its_evaluation_set": [],
+                "tasks_in_its_training_set": ["aaaa0000"],
+            },
+        )
+        write_json(
+            paths.SELECTION,
+            {
+                "best": 6,
+                "candidates": [candidate(6, 0.2), candidate(12, 0.3)],
+                "evaluation": now.select.model_dump(mode="json"),
+                "final": 12,
+                "halfway": 6,
+                "on_the_reported_set": selected,
+                "selected_on": now.prepare.validation,
+            },
+        )
+        names = [*report.TRAINING.values(), *(f"{key}_{i}" for key in ("accuracy", "cross_entropy") for i in range(3))]
+        write_json(paths.HISTORY, [{"step": 4.0 * k, **dict.fromkeys(names, 1 / k)} for k in (1, 2, 3)])
+        for checkpoint in now.predict.checkpoints:
+            for evaluation in now.predict.evaluations:
+                predict(now, checkpoint, evaluation, (proposed or PROPOSED)[evaluation], leaks)
+                score.main(checkpoint, evaluation)
+        built[key] = tmp_path_factory.mktemp("built") / "data"
+        shutil.copytree("data", built[key])
+        return now
+
+    return build
+
+
+class Element:
+    def __init__(self, tag, attributes, parent=None):
+        self.tag, self.attributes, self.parent, self.children = tag, attributes, parent, []
+
+    def walk(self):
+        yield self
+        for child in self.children:
+            if isinstance(child, Element):
+                yield from child.walk()
+
+    def find(self, tag, **attributes):
+        return [e for e in self.walk() if e.tag == tag and attributes.items() <= e.attributes.items()]
+
+    @property
+    def text(self):
+        parts = [child if isinstance(child, str) else child.text for child in self.children]
+        return re.sub(r"\s+", " ", " ".join(parts)).strip()
+
+
+class Tree(HTMLParser):
+    """The page as elements; asserts that they are nested rightly."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.root = self.at = Element("", {})
+        self.feed(page)
+        self.close()
+        assert self.at is self.root, f"<{self.at.tag}> is not closed"
+
+    def handle_starttag(self, tag, attrs):
+        element = Element(tag, dict(attrs), self.at)
+        self.at.children.append(element)
+        if tag not in VOID:
+            self.at = element
+
+    def handle_startendtag(self, tag, attrs):
+        self.at.children.append(Element(tag, dict(attrs), self.at))
+
+    def handle_endtag(self, tag):
+        assert tag == self.at.tag, f"</{tag}> closes <{self.at.tag}>"
+        self.at = self.at.parent
+
+    def handle_data(self, data):
+        self.at.children.append(data)
+
+
+def shown(image):
+    """The grid of an <img>, from the pixels at its cells' centres."""
+    kind, _, data = image.attributes["src"].partition(",")
+    assert kind == "data:image/png;base64"
+    with Image.open(io.BytesIO(base64.b64decode(data))) as opened:
+        pixels = np.asarray(opened.convert("RGB"))
+    assert pixels.shape[:2] == (int(image.attributes["height"]), int(image.attributes["width"]))
+    height, width = (int(side) for side in re.findall(r"\d+", image.attributes["alt"]))
+    cell = (pixels.shape[0] - 1) // height
+    centres = pixels[cell // 2 :: cell, cell // 2 :: cell][:height, :width]
+    return np.array([[COLOURS.index(bytes(colour).hex()) for colour in row] for row in centres.tolist()])
+
+
+def draw():
+    report.main()
+    return Tree(paths.PAGE.read_text()).root
+
+
+def part(page, name):
+    (section,) = page.find("section", id=name)
+    return section
+
+
+def captions(card):
+    """Caption -> (class, grid) of the figures of a card."""
+    return {
+        figure.find("figcaption")[0].text: (
+            figure.attributes["class"],
+            shown(figure.find("img")[0]) if figure.find("img") else None,
+        )
+        for figure in card.find("figure")
+    }
+
+
+def test_the_page_needs_nothing_but_itself(house):
+    house(leaks=1, selected=True)
+    page = draw()
+    text = paths.PAGE.read_text()
+    assert not re.search(r"https?:", text)
+    assert not page.find("script")
+    assert not page.find("link")
+    assert not re.search(r"@import|url\((?!#)", text)
+    references = [
+        e.attributes[key] for e in page.walk() for key in ("src", "href", "xlink:href") if key in e.attributes
+    ]
+    assert references
+    assert all(reference.startswith(("data:image/png;base64,", "#")) for reference in references)
+
+
+def test_the_table_shows_the_numbers_of_the_scores(house):
+    now = house()
+    rows = [[cell.text for cell in row.find("td")] for row in part(draw(), "scores").find("tr") if row.find("td")]
+    matrix = [(c, e) for c in now.predict.checkpoints for e in now.predict.evaluations]
+    assert len(rows) == len(matrix)
+    for row, (checkpoint, evaluation) in zip(rows, matrix, strict=True):
+        result = json.loads(paths.score(checkpoint, evaluation).read_text())
+        low, high = (f"{100 * end:.1f}" for end in result["ci95"])
+        assert row[0].startswith(f"{checkpoint} update 12, ema weights")
+        assert row[1].startswith(evaluation)
+        assert row[4] == f"{low}–{high}"
+        names = ("pass_at_1", "pass_at_2", "strict", "oracle", "sizes_correct")
+        assert [row[i] for i in (2, 3, 5, 6, 7)] == [f"{100 * result[name]:.1f} %" for name in names]
+        assert row[8:] == [f"{result['grids_solved']} of 5", "4"]
+
+
+def test_a_bar_lies_where_its_interval_does(house):
+    house()
+    section = part(draw(), "scores")
+    (scale,) = re.findall(r"on 0 to ([\d.]+) %", section.text)
+    for bar, result in zip(section.find("span", **{"class": "bar"}), scores(), strict=True):
+        (interval,), (point,) = bar.find("i"), bar.find("b")
+        left, width = (float(x) for x in re.findall(r"[\d.]+(?=%)", interval.attributes["style"]))
+        low, high = (100 * end for end in result["ci95"])
+        assert left / 100 * float(scale) == pytest.approx(low, abs=0.01)
+        assert (left + width) / 100 * float(scale) == pytest.approx(high, abs=0.02)
+        assert point.attributes["style"] == f"left:{100 * 100 * result['pass_at_2'] / float(scale):.2f}%"
+
+
+def scores():
+    return [json.loads(paths.score(c, e).read_text()) for c in ("best", "final") for e in ("attempts", "votes")]
+
+
+@pytest.mark.parametrize("selected", [False, True])
+@pytest.mark.parametrize("leaks", [0, 2])
+def test_marks_stand_exactly_where_they_hold(house, capsys, selected, leaks):
+    house(leaks=leaks, selected=selected)
+    page = draw()
+    rows = [row for row in part(page, "scores").find("tr") if row.find("td")]
+    for row in rows:
+        best = row.find("td")[0].text.startswith("best")
+        marks = [mark.text for mark in row.find("span", **{"class": "mark"})]
+        expected = ["selected on the reported set"] * (selected and best)
+        assert marks == expected + ["trained on evaluated pairs (2)"] * (leaks > 0)
+    assert ("selected on the reported set" in part(page, "candidates").text) == selected
+    assert ("trained on evaluated pairs" in part(page, "leaks").text) == (leaks > 0)
+    for name in ("solved", "missed", "votes"):
+        assert ("trained on evaluated pairs" in part(page, name).text) == (leaks > 0)
+        assert ("selected on the reported set" in part(page, name).text) == selected  # best-votes is drawn.
+    capsys.readouterr()
+    table.main()
+    printed = re.sub(r"\s+", " ", capsys.readouterr().out)
+    assert printed.count("selected on the reported set") == 2 * selected
+    assert printed.count("trained on evaluated pairs (2)") == 4 * (leaks > 0)
+
+
+def test_the_terminal_prints_the_same_rows_and_what_to_open(house, capsys):
+    house()
+    capsys.readouterr()
+    table.main()
+    printed = capsys.readouterr().out
+    for result in scores():
+        (line,) = re.findall(
+            rf"^{result['checkpoint']}-{result['source']['evaluation_name']} .*$", printed, re.MULTILINE
+        )
+        numbers = [f"{100 * result[name]:.1f}" for name in ("pass_at_1", "pass_at_2", "strict", "oracle")]
+        assert set(numbers) <= set(line.split())
+        assert f"{result['grids_solved']} of 5" in line
+    assert printed.rstrip().endswith("open next: data/reports/report.html; make ui")
+
+
+def test_solved_and_missed_grids_are_drawn_as_they_are(house):
+    house()
+    page = draw()
+    cards = {name: part(page, name).find("article") for name in ("solved", "missed")}
+    heads = {name: [card.find("h3")[0].text for card in drawn] for name, drawn in cards.items()}
+    assert heads == {
+        "solved": ["aaaa0000 test 0 3 of 3 views right", "bbbb0000 test 0 1 of 3 views right"],
+        "missed": [
+            "aaaa0000 test 1 0 of 3 views right",
+            "cccc0000 test 0 0 of 3 views right",
+            "dddd0000 test 0 0 of 0 views right",
+        ],
+    }
+    for drawn, (task, test) in zip(cards["solved"], (("aaaa0000", 0), ("bbbb0000", 0)), strict=True):
+        pairs = [[shown(image) for image in pair.find("img")] for pair in drawn.find("span", **{"class": "pair"})]
+        for pair, expected in zip(pairs, TASKS[task].train, strict=True):
+            assert np.array_equal(pair[0], expected.input)
+            assert np.array_equal(pair[1], expected.output)
+        figures = captions(drawn)
+        assert np.array_equal(figures["test input"][1], TASKS[task].test[test].input)
+        assert np.array_equal(figures["answer"][1], ANSWERS[task][test])
+    both, either = (captions(card) for card in cards["solved"])
+    assert both["both attempts right"][0] == "right"
+    assert either["attempt 1 1 of 5 wrong"][0] == "wrong"
+    assert np.array_equal(either["attempt 1 1 of 5 wrong"][1], other(ANSWERS["bbbb0000"][0]))
+    assert either["attempt 2 right"][0] == "right"
+    assert np.array_equal(either["attempt 2 right"][1], ANSWERS["bbbb0000"][0])
+    size, _, missing = (captions(card) for card in cards["missed"])
+    assert np.array_equal(size["both attempts 6 × 6 for 2 × 2"][1], WRONG["aaaa0000"])
+    assert "no answer was given" in missing, "and not the 1 x 1 black grid of the submission, which would be right"
+    assert len(missing) == 3
+
+
+def test_no_more_tasks_are_drawn_than_asked_for(house):
+    house(tasks_drawn=1)
+    page = draw()
+    assert len(part(page, "solved").find("article")) == len(part(page, "missed").find("article")) == 1
+    assert "The first 1 of 3 test grids by task id" in part(page, "missed").text
+
+
+def test_denoisings_are_drawn_step_by_step(house):
+    house()
+    right, wrong = part(draw(), "denoising").find("article")
+    frame, _ = predictions.read(paths.predictions("best", "attempts"))
+    for card, end, caption in ((right, "right", "aaaa0000 test 0"), (wrong, "wrong", "cccc0000 test 0")):
+        assert card.find("h3")[0].text == f"{caption} best-attempts, attempt 1, ends {end}"
+        task, _, test = caption.split()
+        row = frame[(frame["task"] == task) & (frame["test"] == int(test)) & (frame["attempt"] == 0)].iloc[0]
+        figures = captions(card)
+        assert list(figures) == ["start", *(f"step {k}" for k in range(1, STEPS + 1)), "answer"]
+        for drawn, cells in zip(list(figures.values())[:-1], row["frames"], strict=True):
+            assert drawn[1].astype(np.uint8).tobytes() == cells
+        assert figures[f"step {STEPS}"][0] == end
+        assert np.array_equal(figures["answer"][1], ANSWERS[task][int(test)])
+
+
+def test_curves_of_the_steps_are_means_by_how_they_end(house):
+    now = house()
+    frame, _ = predictions.read(paths.predictions("best", "attempts"))
+    solutions = tables.read_solutions("evaluation")
+    panels = report.step_panels(puzzles.watch(table.rows(now)[:1], solutions))
+    ends = {"right": [], "wrong": []}
+    for row in frame.itertuples():
+        ends["right" if np.array_equal(row.grid, ANSWERS[row.task][row.test]) else "wrong"].append(row)
+    assert len(ends["right"]) == 1
+    for panel, column in zip(panels, ("change", "confidences", "entropy"), strict=True):
+        assert list(panel.lines) == ["ends right (1)", "ends wrong (7)"]
+        for (x, y), rows in zip(panel.lines.values(), ends.values(), strict=True):
+            assert list(x) == list(range(1, STEPS + 1))
+            expected = [sum(float(getattr(row, column)[k]) for row in rows) / len(rows) for k in range(STEPS)]
+            assert y == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_votes_are_shown_by_views_and_by_grid(house):
+    house()
+    result = json.loads(paths.score("best", "votes").read_text())
+    curve, grids = report.vote_panels(result)
+    assert list(curve.lines["pass@2"][0])[-1] == VIEWS
+    assert curve.lines["pass@2"][1][-1] == pytest.approx(result["pass_at_2"], abs=1e-6)
+    assert grids.lines[""][1] == [3, 1, 0, 0, 0]
+    assert report.vote_panels(json.loads(paths.score("best", "attempts").read_text())) == []
+
+
+def test_candidates_and_leaks_are_told(house):
+    house()
+    page = draw()
+    rows = [[cell.text for cell in row.find("td")] for row in part(page, "candidates").find("tr") if row.find("td")]
+    assert rows[0] == ["6", "best halfway", "20.0 %", "21.0 %", "10.0–40.0", "22.0 %", "23.0 %", "2 of 9"]
+    assert rows[1][:2] == ["12", "final"]
+    assert [number.text for number in part(page, "leaks").find("dt")] == ["0", "41", "31", "1"]
+
+
+def test_a_page_on_which_nothing_is_solved(house):
+    wrong = {("aaaa0000", 1): [WRONG["aaaa0000"]] * 2}
+    house(proposed={"votes": wrong, "attempts": wrong})
+    page = draw()
+    assert "No test grid, as answered by best-attempts" in part(page, "solved").text
+    assert len(part(page, "missed").find("article")) == 5
+    assert [card.find("h3")[0].text[-10:] for card in part(page, "denoising").find("article")] == ["ends wrong"]
+
+
+def test_a_page_without_any_prediction(house):
+    house(proposed={"votes": {}, "attempts": {}})
+    page = draw()
+    assert len(part(page, "missed").find("article")) == 5
+    assert "No predictions have frames" in part(page, "denoising").text
+
+
+def test_the_same_files_twice(house):
+    house()
+    report.main()
+    first = {path.name: path.read_bytes() for path in paths.REPORTS.iterdir()}
+    assert set(first) == {
+        "report.html",
+        *(f"{n}.png" for n in ("training", "noise", "votes", "steps", "solved", "missed", "denoising")),
+    }
+    report.main()
+    assert {path.name: path.read_bytes() for path in paths.REPORTS.iterdir()} == first
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (lambda: paths.score("final", "votes").unlink(), r"final-votes.json cannot be read.*dvc repro"),
+        (lambda: paths.score("final", "votes").write_text("{}"), r"final-votes.json is no score"),
+        (
+            lambda: edit(paths.score("final", "votes"), "source", "seed", 5),
+            r"belongs to v3/tiny/aa1-6x6 seed 5, not to",
+        ),
+        (lambda: paths.HISTORY.unlink(), r"history.json cannot be read"),
+        (lambda: paths.submission("best", "votes").unlink(), r"submission.json cannot be read"),
+        (
+            lambda: edit(paths.submission("best", "votes"), "aaaa0000", [{"attempt_1": [[1]], "attempt_2": [[2]]}] * 2),
+            r"task aaaa0000, test 0: .* disagree about whether it is solved",
+        ),
+        (lambda: edit(paths.score("best", "votes"), "tasks", "ffff0000", []), r"scores task ffff0000, which"),
+    ],
+)
+def test_what_does_not_belong_together_is_refused(house, damage, says):
+    house()
+    damage()
+    with pytest.raises(SystemExit, match=says):
+        report.main()
+    assert not paths.PAGE.exists()
+
+
+def edit(path, *keys):
+    """Set contents[key]...[key] = value in a JSON file."""
+    contents = json.loads(path.read_text())
+    *parents, last, value = keys
+    target = contents
+    for key in parents:
+        target = target[key]
+    target[last] = value
+    path.write_text(json.dumps(contents))
