@@ -1,5 +1,8 @@
 """The `arc` command: one name for what is done by hand. Each command imports what it needs when it runs."""
 
+import importlib
+from collections.abc import Callable
+
 import typer
 
 from flows import commands
@@ -14,6 +17,26 @@ def _root() -> None:
 
 for _command in commands.COMMANDS:
     app.command()(_command)
+
+
+def _of_tasks(name: str, module: str) -> Callable[[typer.Context], None]:
+    """The `main` of a module of tasks as a command, with its own arguments and help."""
+
+    def command(context: typer.Context) -> None:
+        main = typer.Typer(add_completion=False)
+        main.command()(importlib.import_module(f"tasks.{module}").main)
+        main(context.args, prog_name=f"arc {name}")
+
+    return command
+
+
+_PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
+for _name, _module, _help in (
+    ("compare", "compare", "Compare experiments: scores with intervals, paired differences, tasks won and lost."),
+    ("solve", "solve", "Answer an official ARC file with a checkpoint."),
+    ("task", "show_task", "Draw a task, its attempts, the vote and the denoising."),
+):
+    app.command(_name, help=_help, context_settings=_PASSED_ON, add_help_option=False)(_of_tasks(_name, _module))
 
 if __name__ == "__main__":
     app()

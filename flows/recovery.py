@@ -40,7 +40,10 @@ def runs(connection: SyncPrefectClient, *types: StateType, since: Any = None) ->
 
 def recover(connection: SyncPrefectClient) -> list[str]:
     """Settle every run that is shown as active. To be called while no worker works; says what it did."""
-    return [settle(connection, run, "its worker ended") for run in runs(connection, *ACTIVE) if _lost(run)]
+    told = [settle(connection, run, "its worker ended") for run in runs(connection, *ACTIVE) if _lost(run)]
+    # A run that still could say that it crashed had no worker left to look after it.
+    crashed = [run for run in runs(connection, StateType.CRASHED) if run.deployment_id]
+    return told + [settle(connection, run, run.state.message or "crashed") for run in crashed]
 
 
 def settle(connection: SyncPrefectClient, run: Any, reason: str) -> str:
@@ -50,6 +53,9 @@ def settle(connection: SyncPrefectClient, run: Any, reason: str) -> str:
     if run.state.type == StateType.CANCELLING:
         connection.set_flow_run_state(run.id, Cancelled(message="cancelled"), force=True)
         return f"{run.name}: cancelled{ended}"
+    if run.deployment_id is None:  # Of `arc run`: nobody but who started it starts it again.
+        connection.set_flow_run_state(run.id, Crashed(message="its process ended"), force=True)
+        return f"{run.name}: crashed{ended}"
     return resume(connection, run.id, run.name, reason) + ended
 
 

@@ -9,10 +9,13 @@ import contextlib
 import fcntl
 import json
 import os
+import shlex
+import signal
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, cast
 from uuid import UUID
 
@@ -29,6 +32,11 @@ WATCH_SECONDS = 3.0
 
 class Worker(ProcessWorker):
     """Runs a flow run in its worktree. `type` stays that of Prefect's, so that any tool can queue for it."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.started: set[str] = set()
+        """Runs whose processes may live."""
 
     @classmethod
     def __dispatch_key__(cls) -> str:
@@ -49,11 +57,15 @@ class Worker(ProcessWorker):
         worktree = await asyncio.to_thread(freeze.lay_out, commit, run)
         configuration.working_dir = worktree
         configuration.env |= {**places.environment(), "ARC_COMMIT": commit, processes.VARIABLE: run}
-        configuration.command = f"{sys.executable} -m prefect.engine"
+        # Into a file, not through a pipe to this process: the run must not break when the worker does.
+        engine = f"exec {shlex.quote(sys.executable)} -m prefect.engine >> {shlex.quote(str(log_of(run)))} 2>&1"
+        configuration.command = shlex.join(["sh", "-c", engine])
         # The code is there already: no step of Prefect's own may fetch it from elsewhere.
         configuration._command_configured = True
+        self.started.add(run)
         result = await super().run(flow_run, configuration, cast("Any", _Noting(run, task_status)))
         await asyncio.to_thread(processes.end, run)
+        self.started.discard(run)
         return result
 
     async def _submit_run_and_capture_errors(self, flow_run: Any, task_status: Any = None) -> Any:
@@ -63,6 +75,13 @@ class Worker(ProcessWorker):
         except Exception as error:  # The worker must outlive whatever one run leaves behind: `arc doctor` finds it.
             print(f"after run {flow_run.id}: {error!r}", file=sys.stderr, flush=True)
         return result
+
+
+def log_of(run: str) -> Path:
+    """What the flow's process prints, beside Prefect's logs."""
+    path = places.folder_of(run) / "flow.log"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 class _Noting:
@@ -110,7 +129,14 @@ def work() -> None:
         threading.Thread(target=_watch, daemon=True).start()
         print(f"working: {slots} at once, {server.address().removesuffix('/api')}", flush=True)
         worker = Worker(work_pool_name=deployment.POOL, name=f"worker-{os.getpid()}", limit=slots)
-        asyncio.run(worker.start())
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        try:
+            asyncio.run(worker.start())
+        except KeyboardInterrupt:
+            print("ending: what runs saves first, and is resumed by the next `arc worker`", flush=True)
+        finally:
+            for run in worker.started:
+                processes.end(run)
 
 
 @contextlib.contextmanager
