@@ -21,7 +21,7 @@ from tasks.marks import interval, marks, percent
 from tasks.params import resolved
 from tasks.stage import StageError, stage
 from tasks.submission import submission, write
-from tasks.tables import read_inputs, read_solutions
+from tasks.tables import read_pairs, read_solutions
 
 
 @stage("score")
@@ -90,7 +90,7 @@ def check(path: Path, frame: pd.DataFrame, source: predictions.Source, solutions
             f"{path} answers {len(unknown)} tasks that {paths.EVALUATION_SOLUTIONS} lacks: {', '.join(unknown[:3])}; "
             "it is of other data: run the stage predict again"
         )
-    many = frame["task"].map({name: len(grids) for name, grids in solutions.items()})
+    many = frame["task"].map({name: len(grids) for name, grids in solutions.items()}).astype("int64")
     config = source.evaluation
     views, tries = (config.votes, 1) if config.votes else (1, config.attempts)
     for column, most in (("test", many), ("view", views), ("attempt", tries)):
@@ -130,7 +130,7 @@ def diagnosis(
         )
         went = trajectory(change, confidence, entropy, first["lock"].to_numpy(np.int64))
     answers = {(name, i): grid for name, grids in solutions.items() for i, grid in enumerate(grids)}
-    copied = copying(answers, attempts, read_inputs("evaluation"))
+    copied = copying(answers, attempts, {key: given for key, (given, _) in read_pairs("evaluation").items()})
     return {"trajectory": went, "copying": copied, "warnings": warnings(went, copied)}
 
 

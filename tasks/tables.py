@@ -27,14 +27,21 @@ def read_solutions(split: str) -> dict[str, list[Grid]]:
     return {name: [np.array(g, dtype=np.uint8) for g in grids] for name, grids in _json(path).items()}
 
 
-def read_inputs(split: str) -> dict[tuple[str, int], Grid]:
-    """The test inputs of the 'validation' or 'evaluation' split, by task id and number."""
+def read_pairs(split: str) -> dict[tuple[str, int], tuple[Grid, Grid | None]]:
+    """Input and output (None where it is not known) of every pair of a split, by task id and number."""
     names, table, cells = [task["name"] for task in read_tasks()], pd.read_parquet(paths.PAIRS), np.load(paths.CELLS)
-    table = table[table["split"] == split]
-    columns = ("task", "number", "input_offset", "input_height", "input_width")
+
+    def grid(row: Any, side: str) -> Grid:
+        start, height, width = (int(row[f"{side}_{part}"]) for part in ("offset", "height", "width"))
+        found: Grid = cells[start : start + height * width].reshape(height, width)
+        return found
+
     return {
-        (names[task], number): cells[start : start + height * width].reshape(height, width)
-        for task, number, start, height, width in zip(*(table[name].tolist() for name in columns), strict=True)
+        (names[row["task"]], int(row["number"])): (
+            grid(row, "input"),
+            grid(row, "output") if row["output_offset"] >= 0 else None,
+        )
+        for row in table[table["split"] == split].to_dict("records")
     }
 
 
