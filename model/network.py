@@ -43,6 +43,9 @@ class Encoded(NamedTuple):
     rotation: tuple[Tensor, Tensor]
     """Of the target rows."""
 
+    places: Tensor | None = None
+    """int64 (T,): of the target rows in `keys` and `values`, once these hold the rows of the targets too."""
+
     def detached(self) -> "Encoded":
         """The same without gradients."""
         return self._replace(keys=[k.detach() for k in self.keys], values=[v.detach() for v in self.values])
@@ -108,6 +111,18 @@ class Denoiser(nn.Module):
                 x = block.update(x[size_rows], attended)
         return Encoded(keys, values, self.size_head(_norm(x)).view(-1, 2, LARGEST_SIDE), target_rotation)
 
+    def make_room(self, packed: Packed, encoded: Encoded) -> Encoded:
+        """For many steps without gradients: room for the targets' keys and values, which each step writes in place."""
+        rows, count = len(packed.interleave), len(packed.context_colour)
+        context, target = packed.interleave_inverse[:count], packed.interleave_inverse[count:]
+
+        def spread(x: Tensor) -> Tensor:
+            return x.new_zeros(rows, *x.shape[1:]).index_copy_(0, context, x)
+
+        return encoded._replace(
+            keys=[spread(k) for k in encoded.keys], values=[spread(v) for v in encoded.values], places=target
+        )
+
     def denoise(
         self,
         packed: Packed,
@@ -127,10 +142,14 @@ class Denoiser(nn.Module):
         if features is not None:
             x = x + gain[:, None] * self.self_conditioning(features)
         for block, key, value in zip(self._layers, encoded.keys, encoded.values, strict=True):
-            query, target_key, target_value = block.project(x, encoded.rotation)
-            places = packed.interleave, packed.interleave_inverse
-            keys = _interleave(key, target_key, *places)
-            values = _interleave(value, target_value, *places)
+            if encoded.places is not None:
+                keys, values = key, value
+                query = _project_into(x, block.attention_in.weight, *encoded.rotation, keys, values, encoded.places)
+            else:
+                query, target_key, target_value = block.project(x, encoded.rotation)
+                places = packed.interleave, packed.interleave_inverse
+                keys = _interleave(key, target_key, *places)
+                values = _interleave(value, target_value, *places)
             x = block.update(x, attention(query, keys, values, packed.target_segments))
         return _logits(x, self.colour_head.weight)
 
@@ -184,11 +203,23 @@ def _norm(x: Tensor) -> Tensor:
     return functional.rms_norm(x, x.shape[-1:])
 
 
-@region
-def _project(x: Tensor, weight: Tensor, cosine: Tensor, sine: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
+def _split(x: Tensor, weight: Tensor, cosine: Tensor, sine: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
     qkv = functional.linear(_norm(x), weight).view(x.shape[0], 3, heads, -1)
     query, key, value = qkv.unbind(1)
-    return _rotate(_norm(query), cosine, sine), _rotate(_norm(key), cosine, sine), value.contiguous()
+    return _rotate(_norm(query), cosine, sine), _rotate(_norm(key), cosine, sine), value
+
+
+_project = region(_split)
+
+
+@region
+def _project_into(
+    x: Tensor, weight: Tensor, cosine: Tensor, sine: Tensor, keys: Tensor, values: Tensor, places: Tensor
+) -> Tensor:
+    query, key, value = _split(x, weight, cosine, sine, keys.shape[1])
+    keys.index_copy_(0, places, key)
+    values.index_copy_(0, places, value)
+    return query
 
 
 @region

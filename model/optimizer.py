@@ -1,5 +1,6 @@
 """AdamW, Muon beside it, and the learning rate at each step."""
 
+import copy
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable
@@ -8,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.swa_utils import AveragedModel
 
 from model.configuration import Train
 
@@ -22,7 +22,7 @@ class Muon(Optimizer):
     """
 
     def __init__(
-        self, parameters: Iterable[tuple[nn.Parameter, int]], *, learning_rate: float, weight_decay: float
+        self, parameters: Iterable[tuple[nn.Parameter, int]], *, learning_rate: float | Tensor, weight_decay: float
     ) -> None:
         groups: dict[int, list[nn.Parameter]] = defaultdict(list)
         for parameter, pieces in parameters:
@@ -56,7 +56,7 @@ class Muon(Optimizer):
             scale = 0.2 * math.sqrt(max(shape))
             for i, ((_, wide), (weight, group)) in enumerate(zip(updates, targets[shape], strict=True)):
                 weight.mul_(1 - group["lr"] * group["weight_decay"])
-                weight.add_(orthogonal[i].T if wide else orthogonal[i], alpha=-group["lr"] * scale)
+                weight.sub_((orthogonal[i].T if wide else orthogonal[i]) * (group["lr"] * scale))
 
 
 def newton_schulz(matrices: Tensor) -> Tensor:
@@ -74,25 +74,35 @@ _PIECES = {"attention_in": 3, "feed_in": 2, "attention_out": 1, "feed_out": 1}
 
 
 def optimizers(network: nn.Module, config: Train) -> list[Optimizer]:
-    """AdamW on every parameter (version ledger 2.4), or Muon on the blocks' matrices and AdamW on the rest."""
-    matrices = []
-    rest = []
+    """AdamW on every parameter (version ledger 2.4), or Muon on the blocks' matrices and AdamW on the rest.
+
+    On a GPU the rate is a tensor, which a recorded step reads anew at each replay; see `set_rate`.
+    """
+    matrices: list[tuple[nn.Parameter, int]] = []
+    rest: list[nn.Parameter] = []
     for name, parameter in network.named_parameters():
         kind = name.split(".")[-2] if "." in name else ""
+        if not parameter.requires_grad:
+            continue
         if config.optimizer == "muon" and "blocks." in name and kind in _PIECES:
             matrices.append((parameter, _PIECES[kind]))
         else:
             rest.append(parameter)
-    adamw = torch.optim.AdamW(
-        rest,
-        lr=config.learning_rate,
-        weight_decay=config.weight_decay,
-        fused=next(network.parameters()).is_cuda,
-    )
+    cuda = next(network.parameters()).is_cuda
+    rate = torch.tensor(config.learning_rate, device="cuda") if cuda else config.learning_rate
+    adamw = torch.optim.AdamW(rest, lr=rate, weight_decay=config.weight_decay, fused=cuda, capturable=cuda)
     if not matrices:
         return [adamw]
-    muon = Muon(matrices, learning_rate=config.learning_rate, weight_decay=config.weight_decay)
-    return [muon, adamw]
+    return [Muon(matrices, learning_rate=rate, weight_decay=config.weight_decay), adamw]
+
+
+def set_rate(optimizer: Optimizer, rate: float) -> None:
+    """Set the learning rate of every group, in place where it is a tensor."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
 
 
 def learning_rate(config: Train, step: int) -> float:
@@ -108,12 +118,27 @@ def learning_rate(config: Train, step: int) -> float:
     return config.learning_rate * share
 
 
-def exponential_moving_average(network: nn.Module, config: Train) -> AveragedModel:
-    """torch's averaged copy; the decay rises linearly from 0.99 over ema_warmup_steps (version ledger 2.4)."""
+class Average:
+    """Exponential moving average of a network (version ledger 2.4), whose decay a recorded step reads anew.
 
-    def update(averages: Any, currents: Any, updates: Tensor | int) -> None:
-        share = min(1.0, int(updates) / max(1, config.ema_warmup_steps))
-        decay = 0.99 + (config.ema_decay - 0.99) * share
-        torch._foreach_lerp_(averages, currents, 1 - decay)
+    torch's AveragedModel counts its updates in Python, which a replayed step does not run.
+    """
 
-    return AveragedModel(network, multi_avg_fn=update)
+    def __init__(self, network: nn.Module, config: Train) -> None:
+        self.module = copy.deepcopy(network).requires_grad_(False)
+        self.config = config
+        self.averages: list[Tensor] = list(self.module.parameters())
+        self.currents: list[Tensor] = list(network.parameters())
+        self.weight = torch.ones((), device=self.averages[0].device)
+
+    def set_weight(self, updates: int) -> None:
+        """Weight of the next value after `updates` before it: all at first, then 1 - decay, which rises from 0.99."""
+        share = min(1.0, updates / max(1, self.config.ema_warmup_steps))
+        self.weight.fill_(1 - (0.99 + (self.config.ema_decay - 0.99) * share) if updates else 1.0)
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Move towards the current values."""
+        steps = torch._foreach_sub(self.currents, self.averages)
+        torch._foreach_mul_(steps, self.weight)
+        torch._foreach_add_(self.averages, steps)

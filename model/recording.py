@@ -6,49 +6,47 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-_WARM_UP = 3
-
 
 class _Recording(NamedTuple):
     graph: torch.cuda.CUDAGraph
     inputs: tuple[Tensor, ...]
-    results: Any
 
 
 class Recorded:
-    """`function(*tensors, *static)` with tensors of fixed shapes from the host; one graph for each `static`.
+    """`function(*tensors, *static)`, which changes tensors in place; one graph for each `static`, recorded at need.
 
-    Results lie in memory of the graph: they hold until the next call with the same `static`.
+    The first call of a `static` runs the function as it is, so that everything it makes lazily exists; the second
+    records, and every later one copies the tensors, of fixed shapes, to the device and replays without waiting.
     """
 
-    def __init__(self, function: Callable[..., Any]) -> None:
+    def __init__(self, function: Callable[..., None]) -> None:
         self.function = function
+        self.called: set[Hashable] = set()
         self.recordings: dict[Hashable, _Recording] = {}
 
-    def __call__(self, *arguments: Any) -> Any:
-        """Copy the tensors to the device and replay, without waiting for the device."""
+    def __call__(self, *arguments: Any) -> None:
+        """Do what the function does."""
         tensors = tuple(a for a in arguments if isinstance(a, Tensor))
         static = arguments[len(tensors) :]
-        recording = self.recordings.get(static)
-        if recording is None:
-            recording = self.recordings[static] = self._record(tensors, static)
+        if static not in self.called:
+            self.called.add(static)
+            side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):
+                self.function(*(t.cuda() for t in tensors), *static)
+            torch.cuda.current_stream().wait_stream(side)
+            return
+        if static not in self.recordings:
+            self.recordings[static] = self._record(tensors, static)
+        recording = self.recordings[static]
         for tensor, target in zip(tensors, recording.inputs, strict=True):
             # The caching host allocator keeps the pinned copy until the device has read it.
             target.copy_(tensor.pin_memory(), non_blocking=True)
         recording.graph.replay()
-        return recording.results
 
     def _record(self, tensors: tuple[Tensor, ...], static: tuple[Hashable, ...]) -> _Recording:
         inputs = tuple(t.cuda() for t in tensors)
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(
-                _WARM_UP
-            ):  # Compiles, and lets libraries allocate what may not be allocated while recording.
-                self.function(*inputs, *static)
-        torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            results = self.function(*inputs, *static)
-        return _Recording(graph, inputs, results)
+        with torch.cuda.graph(graph):  # Recording runs nothing: the caller replays at once.
+            self.function(*inputs, *static)
+        return _Recording(graph, inputs)

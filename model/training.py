@@ -18,7 +18,7 @@ from model.configuration import Train
 from model.corpus import corpus
 from model.dataset import Dataset
 from model.noise import schedule
-from model.optimizer import exponential_moving_average, learning_rate, optimizers
+from model.optimizer import Average, learning_rate, optimizers, set_rate
 from model.packing import Budget, fill, pack
 from model.random import hash_key
 from model.recording import Recorded
@@ -52,7 +52,7 @@ class Training:
         self.config, self.seed, self.device = config, seed, device
         torch.manual_seed(seed)
         self.network = build(config, task_rows).to(device)
-        self.average = exponential_moving_average(self.network, config)
+        self.average = Average(self.network, config)
         self.parameters = [p for p in self.network.parameters() if p.requires_grad]
         self.optimizers = optimizers(self.network, config)
         self.stream = Stream(dataset.pairs, dataset.views, weight, config.batch, self.network.prefix_length, seed)
@@ -64,7 +64,9 @@ class Training:
         cuda = device.type == "cuda"
         self.half = config.precision == "bf16" or (config.precision == "auto" and cuda)
         compilation.switch(config.compile == "always" or (config.compile == "auto" and cuda), dynamic=not cuda)
-        self.gradient = Recorded(self._gradient) if cuda else self._gradient
+        self.gradients = [torch.zeros_like(p) for p in self.parameters]
+        self.add_gradient = Recorded(self._add_gradient) if cuda else self._add_gradient
+        self.apply = Recorded(self._apply) if cuda else self._apply
 
     def run(
         self,
@@ -96,27 +98,16 @@ class Training:
         """One optimiser update on these micro-batches."""
         torch.manual_seed((self.seed << 32) + self.step)  # Dropout draws from torch's own generator.
         estimate, told = self._branch()
-        total: list[Tensor] | None = None
         for micro, rows in enumerate(batches):
             padded = self.stream.budget if self.device.type == "cuda" else None
             table, budget = fill(rows, self.network.prefix_length, padded)
             key = hash_key(torch.tensor(self.seed), self.step, micro)
             numbers = torch.tensor([self.step / self.config.optimizer_steps, told])
-            gradients, sums = self.gradient(torch.from_numpy(table), key, numbers, budget, estimate)
-            self.sums[:-1] += sums
-            if total is None:
-                total = gradients if len(batches) == 1 else [g / len(batches) for g in gradients]
-            else:
-                torch._foreach_add_(total, gradients, alpha=1 / len(batches))
-        for parameter, gradient in zip(self.parameters, total or [], strict=True):
-            parameter.grad = gradient
-        self.sums[-1] += torch.nn.utils.clip_grad_norm_(self.parameters, self.config.gradient_clip)
-        rate = learning_rate(self.config, self.step)
+            self.add_gradient(torch.from_numpy(table), key, numbers, budget, estimate)
         for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            optimizer.step()
-        self.average.update_parameters(self.network)
+            set_rate(optimizer, learning_rate(self.config, self.step))
+        self.average.set_weight(self.step)
+        self.apply()
         self.step += 1
 
     def weights(self) -> dict[str, Tensor]:
@@ -127,7 +118,7 @@ class Training:
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Everything a resumed run needs: tensors by name, and plain values."""
         tensors = {f"network/{k}": v for k, v in self.network.state_dict().items()}
-        tensors |= {f"average/{k}": v for k, v in self.average.state_dict().items()}
+        tensors |= {f"average/{k}": v for k, v in self.average.module.state_dict().items()}
         for i, optimizer in enumerate(self.optimizers):
             for parameter, entries in optimizer.state_dict()["state"].items():
                 tensors |= {f"optimizer/{i}/{parameter}/{k}": v for k, v in entries.items()}
@@ -140,7 +131,7 @@ class Training:
             return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
         self.network.load_state_dict(part("network/"))
-        self.average.load_state_dict(part("average/"))
+        self.average.module.load_state_dict(part("average/"))
         for i, optimizer in enumerate(self.optimizers):
             state: dict[int, dict[str, Tensor]] = {}
             for name, value in part(f"optimizer/{i}/").items():
@@ -150,16 +141,26 @@ class Training:
         self.sums.copy_(tensors["sums"])
         self.step, self.history = plain["step"], plain["history"]
 
-    def _gradient(
-        self, table: Tensor, key: Tensor, numbers: Tensor, budget: Budget, estimate: bool
-    ) -> tuple[list[Tensor], Tensor]:
-        """Gradients of the parameters and the METRICS of one packed batch; `numbers` are progress and told."""
+    def _add_gradient(self, table: Tensor, key: Tensor, numbers: Tensor, budget: Budget, estimate: bool) -> None:
+        """Add a packed batch's gradients and METRICS to those of this update; `numbers` are progress and told."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half, cache_enabled=False):
             packed = pack(table, self.corpus, self.network.prefix_length, budget, self.stream.longest)
             draw = loss.Draw(key, numbers[0], numbers[1])
             value, sums = loss.training_loss(self.network, packed, self.levels, self.config, draw, estimate)
-        gradients = torch.autograd.grad(value, self.parameters, allow_unused=True)
-        return [torch.zeros_like(p) if g is None else g for p, g in zip(self.parameters, gradients, strict=True)], sums
+        gradients = torch.autograd.grad(value / self.config.accumulation, self.parameters, allow_unused=True)
+        there = [(total, g) for total, g in zip(self.gradients, gradients, strict=True) if g is not None]
+        torch._foreach_add_([total for total, _ in there], [g for _, g in there])
+        self.sums[:-1] += sums
+
+    def _apply(self) -> None:
+        """Clip, update weights and average, and clear the gradients."""
+        for parameter, gradient in zip(self.parameters, self.gradients, strict=True):
+            parameter.grad = gradient
+        self.sums[-1] += torch.nn.utils.clip_grad_norm_(self.parameters, self.config.gradient_clip)
+        for optimizer in self.optimizers:
+            optimizer.step()
+        self.average.update()
+        torch._foreach_zero_(self.gradients)
 
     def _branch(self) -> tuple[bool, float]:
         """Whether this update's batches make an estimate, and whether the network is told the features."""

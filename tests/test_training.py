@@ -13,7 +13,7 @@ from model.checkpoints import build
 from model.configuration import Train
 from model.dataset import Dataset, Pairs, Views
 from model.noise import schedule
-from model.optimizer import Muon, exponential_moving_average, learning_rate, newton_schulz
+from model.optimizer import Average, Muon, learning_rate, newton_schulz
 from model.packing import fill, pack
 from model.training import Stopped, Training, TrainingError
 from tests.conftest import ROOT, experiment
@@ -179,13 +179,14 @@ def test_muon_equals_torchs_own_on_single_matrices():
 def test_the_average_is_the_ledgers():
     config = experiment(train={"ema_decay": 0.995, "ema_warmup_steps": 4}).train
     network = build(config, 2)
-    average = exponential_moving_average(network, config)
+    average = Average(network, config)
     name, parameter = next(iter(network.named_parameters()))
     by_hand = None
     for update in range(8):
         with torch.no_grad():
             parameter.normal_()
-        average.update_parameters(network)
+        average.set_weight(update)
+        average.update()
         decay = 0.99 + 0.005 * min(1.0, update / 4)
         by_hand = parameter.clone() if by_hand is None else decay * by_hand + (1 - decay) * parameter
         assert torch.allclose(dict(average.module.named_parameters())[name], by_hand, atol=1e-6)
