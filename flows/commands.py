@@ -99,6 +99,31 @@ def queue(
                 table(command.rows(connection))
 
 
+def night(
+    hours: Annotated[float, typer.Option(help="So many hours back.")] = 16.0,
+) -> None:
+    """What ran, how long, what it cost, what came out, what failed and why, against the best so far."""
+    _environment()
+    with said():
+        _server()
+        from flows import night as command
+
+        with connected() as connection:
+            found = command.rows(connection, command.since(hours))
+        table(found)
+        command.publish(found)
+
+
+def doctor() -> None:
+    """Look for what is wrong: disk, GPU, versions, ports, locks, worktrees, dead runs; each finding with its mend."""
+    _environment()
+    with said():
+        from flows import doctor as command
+
+        findings = command.examine()
+    table([{"": "!" if f.mend else "ok", "what": f.what, "found": f.found, "mend": f.mend} for f in findings])
+
+
 @contextmanager
 def connected() -> "Iterator[SyncPrefectClient]":
     """A client of the server, which is started if need be, with the deployment up to date."""
@@ -140,4 +165,4 @@ def _server() -> None:
     os.environ["PREFECT_API_URL"] = server.address()
 
 
-COMMANDS: tuple[Callable[..., None], ...] = (run, worker, queue)
+COMMANDS: tuple[Callable[..., None], ...] = (run, worker, queue, night, doctor)

@@ -64,6 +64,7 @@ def experiment(request: Request) -> None:
         if done.returncode:
             raise StageFailed(f"publish: {(done.stderr or done.stdout).strip()}")
         logger.info(done.stdout.strip())
+    keep_scores(worktree, run)
     branch = freeze.keep(request, worktree)
     logger.info("kept on %s: `git switch %s && dvc checkout` restores it", branch, branch)
     _shown(lambda: show_results(request, worktree, branch, run))
@@ -99,6 +100,14 @@ def stage_task(stage: str, run: str) -> State[None]:
                 f"{stage}: died twice at the same place, after update {records.progress(run).step}: {why}"
             )
         logger.warning("%s was killed; it goes on from its last save", stage)
+
+
+def keep_scores(worktree: Path, run: str) -> None:
+    """Copy the scores beside the record of the run, for `arc night`, since the worktree goes."""
+    folder = places.folder_of(run) / "scores"
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in (worktree / paths.SCORES).glob("*.json"):
+        (folder / path.name).write_bytes(path.read_bytes())
 
 
 def show_results(request: Request, worktree: Path, branch: str, run: str) -> None:

@@ -23,7 +23,18 @@ import anyio
 from prefect.client.schemas.objects import StateType
 from prefect.workers.process import ProcessJobConfiguration, ProcessWorker, ProcessWorkerResult
 
-from flows import admission, deployment, freeze, interruption, places, processes, recovery, server
+from flows import (
+    admission,
+    deployment,
+    freeze,
+    interruption,
+    night,
+    notification,
+    places,
+    processes,
+    recovery,
+    server,
+)
 from flows.places import FlowError
 from flows.request import parse
 
@@ -110,6 +121,9 @@ def after(run: str) -> None:
             interruption.publish(
                 run, places.worktree_of(run), "KILLED" if kind == StateType.CANCELLED else "FAILED", message
             )
+        table = night.rows(connection, night.since(night.HOURS))
+        night.publish(table)
+    notification.send(f"{found.name}: {found.state.name}", message)
     if kind != StateType.SCHEDULED:
         freeze.remove(run)
 
