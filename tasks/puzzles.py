@@ -2,17 +2,17 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from model.grids import Grid
 from tasks import paths, predictions
 from tasks.stage import StageError
 from tasks.table import Row
-from tasks.tables import read_tasks
+from tasks.tables import read_pairs, read_tasks
 
 Floats = NDArray[np.float64]
 Solutions = Mapping[str, Sequence[Grid]]
@@ -75,21 +75,12 @@ class Watched(NamedTuple):
 
 def read_puzzles() -> dict[str, Puzzle]:
     """The evaluation tasks of data/prepared, by id."""
-    tasks = read_tasks()
-    puzzles = {task["name"]: Puzzle([], []) for task in tasks if task["origin"] == "evaluation"}
-    table, cells = pd.read_parquet(paths.PAIRS), np.load(paths.CELLS)
-
-    def grid(row: Mapping[Any, Any], side: str) -> Grid:
-        start, height, width = (int(row[f"{side}_{part}"]) for part in ("offset", "height", "width"))
-        found: Grid = cells[start : start + height * width].reshape(height, width)
-        return found
-
-    for row in table.sort_values(["task", "number"], kind="stable").to_dict("records"):
-        puzzle = puzzles.get(tasks[row["task"]]["name"])
-        if puzzle and row["split"] == "train":
-            puzzle.demonstrations.append((grid(row, "input"), grid(row, "output")))
-        elif puzzle and row["split"] == "evaluation":
-            puzzle.tests.append(grid(row, "input"))
+    puzzles = {task["name"]: Puzzle([], []) for task in read_tasks() if task["origin"] == "evaluation"}
+    for (name, _), (before, after) in sorted(read_pairs("train").items(), key=itemgetter(0)):
+        if name in puzzles and after is not None:
+            puzzles[name].demonstrations.append((before, after))
+    for (name, _), (before, _) in sorted(read_pairs("evaluation").items(), key=itemgetter(0)):
+        puzzles[name].tests.append(before)
     return puzzles
 
 

@@ -123,7 +123,7 @@ def built():
 
 @pytest.fixture
 def house(workspace, built, tmp_path_factory):
-    """Writes what the stages before wrote, and runs `score`; `proposed` are the answers by evaluation."""
+    """Writes what the stages before wrote, runs `score` and `report`; `proposed` are the answers by evaluation."""
 
     def build(leaks=0, selected=False, proposed=None, tasks_drawn=6):
         key = repr((leaks, selected, proposed, tasks_drawn))
@@ -178,6 +178,7 @@ def house(workspace, built, tmp_path_factory):
             for evaluation in now.predict.evaluations:
                 predict(now, checkpoint, evaluation, (proposed or PROPOSED)[evaluation], leaks)
                 score.main(checkpoint, evaluation)
+        report.main()
         built[key] = tmp_path_factory.mktemp("built") / "data"
         shutil.copytree("data", built[key])
         return now
@@ -244,8 +245,7 @@ def shown(image):
     return np.array([[COLOURS.index(bytes(colour).hex()) for colour in row] for row in centres.tolist()])
 
 
-def draw():
-    report.main()
+def read():
     return Tree(paths.PAGE.read_text()).root
 
 
@@ -267,7 +267,7 @@ def captions(card):
 
 def test_the_page_needs_nothing_but_itself(house):
     house(leaks=1, selected=True)
-    page = draw()
+    page = read()
     text = paths.PAGE.read_text()
     assert not re.search(r"https?:", text)
     assert not page.find("script")
@@ -282,7 +282,7 @@ def test_the_page_needs_nothing_but_itself(house):
 
 def test_the_table_shows_the_numbers_of_the_scores(house):
     now = house()
-    rows = [[cell.text for cell in row.find("td")] for row in part(draw(), "scores").find("tr") if row.find("td")]
+    rows = [[cell.text for cell in row.find("td")] for row in part(read(), "scores").find("tr") if row.find("td")]
     matrix = [(c, e) for c in now.predict.checkpoints for e in now.predict.evaluations]
     assert len(rows) == len(matrix)
     for row, (checkpoint, evaluation) in zip(rows, matrix, strict=True):
@@ -298,7 +298,7 @@ def test_the_table_shows_the_numbers_of_the_scores(house):
 
 def test_a_bar_lies_where_its_interval_does(house):
     house()
-    section = part(draw(), "scores")
+    section = part(read(), "scores")
     (scale,) = re.findall(r"on 0 to ([\d.]+) %", section.text)
     for bar, result in zip(section.find("span", **{"class": "bar"}), scores(), strict=True):
         (interval,), (point,) = bar.find("i"), bar.find("b")
@@ -317,7 +317,7 @@ def scores():
 @pytest.mark.parametrize("leaks", [0, 2])
 def test_marks_stand_exactly_where_they_hold(house, capsys, selected, leaks):
     house(leaks=leaks, selected=selected)
-    page = draw()
+    page = read()
     rows = [row for row in part(page, "scores").find("tr") if row.find("td")]
     for row in rows:
         best = row.find("td")[0].text.startswith("best")
@@ -353,7 +353,7 @@ def test_the_terminal_prints_the_same_rows_and_what_to_open(house, capsys):
 
 def test_solved_and_missed_grids_are_drawn_as_they_are(house):
     house()
-    page = draw()
+    page = read()
     cards = {name: part(page, name).find("article") for name in ("solved", "missed")}
     heads = {name: [card.find("h3")[0].text for card in drawn] for name, drawn in cards.items()}
     assert heads == {
@@ -386,14 +386,14 @@ def test_solved_and_missed_grids_are_drawn_as_they_are(house):
 
 def test_no_more_tasks_are_drawn_than_asked_for(house):
     house(tasks_drawn=1)
-    page = draw()
+    page = read()
     assert len(part(page, "solved").find("article")) == len(part(page, "missed").find("article")) == 1
     assert "The first 1 of 3 test grids by task id" in part(page, "missed").text
 
 
 def test_denoisings_are_drawn_step_by_step(house):
     house()
-    right, wrong = part(draw(), "denoising").find("article")
+    right, wrong = part(read(), "denoising").find("article")
     frame, _ = predictions.read(paths.predictions("best", "attempts"))
     for card, end, caption in ((right, "right", "aaaa0000 test 0"), (wrong, "wrong", "cccc0000 test 0")):
         assert card.find("h3")[0].text == f"{caption} best-attempts, attempt 1, ends {end}"
@@ -436,7 +436,7 @@ def test_the_votes_are_shown_by_views_and_by_grid(house):
 
 def test_candidates_and_leaks_are_told(house):
     house()
-    page = draw()
+    page = read()
     rows = [[cell.text for cell in row.find("td")] for row in part(page, "candidates").find("tr") if row.find("td")]
     assert rows[0] == ["6", "best halfway", "20.0 %", "21.0 %", "10.0–40.0", "22.0 %", "23.0 %", "2 of 9"]
     assert rows[1][:2] == ["12", "final"]
@@ -446,7 +446,7 @@ def test_candidates_and_leaks_are_told(house):
 def test_a_page_on_which_nothing_is_solved(house):
     wrong = {("aaaa0000", 1): [WRONG["aaaa0000"]] * 2}
     house(proposed={"votes": wrong, "attempts": wrong})
-    page = draw()
+    page = read()
     assert "No test grid, as answered by best-attempts" in part(page, "solved").text
     assert len(part(page, "missed").find("article")) == 5
     assert [card.find("h3")[0].text[-10:] for card in part(page, "denoising").find("article")] == ["ends wrong"]
@@ -454,14 +454,13 @@ def test_a_page_on_which_nothing_is_solved(house):
 
 def test_a_page_without_any_prediction(house):
     house(proposed={"votes": {}, "attempts": {}})
-    page = draw()
+    page = read()
     assert len(part(page, "missed").find("article")) == 5
     assert "No predictions have frames" in part(page, "denoising").text
 
 
 def test_the_same_files_twice(house):
     house()
-    report.main()
     first = {path.name: path.read_bytes() for path in paths.REPORTS.iterdir()}
     assert set(first) == {
         "report.html",
@@ -491,6 +490,7 @@ def test_the_same_files_twice(house):
 )
 def test_what_does_not_belong_together_is_refused(house, damage, says):
     house()
+    shutil.rmtree(paths.REPORTS)
     damage()
     with pytest.raises(SystemExit, match=says):
         report.main()
