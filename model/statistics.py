@@ -24,11 +24,11 @@ class Spread(NamedTuple):
 
     error: float
     """Standard error of the mean."""
-    freedom: int
-    """Degrees of freedom of this estimate; 0 where it is none."""
+    doubt: float
+    """How uncertain `error` squared is: the square of what it was estimated from, over the degrees of freedom."""
 
 
-NO_SPREAD = Spread(0.0, 0)
+NO_SPREAD = Spread(0.0, 0.0)
 
 
 class Difference(NamedTuple):
@@ -75,7 +75,7 @@ def paired_difference(a: Floats, b: Floats, resamples: int, seed: int = 0) -> Di
         raise ValueError(f"{a.shape[1]} and {b.shape[1]} tasks; a paired comparison needs the same, at least one")
     values = b.mean(0) - a.mean(0)
     of_a, of_b = seed_error(a), seed_error(b)
-    spread = Spread(float(np.hypot(of_a.error, of_b.error)), of_a.freedom + of_b.freedom)
+    spread = Spread(float(np.hypot(of_a.error, of_b.error)), of_a.doubt + of_b.doubt)
     low, high = _interval(_resampled(values, resamples, seed), spread, seed)
     return Difference(float(values.mean()), low, high, permutation_p(values, resamples, seed, spread))
 
@@ -102,7 +102,8 @@ def seed_error(values: Floats) -> Spread:
         return NO_SPREAD
     residual = values - values.mean(0) - values.mean(1, keepdims=True) + values.mean()
     chance = (residual**2).sum() / ((seeds - 1) * (tasks - 1)) / tasks
-    return Spread(float(np.sqrt(max(0.0, values.mean(1).var(ddof=1) - chance) / seeds)), seeds - 1)
+    varied = values.mean(1).var(ddof=1)
+    return Spread(float(np.sqrt(max(0.0, varied - chance) / seeds)), float((varied / seeds) ** 2 / (seeds - 1)))
 
 
 def holm(p: list[float]) -> list[float]:
@@ -126,11 +127,14 @@ def _interval(means: Floats, spread: Spread, seed: int) -> tuple[float, float]:
 
 
 def _spread(means: Floats, spread: Spread, seed: int) -> Floats:
-    """With the seeds' error added, stretched from a normal quantile to Student's at Satterthwaite's freedom (1946)."""
+    """With the seeds' error added, stretched from a normal quantile to Student's at Satterthwaite's freedom (1946).
+
+    A handful of seeds says little about how much seeds vary; without this, differences that are none would be shown.
+    """
     if spread.error == 0:
         return means
     noisy = means + spread.error * _generator(seed, _SEEDS).standard_normal(len(means))
-    freedom = spread.freedom * (means.var() + spread.error**2) ** 2 / spread.error**4
+    freedom = (means.var() + spread.error**2) ** 2 / spread.doubt
     edge = (1 + LEVEL) / 2
     return np.asarray(means.mean() + (noisy - means.mean()) * stdtrit(freedom, edge) / ndtri(edge), dtype=np.float64)
 
