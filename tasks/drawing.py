@@ -153,8 +153,8 @@ def _plot(axes: "Axes", panel: Panel) -> None:
     from matplotlib.ticker import EngFormatter, MaxNLocator
 
     for colour, (name, (x, y)) in zip(SERIES, panel.lines.items(), strict=False):
-        marker = "o" if len(x) < 3 else None
-        axes.plot(x, y, color=colour, linewidth=1.5, marker=marker, markersize=3, label=name, solid_capstyle="round")
+        marker = "o" if len(x) <= 10 else None
+        axes.plot(x, y, color=colour, linewidth=1.5, marker=marker, markersize=2.5, label=name, solid_capstyle="round")
     title: dict[str, Any] = {"fontsize": 9, "pad": 8}
     axes.set_title(panel.title, loc="left", x=-0.46 / (axes.bbox.width / axes.figure.dpi), color=INK, **title)
     if list(panel.lines) == [panel.title]:

@@ -44,8 +44,8 @@ def main() -> None:
     history, selection, leaks = (read_json(path) for path in (paths.HISTORY, paths.SELECTION, paths.LEAKS))
     solutions, puzzles = read_solutions("evaluation"), read_puzzles()
     shown = max(scores, key=lambda row: row.grids_solved)
-    score = read_score(experiment, shown.checkpoint, shown.evaluation)
-    answered = cards(score, puzzles, solutions)
+    voted = max((row for row in scores if row.votes), key=lambda row: row.grids_solved, default=None)
+    answered = cards(read_score(experiment, shown.checkpoint, shown.evaluation), puzzles, solutions)
     solved = [card for card in answered if is_solved(card)]
     missed = [card for card in answered if not is_solved(card)]
     most = experiment.report.tasks_drawn
@@ -53,7 +53,7 @@ def main() -> None:
     panels = {
         "training": training_panels(history),
         "noise": noise_panels(history),
-        "votes": vote_panels(score),
+        "votes": vote_panels(read_score(experiment, voted.checkpoint, voted.evaluation)) if voted else [],
         "steps": step_panels(watched),
     }
 
@@ -76,6 +76,7 @@ def main() -> None:
         selection=selection,
         leaks=leaks,
         shown=shown,
+        voted=voted,
         parts=[("Solved", solved[:most], len(solved)), ("Missed", missed[:most], len(missed))],
         watched=watched,
         svgs={name: svgs(drawn, width=5.3 if len(drawn) == 2 else 3.5) for name, drawn in panels.items()},
@@ -177,10 +178,8 @@ def noise_panels(history: Sequence[Mapping[str, float]]) -> list[Panel]:
 
 
 def vote_panels(score: Mapping[str, Any]) -> list[Panel]:
-    """Score by the number of views that vote, and how many views each test grid's answer got; empty without votes."""
-    votes = score.get("votes")
-    if not votes:
-        return []
+    """Score by the number of views that vote, and how many views each test grid's answer got."""
+    votes = score["votes"]
     views = [row["views"] for row in votes["curve"]]
     lines: dict[str, Curve] = {
         name: (views, [row[key] for row in votes["curve"]])
