@@ -110,8 +110,8 @@ def night(
 
         with connected() as connection:
             found = command.rows(connection, command.since(hours))
+            command.publish(connection, found)
         table(found)
-        command.publish(found)
 
 
 def doctor() -> None:

@@ -6,8 +6,8 @@ from datetime import timedelta
 from typing import Any
 
 import numpy as np
-from prefect.artifacts import create_markdown_artifact
 from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.actions import ArtifactCreate
 from prefect.client.schemas.objects import StateType
 from prefect.types._datetime import now
 
@@ -111,8 +111,9 @@ def markdown(table: Sequence[Mapping[str, str]]) -> str:
     return "\n".join([line(head), line("---" for _ in head), *(line(row.values()) for row in table)])
 
 
-def publish(table: Sequence[Mapping[str, str]]) -> None:
+def publish(connection: SyncPrefectClient, table: Sequence[Mapping[str, str]]) -> None:
     """Show it as the artifact `night`."""
     total = sum(float(row["GPU-minutes"]) for row in table)
     said = f"{len(table)} runs in the last {HOURS:.0f} hours, {total:.1f} GPU-minutes"
-    create_markdown_artifact(f"{said}\n\n{markdown(table)}", key="night", description=said)
+    text = f"{said}\n\n{markdown(table)}"
+    connection.create_artifact(ArtifactCreate(key="night", type="markdown", description=said, data=text))

@@ -122,7 +122,7 @@ def after(run: str) -> None:
                 run, places.worktree_of(run), "KILLED" if kind == StateType.CANCELLED else "FAILED", message
             )
         table = night.rows(connection, night.since(night.HOURS))
-        night.publish(table)
+        night.publish(connection, table)
     notification.send(f"{found.name}: {found.state.name}", message)
     if kind != StateType.SCHEDULED:
         freeze.remove(run)
