@@ -51,7 +51,7 @@ def admit(connection: SyncPrefectClient) -> list[str]:
             connection.set_flow_run_state(run.id, Failed(message=str(error)), force=True)
             told.append(f"{run.name}: {error}")
             continue
-        snapshot = freeze.freeze(request, places.home())
+        [snapshot] = freeze.freeze([request], places.home())
         told.append(f"{request.title}: frozen as {snapshot.commit[:8]}, queue {request.priority}")
         if snapshot.warning:
             told.append(f"{request.title}: {snapshot.warning}")

@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,21 +47,28 @@ class Snapshot:
         return f"untracked, so not part of the frozen run: {', '.join(self.untracked)}; `git add` what it needs"
 
 
-def freeze(request: Request, tree: Path) -> Snapshot:
-    """Commit the checkout `tree` as it stands with the parameters of `request`; touches neither files nor index."""
+def freeze(requests: Sequence[Request], tree: Path) -> list[Snapshot]:
+    """Commit the checkout `tree` as it stands, once with the parameters of each request.
+
+    Touches neither files nor index. All have the code of the same moment.
+    """
     identity = _identity(tree)
     head = git("rev-parse", "HEAD", cwd=tree)
     state = git("stash", "create", cwd=tree, **identity) or head
-    params = git("hash-object", "-w", "--stdin", cwd=tree, given=request.text(tree))
+    others = tuple(git("ls-files", "--others", "--exclude-standard", cwd=tree).splitlines())
+    snapshots = []
     with tempfile.TemporaryDirectory() as folder:
         index = {"GIT_INDEX_FILE": str(Path(folder) / "index")}
         git("read-tree", state, cwd=tree, **index)
-        git("update-index", "--add", "--cacheinfo", f"100644,{params},{paths.PARAMS}", cwd=tree, **index)
-        content = git("write-tree", cwd=tree, **index)
-    commit = git("commit-tree", content, "-p", head, "-m", f"{request.title}, as submitted", cwd=tree, **identity)
-    git("update-ref", f"{FROZEN}/{commit}", commit, cwd=tree)
-    others = git("ls-files", "--others", "--exclude-standard", cwd=tree)
-    return Snapshot(commit, tuple(others.splitlines()))
+        for request in requests:
+            params = git("hash-object", "-w", "--stdin", cwd=tree, given=request.text(tree))
+            git("update-index", "--add", "--cacheinfo", f"100644,{params},{paths.PARAMS}", cwd=tree, **index)
+            content = git("write-tree", cwd=tree, **index)
+            message = f"{request.title}, as submitted"
+            commit = git("commit-tree", content, "-p", head, "-m", message, cwd=tree, **identity)
+            git("update-ref", f"{FROZEN}/{commit}", commit, cwd=tree)
+            snapshots.append(Snapshot(commit, others))
+    return snapshots
 
 
 def lay_out(commit: str, run: str) -> Path:
@@ -97,7 +104,9 @@ def keep(request: Request, worktree: Path) -> str:
     in its history.
     """
     identity = _identity(worktree)
-    git("add", "--force", "dvc.lock", cwd=worktree)
+    # published.json is no file of DVC's cache, so that git has to restore it.
+    files = [name for name in ("dvc.lock", str(paths.PUBLISHED)) if (worktree / name).exists()]
+    git("add", "--force", *files, cwd=worktree)
     content = git("write-tree", cwd=worktree)
     branch = f"exp/{slug(request)}"
     if git("for-each-ref", "--format=%(worktreepath)", f"refs/heads/{branch}", cwd=worktree):

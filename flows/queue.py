@@ -22,14 +22,9 @@ def submit(connection: SyncPrefectClient, requests: Sequence[Request], at: datet
     """Freeze and queue them in this order. One wrong request, and none is queued (it was checked when made)."""
     chosen, tree = deployment.identity(connection), places.tree()
     start = at or datetime.now().astimezone()
-    warned: set[str | None] = {None}
-    snapshots = []
-    for request in requests:
-        snapshot = freeze.freeze(request, tree)
-        if snapshot.warning not in warned:
-            warned.add(snapshot.warning)
-            print(f"warning: {snapshot.warning}", file=sys.stderr)
-        snapshots.append(snapshot)
+    snapshots = freeze.freeze(requests, tree)
+    if snapshots and snapshots[0].warning:
+        print(f"warning: {snapshots[0].warning}", file=sys.stderr)
     return [
         # A queue serves by time: a millisecond apart, they keep their order.
         admission.create(connection, chosen, request, snapshot, start + timedelta(milliseconds=i))

@@ -13,7 +13,7 @@ from flows.server import address, answers
 
 def run(request: Request) -> None:
     """Freeze the checkout and become the flow, in a worktree; this process is the run's from here on."""
-    snapshot = freeze.freeze(request, places.tree())
+    [snapshot] = freeze.freeze([request], places.tree())
     if snapshot.warning:
         print(f"warning: {snapshot.warning}", file=sys.stderr)
     worktree = freeze.lay_out(snapshot.commit, freeze.name_of(psutil.Process()))

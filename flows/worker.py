@@ -63,7 +63,7 @@ class Worker(ProcessWorker):
         run = str(flow_run.id)
         commit = admission.commit_of(flow_run)
         if commit is None:
-            snapshot = await asyncio.to_thread(freeze.freeze, parse(flow_run.parameters), places.home())
+            [snapshot] = await asyncio.to_thread(freeze.freeze, [parse(flow_run.parameters)], places.home())
             commit = snapshot.commit
         worktree = await asyncio.to_thread(freeze.lay_out, commit, run)
         configuration.working_dir = worktree
