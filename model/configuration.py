@@ -104,7 +104,7 @@ class Prepare(Frozen):
     largest_side: Annotated[int, Field(ge=1, le=30)]
     """Tasks with any known grid side above it are left out."""
     training_subset: str
-    """File of training task ids, one a line, that are kept; '' keeps all."""
+    """File of training task ids, one a line, that are kept; '' keeps all; 'not-in-arc-agi-1' those new in ARC-AGI-2."""
     evaluation_subset: str
     """The same for evaluation tasks."""
     validation: Literal["held-out-training", "evaluation-solutions"]
@@ -198,7 +198,10 @@ class Evaluation(Frozen):
     """One way to answer the tasks with a checkpoint."""
 
     steps: Positive
-    """Denoising steps, mapped onto the noise levels of training."""
+    """Denoising steps."""
+    time_map: Literal["spaced", "raw-index"]
+    """The noise levels that the steps stand for: evenly from the last to the first; or, as the lab did before v2,
+    levels steps - 1 ... 0, so that pure noise is called nearly clean unless there are as many steps as levels."""
     sampler: Literal["draw", "argmax", "posterior", "renoise"]
     """What a step makes of the estimate: the whole of it, drawn (v0-v6) or its argmax (v7); a draw from the exact
     posterior of the next level; its argmax with the least sure cells noised to the next level. The last step takes the
@@ -291,5 +294,10 @@ class Experiment(Frozen):
             if evaluation.votes > self.augment.voting_views:
                 raise ValueError(
                     f"{name}: votes is {evaluation.votes}; augment.voting_views has {self.augment.voting_views}"
+                )
+            if evaluation.time_map == "raw-index" and evaluation.steps > self.train.noise.steps:
+                raise ValueError(
+                    f"{name}: steps is {evaluation.steps}; with time_map 'raw-index' there are at most "
+                    f"train.noise.steps {self.train.noise.steps}"
                 )
         return self

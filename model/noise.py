@@ -54,8 +54,13 @@ def posterior(estimate: Tensor, colours: Tensor, alpha_bar_previous: Tensor, bet
     return joint / joint.sum(-1, keepdim=True)
 
 
-def inference_levels(levels: int, steps: int) -> list[int]:
-    """Indices of the noise levels that `steps` denoising steps visit, from the noisiest to index 0 (ledger, v2)."""
+def inference_levels(levels: int, steps: int, time_map: str = "spaced") -> list[int]:
+    """Indices of the noise levels that `steps` denoising steps visit, from the noisiest to index 0 (ledger, v2).
+
+    With `time_map` 'raw-index' those that the lab named before v2: steps - 1 ... 0, whatever the number of levels.
+    """
+    if time_map == "raw-index":
+        return list(range(steps - 1, -1, -1))
     if steps == 1:
         return [levels - 1]
     return [round((levels - 1) * (steps - 1 - i) / (steps - 1)) for i in range(steps)]

