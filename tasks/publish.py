@@ -16,9 +16,10 @@ import typer
 from model.configuration import Experiment
 from model.content import digest, digest_text, write_json
 from tasks import cost, paths, store, tracking
+from tasks.marks import interval, percent
 from tasks.params import resolved
 from tasks.stage import StageError, stage
-from tasks.table import interval, percent, rows
+from tasks.table import rows
 from tasks.tracking import Data, Model, Point, Record, Result
 
 CHECKPOINTS = ("best", "halfway", "final")
@@ -139,7 +140,6 @@ def training(experiment: Experiment, scores: Mapping[Pair, Any], tags: Mapping[s
     leaks = {score["source"]["leaks"] for score in scores.values()}
     spent = cost.read(experiment)
     curves = [("train", row) for row in history] + [("validation", row) for row in selection["candidates"]]
-    last = int(history[-1]["step"])
     return Record(
         name=title(experiment),
         tags={
@@ -152,12 +152,8 @@ def training(experiment: Experiment, scores: Mapping[Pair, Any], tags: Mapping[s
         params=flat(experiment.model_dump(mode="json")),
         points=[
             *(Point(f"{k}/{name}", value, int(row["step"])) for k, row in curves for name, value in numbers(row)),
-            *(
-                Point(f"{checkpoint}-{name}/{metric}", value, score["source"]["step"])
-                for (checkpoint, name), score in scores.items()
-                for metric, value in numbers({key: score[key] for key in ("pass_at_2", "ci95")})
-            ),
-            *([Point("cost/training_seconds", spent["seconds"], last)] if spent else []),
+            *(Point(f"pass_at_2/{c}-{e}", score["pass_at_2"], 0) for (c, e), score in scores.items()),
+            *([Point("cost/training_seconds", spent["seconds"], 0)] if spent else []),
         ],
         artifacts={
             path.name: path for path in (paths.PAGE, paths.EXPERIMENT, paths.HISTORY, paths.SELECTION, paths.LEAKS)
@@ -185,7 +181,8 @@ def evaluation(experiment: Experiment, pair: Pair, score: Mapping[str, Any], tag
                 "score": experiment.score.model_dump(mode="json"),
             }
         ),
-        points=[Point(name, value, source["step"]) for name, value in numbers(score)],
+        # At step 0 MLflow draws bars, which compare runs; the step of the checkpoint is a parameter.
+        points=[Point(name, value, 0) for name, value in numbers(score)],
         artifacts={"score.json": paths.score(*pair), "submission.json": paths.submission(*pair)},
     )
 

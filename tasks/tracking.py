@@ -86,7 +86,7 @@ def holds(place: Store, key: str) -> bool:
         return False
     if place.database is None:
         with _explained(place):
-            runs = _runs(_client(place), f"tags.`{KEY}` = '{key}'")
+            runs = _runs(connect(place), f"tags.`{KEY}` = '{key}'")
         return any(run.data.tags[KIND] == "experiment" and run.info.status == "FINISHED" for run in runs)
     with contextlib.closing(sqlite3.connect(f"file:{quote(str(place.database))}?mode=ro", uri=True)) as connection:
         try:
@@ -107,20 +107,21 @@ def publish(place: Store, key: str, read: Callable[[], Result]) -> bool:
         result = read()
         create(place)
         with _explained(place):
-            client = _client(place)
+            client = connect(place)
             _discard(client, key)
             if place.database:
                 # Under its lock nobody else publishes: what still reads RUNNING was killed.
                 _end(client, f"tags.`{KEY}` != ''", "KILLED")
             try:
-                _write(client, _experiment(client, place, result.experiment), key, result)
+                _write(client, experiment_id(client, place, result.experiment), key, result)
             except BaseException as error:
                 _end(client, f"tags.`{KEY}` = '{key}'", "FAILED" if isinstance(error, Exception) else "KILLED")
                 raise
     return True
 
 
-def _client(place: Store) -> Any:
+def connect(place: Store) -> Any:
+    """MLflow's client of the store."""
     os.environ.update(SETTINGS)
     import mlflow
 
@@ -152,7 +153,8 @@ def _end(client: Any, wanted: str, status: str) -> None:
         client.set_terminated(run.info.run_id, status)
 
 
-def _experiment(client: Any, place: Store, name: str) -> str:
+def experiment_id(client: Any, place: Store, name: str) -> str:
+    """Id of the MLflow experiment, which is made if there is none. Raises StageError if it was deleted."""
     found = client.get_experiment_by_name(name)
     if found is None:
         location = str(place.artifacts / quote(name, safe="")) if place.artifacts else None

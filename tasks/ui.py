@@ -36,6 +36,8 @@ class Page:
     """Path that answers 200 once it serves."""
     ours: Callable[[Any], bool]
     """Whether a process serves the same store."""
+    path: str
+    """Of the page to open."""
 
     def answers(self, port: int) -> bool:
         """Whether it serves there."""
@@ -56,7 +58,9 @@ def mlflow_page(place: store.Store) -> Page:
         return any("mlflow" in p.cmdline() and place.uri in p.cmdline() for p in [process, *process.parents()[:1]])
 
     environment = {**store.SETTINGS, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    return Page("MLflow", arguments, lambda _: environment, "/health", ours)
+    # By itself the page opens as the one for language models.
+    path = "/#/experiments?workflowType=machine_learning"
+    return Page("MLflow", arguments, lambda _: environment, "/health", ours, path)
 
 
 def prefect_page() -> Page:
@@ -78,7 +82,7 @@ def prefect_page() -> Page:
         its_home = Path(process.cwd()) / process.environ().get("PREFECT_HOME", ".prefect")
         return "prefect" in " ".join(process.cmdline()) and its_home.resolve() == home
 
-    return Page("Prefect", lambda _: ("prefect", "server", "start"), environment, "/api/health", ours)
+    return Page("Prefect", lambda _: ("prefect", "server", "start"), environment, "/api/health", ours, "/")
 
 
 @stage("ui")
@@ -102,14 +106,14 @@ def main(
         for page, port in wanted:
             known = running(page)
             if known:
-                print(f"{page.name:8} {_url(known)} (ran already)", flush=True)
+                print(f"{page.name:8} {_url(known, page.path)} (ran already)", flush=True)
             else:
                 chosen = free(port, {other for _, other, _ in started})
                 started.append((page, chosen, start(page, chosen)))
         for one in started:
             wait(*one)
         for page, port, _ in started:
-            print(f"{page.name:8} {_url(port)}", flush=True)
+            print(f"{page.name:8} {_url(port, page.path)}", flush=True)
         if started:
             print("Ctrl-C ends what was started here", flush=True)
         while started:
@@ -196,7 +200,7 @@ def _log(page: Page) -> Path:
     return paths.SCRATCH / "ui" / f"{page.name.lower()}.log"
 
 
-def _url(port: int, path: str = "") -> str:
+def _url(port: int, path: str) -> str:
     return f"http://{HOST}:{port}{path}"
 
 

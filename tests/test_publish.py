@@ -178,6 +178,9 @@ def test_the_run_of_the_training_holds_parameters_curves_models_and_files(place)
     (data,) = where.get_run(run).inputs.dataset_inputs
     assert data.dataset.name == "aa1-6x6"
     assert sha(paths.CELLS, paths.PAIRS, paths.TASKS).startswith(data.dataset.digest)
+    for pair in PAIRS:
+        given = json.loads((paths.SCORES / f"{pair}.json").read_text())
+        assert parent.data.metrics[f"pass_at_2/{pair}"] == given["pass_at_2"]
     assert parent.data.metrics["cost/training_seconds"] > 0
     assert parent.data.tags["arc.device"] == "cpu"
     assert parent.data.tags["arc.leaks"] == "0"
