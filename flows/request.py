@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from flows.places import FlowError
 from model.configuration import Experiment
@@ -167,5 +167,6 @@ def parse(parameters: Mapping[str, Any]) -> Request:
     """The request in a flow run's parameters. Raises FlowError."""
     try:
         return Request.model_validate(parameters.get("request"))
-    except ValueError as error:
-        raise FlowError(f"refused: {error}") from None
+    except ValidationError as error:
+        said = "; ".join(part["msg"].removeprefix("Value error, ") for part in error.errors())
+        raise FlowError(f"refused: {said}") from None
