@@ -1,3 +1,5 @@
+import tasks  # noqa: F401, I001  (sets what OpenMP reads when torch is loaded)
+
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
