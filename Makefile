@@ -36,3 +36,6 @@ fast: setup
 
 ui: setup
 	python -m tasks.ui
+
+bench: setup
+	python -m tasks.bench
