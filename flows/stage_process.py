@@ -38,13 +38,16 @@ class Outcome:
 
 
 def stage_names() -> list[tuple[str, list[str]]]:
-    """The stages of the checkout in the current folder in DVC's order, each with those that it depends on."""
+    """The stages of the checkout in the current folder in DVC's order, each with those that it directly waits for."""
+    import networkx
     from dvc.repo import Repo
     from dvc.repo.reproduce import plan_repro
 
     with Repo(".") as repo:
         graph = repo.index.graph
-        return [(str(s.addressing), [str(d.addressing) for d in graph.successors(s)]) for s in plan_repro(graph)]
+        # A page can draw `train` after `augment` after `params`, but not every pair of them.
+        direct = networkx.transitive_reduction(graph)
+        return [(str(s.addressing), [str(d.addressing) for d in direct.successors(s)]) for s in plan_repro(graph)]
 
 
 def run_stage(stage: str, on_line: Callable[[str], None]) -> Outcome:
