@@ -67,8 +67,14 @@ def read(path: Path) -> tuple[pd.DataFrame, Source]:
     try:
         table = pq.read_table(path)
         source = Source.model_validate_json((table.schema.metadata or {}).get(b"source", b""))
-    except (OSError, pa.ArrowException, ValidationError) as error:
+    except (OSError, pa.ArrowException) as error:
         raise StageError(f"{path} is no complete predictions file: {error}; run the stage predict again") from error
+    except ValidationError as error:
+        fault = error.errors()[0]
+        where = ".".join(["source", *map(str, fault["loc"])])
+        raise StageError(
+            f"{path} is no complete predictions file: its metadata {where}: {fault['msg']}; run the stage predict again"
+        ) from error
     if table.schema.names != SCHEMA.names:
         raise StageError(f"{path} has columns {table.schema.names}; expected are {SCHEMA.names}")
     frame = table.to_pandas()
