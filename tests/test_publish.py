@@ -28,7 +28,7 @@ PAGE = "<html><body>scores × grids</body></html>"
 
 @pytest.fixture(scope="module")
 def result(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the result of a real experiment on two tasks."""
+    """A folder with the result of a real experiment on three tasks."""
     folder = tmp_path_factory.mktemp("result")
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     with pytest.MonkeyPatch.context() as patch:
@@ -45,6 +45,7 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> Path:
             score.main(*pair.split("-"))
         paths.REPORTS.mkdir()
         paths.PAGE.write_text(PAGE)
+        store.create(store.Store("", folder / "mlflow.db", folder / "mlartifacts"))
     for number, handler in handlers.items():
         signal.signal(number, handler)
     return folder
@@ -52,7 +53,7 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def place(result: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A copy of the result as the repository root, without a store."""
+    """A copy of the result as the repository root, with an empty database, which takes a second to make."""
     handler = signal.getsignal(signal.SIGTERM)
     shutil.copytree(result, tmp_path / "root")
     monkeypatch.chdir(tmp_path / "root")
@@ -242,7 +243,7 @@ def test_the_store_and_its_artifacts_are_where_the_variable_says(place, tmp_path
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     publish.main()
     assert_whole(client(uri))
-    assert not list(place.glob("ml*"))
+    assert not runs(client())
     stored = [Path(run.info.artifact_uri) for run in runs(client(uri))]
     assert all(path.is_relative_to(tmp_path / "else where" / "mlartifacts") for path in stored)
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
@@ -293,7 +294,7 @@ def test_sigterm_leaves_killed_runs_and_the_next_attempt_a_whole_result(place, c
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("call", [1, 2, 5, 9, 12, 17, 23, 30, 34])
+@pytest.mark.parametrize("call", [1, 5, 12, 17, 30])
 def test_sigkill_at_any_moment_leaves_no_half_result_behind_the_next_attempt(place, call):
     killed = run_publish(before=signalled_at(call, "SIGKILL"))
     assert killed.returncode == -signal.SIGKILL
@@ -313,7 +314,7 @@ def test_sigkill_at_any_moment_leaves_no_half_result_behind_the_next_attempt(pla
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("tables", [1, 20, 60])
+@pytest.mark.parametrize("tables", [1, 40])
 def test_a_kill_while_the_database_is_made_leaves_one_that_can_be_made(place, tables):
     kill = f"""
 import os, signal, sqlalchemy
@@ -325,6 +326,7 @@ def count(*args):
         os.kill(os.getpid(), signal.SIGKILL)
 sqlalchemy.event.listen(sqlalchemy.Engine, "after_cursor_execute", count)
 """
+    Path("mlflow.db").unlink()
     assert run_publish(before=kill).returncode == -signal.SIGKILL
     assert not Path("mlflow.db").exists()
     publish.main()
@@ -336,6 +338,7 @@ sqlalchemy.event.listen(sqlalchemy.Engine, "after_cursor_execute", count)
 def test_two_at_once_publish_once(place):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "tasks.publish"]
+    Path("mlflow.db").unlink()
     both = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     said = [process.communicate(timeout=120)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0]
@@ -381,7 +384,7 @@ def test_parts_of_different_experiments_are_not_published_as_one(place, file, ke
     Path(file).write_text(json.dumps(contents))
     with pytest.raises(SystemExit, match=says):
         publish.main()
-    assert not Path("mlflow.db").exists()
+    assert not runs(client())
 
 
 def test_a_missing_part_is_named_and_a_score_that_is_not_asked_for_is_left_out(place):
