@@ -40,6 +40,9 @@ class Budget(NamedTuple):
     sequences: int
     context: int
     target: int
+    longest_context: int
+    longest_target: int
+    """Bounds of one sequence, which the attention kernels need to know."""
 
 
 class Packed(NamedTuple):
@@ -88,7 +91,8 @@ def fill(rows: list[tuple[int, ...]], prefix: int, budget: Budget | None) -> tup
     context = int((table[3] * table[4] + prefix).sum())
     target = int((table[6] * table[7]).sum())
     if budget is None:
-        return table, Budget(table.shape[1], context, target)
+        longest = int((table[3] * table[4]).max()) + prefix, int((table[6] * table[7]).max())
+        return table, Budget(table.shape[1], context, target, *longest)
     free = budget.sequences - table.shape[1]
     spare_context, spare_target = budget.context - context - prefix * free, budget.target - target
     if free < 1 or spare_context < 0 or spare_target < 0:
@@ -98,14 +102,15 @@ def fill(rows: list[tuple[int, ...]], prefix: int, budget: Budget | None) -> tup
     for height, width, spare in ((3, 4, spare_context), (6, 7, spare_target)):
         filler[height] = 1
         filler[width] = np.diff(np.linspace(0, spare, free + 1).astype(np.int64))
+    if (filler[4] + prefix).max() > budget.longest_context or filler[7].max() > budget.longest_target:
+        # Rows beyond the longest are never written: whatever lies in that memory would reach the gradients.
+        raise ValueError(f"{free} padding sequences cannot take {spare_context} + {spare_target} rows of {budget}")
     return np.concatenate([table, filler], axis=1), budget
 
 
-def pack(table: Tensor, corpus: Corpus, prefix: int, budget: Budget, longest: tuple[int, int]) -> Packed:
-    """Lay out the rows of `fill`'s table, int64 (9, S), on the device.
-
-    `longest` bounds the context and the target rows of one sequence (the host knows it, the device need not ask).
-    """
+def pack(table: Tensor, corpus: Corpus, prefix: int, budget: Budget) -> Packed:
+    """Lay out the rows of `fill`'s table, int64 (9, S), on the device."""
+    longest = budget.longest_context, budget.longest_target
     examples = Examples(*table)
     device = table.device
     context_length = examples.input_height * examples.input_width + prefix

@@ -191,11 +191,7 @@ class Predictor:
 
     def _pack(self, rows: list[tuple[int, ...]]) -> Packed:
         table, budget = fill(rows, self.network.prefix_length, None)
-        longest = (
-            int((table[3] * table[4]).max()) + self.network.prefix_length,
-            int((table[6] * table[7]).max()),
-        )
-        return pack(torch.from_numpy(table).to(self.device), self._corpus, self.network.prefix_length, budget, longest)
+        return pack(torch.from_numpy(table).to(self.device), self._corpus, self.network.prefix_length, budget)
 
     def _row(self, pair: int, view: int, *, size: Size) -> tuple[int, ...]:
         p = self.dataset.pairs

@@ -5,6 +5,7 @@ of its batches: what does not fit waits for the next one, and nothing is ever dr
 often as their weight says. Batch k is thereby a function of (seed, k).
 """
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -33,13 +34,12 @@ class Stream:
         self.context = pairs.input_height * pairs.input_width + prefix
         self.target = pairs.output_height * pairs.output_width
         share = weight / weight.sum()
-        sequences = batch + batch // 4 + 2
-        self.longest = int(self.context.max()), int(self.target.max())
-        self.budget = Budget(
-            sequences,
-            _round(max(batch * float(share @ self.context), self.longest[0]) + prefix * (sequences - batch)),
-            _round(max(batch * float(share @ self.target), self.longest[1])),
-        )
+        longest = int(self.context.max()), int(self.target.max())
+        rows = max(batch * float(share @ self.context), longest[0]), max(batch * float(share @ self.target), longest[1])
+        # Sequences that only pad must be able to take all rows of a batch without one longer than the longest.
+        self._padding = 1 + max(math.ceil(rows[0] / (longest[0] - prefix)), math.ceil(rows[1] / longest[1]))
+        sequences = batch + batch // 4 + 1 + self._padding
+        self.budget = Budget(sequences, _round(rows[0] + prefix * (sequences - batch)), _round(rows[1]), *longest)
         self._prefix = prefix
 
     def batches(self, first: int = 0) -> Iterator[list[tuple[int, ...]]]:
@@ -76,7 +76,7 @@ class Stream:
 
     def _take(self, waiting: list[int], context: list[int], target: list[int]) -> tuple[list[int], list[int]]:
         """The first examples that fit together, and the rest in order."""
-        free_slots = self.budget.sequences - 1
+        free_slots = self.budget.sequences - self._padding
         # Every sequence that stays unused still takes its prefix rows.
         free_context = self.budget.context - self._prefix * self.budget.sequences
         free_target = self.budget.target

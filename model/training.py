@@ -144,7 +144,7 @@ class Training:
     def _add_gradient(self, table: Tensor, key: Tensor, numbers: Tensor, budget: Budget, estimate: bool) -> None:
         """Add a packed batch's gradients and METRICS to those of this update; `numbers` are progress and told."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half, cache_enabled=False):
-            packed = pack(table, self.corpus, self.network.prefix_length, budget, self.stream.longest)
+            packed = pack(table, self.corpus, self.network.prefix_length, budget)
             draw = loss.Draw(key, numbers[0], numbers[1])
             value, sums = loss.training_loss(self.network, packed, self.levels, self.config, draw, estimate)
         gradients = torch.autograd.grad(value / self.config.accumulation, self.parameters, allow_unused=True)

@@ -25,7 +25,7 @@ def _run(net, rows, budget=None, hidden=None, features=None):
         CELLS, torch.from_numpy(geometry(np.arange(8))), torch.arange(10).expand(8, 10), torch.arange(16).view(8, 2)
     )
     table, budget = fill(rows, net.prefix_length, budget)
-    packed = pack(torch.from_numpy(table), corpus, net.prefix_length, budget, (64, 64))
+    packed = pack(torch.from_numpy(table), corpus, net.prefix_length, budget)
     encoded = net.encode(packed, hidden)
     cells = packed.target_cell
     colours = cells * 7 % 10
@@ -46,7 +46,7 @@ def test_a_packed_batch_equals_its_examples_one_by_one():
 def test_packed_with_padding_equals_packed_without_and_gradients_agree():
     net = _network()
     gradients, values = [], []
-    for budget in (None, Budget(8, 256, 192)):
+    for budget in (None, Budget(8, 256, 192, 64, 64)):
         packed, encoded, logits = _run(net, ROWS, budget)
         real = packed.examples.real > 0
         value = logits[packed.target_real].square().mean() + encoded.size_logits[real].square().mean()
@@ -115,7 +115,7 @@ def test_a_rotation_without_a_view_token_is_a_rotation_of_the_positions():
         torch.zeros(8, 0).long(),
     )
     table, budget = fill([(0, 0, 0, 6, 6, -1, 6, 6)], net.prefix_length, None)
-    packed = pack(torch.from_numpy(table), corpus, net.prefix_length, budget, (64, 64))
+    packed = pack(torch.from_numpy(table), corpus, net.prefix_length, budget)
     original = torch.arange(36).reshape(6, 6)
     cell = torch.tensor(np.rot90(original.numpy(), -1).copy()).flatten()
     one = torch.ones(36).double()

@@ -26,7 +26,7 @@ def _corpus():
 def _pack(rows, budget=None):
     corpus, _ = _corpus()
     table, budget = fill(rows, PREFIX, budget)
-    return pack(torch.from_numpy(table), corpus, PREFIX, budget, (40, 40))
+    return pack(torch.from_numpy(table), corpus, PREFIX, budget)
 
 
 @pytest.mark.parametrize("element", range(8))
@@ -61,7 +61,7 @@ def test_the_interleaving_puts_every_context_before_its_target():
 
 def test_padding_fills_the_budget_and_shows_nothing():
     rows = [(0, 0, 0, 2, 3, 6, 3, 2), (1, 3, 0, 1, 2, 6, 1, 1)]
-    padded = _pack(rows, Budget(6, 128, 100))
+    padded = _pack(rows, Budget(6, 128, 100, 40, 40))
     plain = _pack(rows)
     assert len(padded.context_colour) == 128
     assert len(padded.target_colour) == 100
@@ -87,10 +87,10 @@ def test_elements_compose_in_coordinates_as_in_grids():
     corpus, _ = _corpus()
     table, budget = fill([(0, int(COMPOSE[1, 4]), 0, 2, 3, -1, 1, 1)], PREFIX, None)
     identity = corpus._replace(view_colours=torch.arange(10).expand(8, 10).clone())
-    both = pack(torch.from_numpy(table), identity, PREFIX, budget, (40, 40))
+    both = pack(torch.from_numpy(table), identity, PREFIX, budget)
     turned = identity._replace(cells=torch.from_numpy(np.rot90(INPUT, -1).ravel().copy()))
     table, budget = fill([(0, 4, 0, 3, 2, -1, 1, 1)], PREFIX, None)
-    then = pack(torch.from_numpy(table), turned, PREFIX, budget, (40, 40))
+    then = pack(torch.from_numpy(table), turned, PREFIX, budget)
 
     def shown(packed):
         return sorted(

@@ -56,6 +56,21 @@ def test_every_batch_fits_its_budget_and_is_nearly_full():
     assert np.mean(used) > 0.85
 
 
+def test_no_padding_sequence_is_longer_than_the_longest_example():
+    """Tiny grids use up the sequences and leave rows; once they all went to one sequence, past the kernel's bound."""
+    sides = np.array([[1, 1, 1, 1]] * 60 + [[30, 30, 30, 30]])
+    count = np.ones(61, int)
+    pairs = Pairs(np.arange(61), np.zeros(61, int), np.zeros(61, int), *sides.T[:2], np.zeros(61, int), *sides.T[2:])
+    views = Views(np.arange(61), count, np.zeros(61, int), np.zeros((61, 10), np.uint8), np.zeros(61, int))
+    stream = Stream(pairs, views, np.ones(61), 128, PREFIX, 0)
+    for rows in _take(stream, 200):
+        table, budget = fill(rows, PREFIX, stream.budget)
+        assert int((table[3] * table[4]).max()) + PREFIX <= budget.longest_context
+        assert int((table[6] * table[7]).max()) <= budget.longest_target
+    with pytest.raises(ValueError, match="padding sequences cannot take"):
+        fill([(0, 0, 0, 1, 1, 0, 1, 1)], PREFIX, stream.budget._replace(sequences=3))
+
+
 def test_batch_k_is_a_function_of_seed_and_k():
     a, b, other = _stream()[0], _stream()[0], _stream(seed=1)[0]
     assert _take(a, 90)[80:] == _take(b, 10, first=80)
