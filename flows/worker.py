@@ -53,6 +53,15 @@ class Worker(ProcessWorker):
     def __dispatch_key__(cls) -> str:
         return "arc-process"
 
+    async def get_and_submit_flow_runs(self) -> list[Any]:
+        """Admit what was queued in the UI before anything is taken from the queue."""
+        try:
+            await asyncio.to_thread(_admit)
+        except FlowError as error:  # Of git: what waits waits on, and is tried again.
+            print(f"admitting: {error}", file=sys.stderr, flush=True)
+            return []
+        return await super().get_and_submit_flow_runs()
+
     async def run(
         self,
         flow_run: Any,
@@ -171,17 +180,20 @@ def only_one() -> Iterator[None]:
 
 
 def _watch() -> None:
-    """Keep the server up, and admit what was queued in the UI."""
+    """Keep the server up."""
     told = ""
     while True:
         try:
             server.ensure()
-            with deployment.client() as connection:
-                for line in admission.admit(connection):
-                    print(line, flush=True)
             told = ""
-        except Exception as error:  # The watch must outlive whatever the server says; each error is told once.
+        except (OSError, FlowError) as error:  # Tried again, for ever; each error is told once.
             if repr(error) != told:
-                print(f"watching: {error!r}", file=sys.stderr, flush=True)
+                print(f"watching the server: {error}", file=sys.stderr, flush=True)
                 told = repr(error)
         time.sleep(WATCH_SECONDS)
+
+
+def _admit() -> None:
+    with deployment.client() as connection:
+        for line in admission.admit(connection):
+            print(line, flush=True)
