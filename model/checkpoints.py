@@ -4,6 +4,7 @@ Both files are functions of their content: no time, no path, the same bytes for 
 """
 
 from pathlib import Path
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field, ValidationError
@@ -11,12 +12,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from model.configuration import Augment, Frozen, Names, Noise, Positive, Prepare, Train
+from model.configuration import Augment, Count, Frozen, Names, Noise, Positive, Prepare, Train
 from model.content import write_json
 from model.network import Denoiser
 from model.self_conditioning import Projection
 
-FORMAT = 1
+FORMAT: Literal[1] = 1
 
 
 class CheckpointError(ValueError):
@@ -26,7 +27,7 @@ class CheckpointError(ValueError):
 class Description(Frozen):
     """The JSON beside the weights."""
 
-    format: int
+    format: Literal[1]
     experiment: str
     """version/size/dataset."""
     seed: int
@@ -39,8 +40,11 @@ class Description(Frozen):
     prepare: Prepare
     augment: Augment
     tasks: Names
-    """Task ids; row i of the task table (block i under 'augmented-task') belongs to task i."""
+    """Task ids in the order of the task index."""
+    first_rows: Annotated[tuple[Count, ...], Field(strict=False)]
+    """Row of the task table of each task; under 'augmented-task' of its view 0, those of its other views follow."""
     task_rows: Positive
+    """Length of the task table."""
     data: str = Field(pattern=r"^[0-9a-f]{64}$")
     """Digest of the prepared data it was trained on."""
     leaks: int
@@ -84,6 +88,32 @@ def load(stem: Path, device: torch.device) -> tuple[Denoiser, Description]:
         )
     network.load_state_dict(weights)
     return network.to(device).eval(), description
+
+
+def check_same(stem: Path, description: Description, tasks: list[str], augment: Augment) -> None:
+    """Refuse a checkpoint of another task index or augmentation scheme than those of the experiment at hand.
+
+    Raises CheckpointError, which names the difference.
+    """
+    if list(description.tasks) != tasks:
+        lacks, spare = sorted(set(tasks) - set(description.tasks)), sorted(set(description.tasks) - set(tasks))
+        difference = "it has the same tasks in another order"
+        if lacks or spare:
+            difference = (
+                f"it lacks {len(lacks)} tasks of this one ({', '.join(lacks[:3])}) and has {len(spare)} others "
+                f"({', '.join(spare[:3])})"
+            )
+        raise CheckpointError(f"{stem} was trained on another task index: {difference}; train on this data first")
+    names = ["scheme"]
+    if description.train.network.conditioning == "augmented-task":
+        names += ["training_views", "evaluation_views"]
+    for name in names:
+        trained, here = getattr(description.augment, name), getattr(augment, name)
+        if trained != here:
+            raise CheckpointError(
+                f"{stem} was trained with augment.{name} {trained!r}, but here it is {here!r}; set it to that of the "
+                "checkpoint, or train again"
+            )
 
 
 def describe(stem: Path) -> Description:

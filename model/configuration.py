@@ -295,6 +295,12 @@ class Experiment(Frozen):
                 raise ValueError(
                     f"{name}: votes is {evaluation.votes}; augment.voting_views has {self.augment.voting_views}"
                 )
+            trained = min(self.augment.training_views, self.augment.evaluation_views)
+            if self.train.network.conditioning == "augmented-task" and evaluation.votes > trained:
+                raise ValueError(
+                    f"{name}: votes is {evaluation.votes}; with conditioning 'augmented-task' only the {trained} views "
+                    "trained on have an embedding"
+                )
             if evaluation.time_map == "raw-index" and evaluation.steps > self.train.noise.steps:
                 raise ValueError(
                     f"{name}: steps is {evaluation.steps}; with time_map 'raw-index' there are at most "

@@ -24,6 +24,19 @@ class Corpus(NamedTuple):
     """int64 (views, conditioning tokens): rows of the network's conditioning table."""
 
 
+def first_rows(config: Network, views: Views) -> Ints:
+    """Row of the task table of every task, (tasks,); under 'augmented-task' of its view 0, those of the others follow.
+
+    `views` are those of the training.
+    """
+    return views.start if config.conditioning == "augmented-task" else np.arange(len(views.count))
+
+
+def task_rows(config: Network, views: Views) -> int:
+    """Length of the task table: a row for every task, or for every task and training view."""
+    return len(views.element) if config.conditioning == "augmented-task" else len(views.count)
+
+
 def corpus(dataset: Dataset, config: Network, device: torch.device) -> Corpus:
     """The arrays of `dataset` on the device, with the conditioning tokens of the network."""
     return Corpus(
@@ -53,7 +66,8 @@ def view_tokens(config: Network, views: Views) -> Ints:
         )
     if config.conditioning == "d4-colour":
         return np.stack([views.element, 8 + views.colour_cycle], 1)
-    # Rotation then flip as the lab's v1 and v2 had them: rotations 0-3, flip 0 none, 1 left-right (after the rotation).
+    # Flip, then rotation, as the lab's v1 and v2 had them, one pair an element: flip 0 none, 1 left-right; rotations
+    # 0-3 clockwise. The lab drew several pairs of the same effect.
     rotation = np.array([0, 1, 2, 3, 0, 2, 3, 1])[views.element]
     flip = (views.element >= 4).astype(np.int64)
     return np.stack([rotation, 4 + flip, 8 + views.colour_cycle], 1)

@@ -196,7 +196,10 @@ class Predictor:
     def _row(self, pair: int, view: int, *, size: Size) -> tuple[int, ...]:
         p = self.dataset.pairs
         shape = (p.input_offset[pair], p.input_height[pair], p.input_width[pair], -1, *size)
-        return (int(p.task[pair]), self._view(pair, view), *(int(x) for x in shape))
+        row = self.description.first_rows[p.task[pair]]
+        if self.description.train.network.conditioning == "augmented-task":
+            row += view
+        return (row, self._view(pair, view), *(int(x) for x in shape))
 
     def _rows(self, pair: int, size: Size) -> int:
         p = self.dataset.pairs

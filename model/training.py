@@ -99,6 +99,8 @@ class Training:
         torch.manual_seed((self.seed << 32) + self.step)  # Dropout draws from torch's own generator.
         estimate, told = self._branch()
         for micro, rows in enumerate(batches):
+            if self.config.network.conditioning == "augmented-task":  # A row of the task table for every view.
+                rows = [(view, view, *grids) for _, view, *grids in rows]
             padded = self.stream.budget if self.device.type == "cuda" else None
             table, budget = fill(rows, self.network.prefix_length, padded)
             key = hash_key(torch.tensor(self.seed), self.step, micro)

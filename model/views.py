@@ -9,8 +9,13 @@ from model.dataset import Ints, Views
 _CYCLES = 9
 
 
+def voting_seed(conditioning: str, seed: int) -> int:
+    """Of the voting views; those of the training, 2 * `seed`, where only the views trained on have an embedding."""
+    return 2 * seed if conditioning == "augmented-task" else 2 * seed + 1
+
+
 def make_views(config: Augment, counts: Ints, seed: int) -> Views:
-    """`counts` (tasks,) views for every task, the identity first, a function of (seed, task)."""
+    """`counts` (tasks,) views for every task, the identity first: the first of an endless list of (seed, task)."""
     return join([_task_views(config, int(n), np.array([seed, task])) for task, n in enumerate(counts)])
 
 

@@ -12,7 +12,7 @@ from model.dataset import Dataset
 from model.prediction import Answer, Failure, Predictor
 from tasks import paths
 from tasks.device import choose
-from tasks.stage import StageError
+from tasks.params import resolved
 from tasks.tables import read_dataset, read_tasks
 
 
@@ -25,15 +25,7 @@ def answers(
     """
     device, names = choose(), [task["name"] for task in read_tasks()]
     network, description = checkpoints.load(stem, device)
-    if list(description.tasks) != names:
-        unknown, spare = (
-            sorted(set(names) - set(description.tasks)),
-            sorted(set(description.tasks) - set(names)),
-        )
-        raise StageError(
-            f"{stem} was trained on another task index: it lacks {len(unknown)} tasks of {paths.TASKS} "
-            f"({', '.join(unknown[:3])}) and has {len(spare)} others ({', '.join(spare[:3])}); train on this data first"
-        )
+    checkpoints.check_same(stem, description, names, resolved().augment)
     dataset = read_dataset(split, paths.VOTING_VIEWS)
     if evaluation.limit:
         first = np.unique(dataset.pairs.task)[: evaluation.limit]

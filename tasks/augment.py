@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from model.views import make_views
+from model.views import make_views, voting_seed
 from tasks import paths
 from tasks.params import resolved
 from tasks.stage import stage
@@ -16,11 +16,12 @@ def main() -> None:
     config, tasks = experiment.augment, read_tasks()
     by_origin = {"training": config.training_views, "evaluation": config.evaluation_views}
     training = np.array([by_origin[task["origin"]] for task in tasks])
-    for path, counts, offset in (
-        (paths.TRAINING_VIEWS, training, 0),
-        (paths.VOTING_VIEWS, np.full(len(tasks), config.voting_views), 1),
+    conditioning = experiment.train.network.conditioning
+    for path, counts, seed in (
+        (paths.TRAINING_VIEWS, training, 2 * experiment.seed),
+        (paths.VOTING_VIEWS, np.full(len(tasks), config.voting_views), voting_seed(conditioning, experiment.seed)),
     ):
-        views = make_views(config, counts, 2 * experiment.seed + offset)
+        views = make_views(config, counts, seed)
         write_views(path, np.repeat(np.arange(len(tasks)), counts), views)
 
 

@@ -19,6 +19,7 @@ from model import arithmetic
 from model.arithmetic import Lengths
 from model.checkpoints import FORMAT, Description
 from model.configuration import Experiment
+from model.corpus import first_rows, task_rows
 from model.dataset import Dataset, Pairs
 from model.prediction import Predictor
 from model.training import Training
@@ -78,7 +79,7 @@ def training(experiment: Experiment, kind: str, device: torch.device, updates: i
     started = time.perf_counter()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    subject = Training(data, np.ones(len(data.pairs)), 800, config, 0, device)
+    subject = Training(data, np.ones(len(data.pairs)), task_rows(config.network, data.views), config, 0, device)
     batches = subject.stream.batches()
 
     def update() -> None:
@@ -134,15 +135,15 @@ def sampling(
     """Seconds of answering the first demonstration input of `tasks` tasks, all in."""
     data = dataset(experiment, 0, tasks)
     data = Dataset(data.cells, data.pairs.rows(np.flatnonzero(data.pairs.number == 0)), data.views)
-    names = [str(i) for i in range(tasks)]
+    names, network = [str(i) for i in range(tasks)], experiment.train.network
     description = Description(
         format=FORMAT, experiment=experiment.name, seed=0, step=1, optimizer_steps=2, weights="raw",
         train=experiment.train, prepare=experiment.prepare, augment=experiment.augment, tasks=tuple(names),
-        task_rows=tasks, data="0" * 64, leaks=0,
+        first_rows=tuple(first_rows(network, data.views).tolist()),
+        task_rows=task_rows(network, data.views), data="0" * 64, leaks=0,
     )  # fmt: skip
-    subject = Training(data, np.ones(len(data.pairs)), tasks, experiment.train, 0, device)
-    network = subject.network.eval()
-    predictor = InputSizes(network, description, data, names, 0, device)
+    subject = Training(data, np.ones(len(data.pairs)), description.task_rows, experiment.train, 0, device)
+    predictor = InputSizes(subject.network.eval(), description, data, names, 0, device)
     config = experiment.evaluations[evaluation]
     results = []
     for _ in range(2):

@@ -21,7 +21,7 @@ from model.dataset import Dataset, Pairs
 from model.grids import Grid, GridError, Task
 from model.prediction import Failure, Predictor
 from model.scoring import Key, attempts_of
-from model.views import make_views
+from model.views import make_views, voting_seed
 from model.voting import Ballots, ballots, visited_share
 from tasks import paths
 from tasks.drawing import Strip
@@ -184,7 +184,8 @@ def _dataset(tasks: Mapping[str, Task], description: Description) -> tuple[Datas
         output_width=none,
     )
     counts = np.full(len(index), description.augment.voting_views)
-    views = make_views(description.augment, counts, 2 * description.seed + 1)
+    seed = voting_seed(description.train.network.conditioning, description.seed)
+    views = make_views(description.augment, counts, seed)
     return Dataset(np.concatenate([grid.ravel() for grid in inputs]), pairs, views), keys
 
 

@@ -22,6 +22,8 @@ from model import checkpoints
 from model.checkpoints import Description
 from model.configuration import Experiment
 from model.content import write_json
+from model.corpus import first_rows, task_rows
+from model.dataset import Views
 from model.training import Stopped, Training
 from tasks import cost, paths
 from tasks.device import choose
@@ -41,13 +43,14 @@ def main() -> None:
         experiment.train.evaluation_weight,
         1.0,
     )
-    training = Training(dataset, weight, len(tasks), experiment.train, experiment.seed, device)
+    rows = task_rows(experiment.train.network, dataset.views)
+    training = Training(dataset, weight, rows, experiment.train, experiment.seed, device)
     scratch = paths.SCRATCH / "train" / cost.training_key(experiment)
     scratch.mkdir(parents=True, exist_ok=True)
     if (scratch / "state.safetensors").exists():
         restore(training, scratch / "state.safetensors")
         print(f"going on after update {training.step} of {experiment.train.optimizer_steps}", flush=True)
-    description = describe(experiment, [task["name"] for task in tasks])
+    description = describe(experiment, [task["name"] for task in tasks], dataset.views)
     started = time.monotonic()
     try:
         run(training, scratch, description)
@@ -111,7 +114,7 @@ def restore(training: Training, path: Path) -> None:
     training.restore(load_file(path, device=str(training.device)), plain)
 
 
-def describe(experiment: Experiment, names: list[str]) -> dict[str, Any]:
+def describe(experiment: Experiment, names: list[str], views: Views) -> dict[str, Any]:
     """What every checkpoint of this training says of itself, but for its step."""
     leaks = json.loads(paths.LEAKS.read_text())
     return {
@@ -124,7 +127,8 @@ def describe(experiment: Experiment, names: list[str]) -> dict[str, Any]:
         "prepare": experiment.prepare,
         "augment": experiment.augment,
         "tasks": names,
-        "task_rows": len(names),
+        "first_rows": first_rows(experiment.train.network, views).tolist(),
+        "task_rows": task_rows(experiment.train.network, views),
         "data": data_digest(),
         "leaks": len(leaks["pairs_of_other_tasks"]) if leaks["leaks"] == "keep" else 0,
     }

@@ -68,6 +68,7 @@ def save_checkpoint(config: Experiment, name: str = "best", **changes: Any) -> c
         "prepare": config.prepare,
         "augment": config.augment,
         "tasks": names,
+        "first_rows": list(range(len(names))),
         "task_rows": len(names),
         "data": tables.data_digest(),
         "leaks": 0,
