@@ -1,5 +1,6 @@
 """The Prefect server of this machine: started when it is missing, on 127.0.0.1 unless told otherwise."""
 
+import fcntl
 import json
 import os
 import subprocess
@@ -50,8 +51,16 @@ def ensure() -> None:
         return
     if os.environ.get("PREFECT_API_URL", address()) != f"http://{host()}:{port()}/api":
         raise FlowError(f"{address()} (PREFECT_API_URL) does not answer, and is no server that can be started here")
+    state().parent.mkdir(parents=True, exist_ok=True)
+    with state().with_suffix(".lock").open("w") as lock:
+        # Two commands at once must not start two servers on one port and one database.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not answers():
+            _start()
+
+
+def _start() -> None:
     log = state().with_suffix(".log")
-    log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as file:
         process = subprocess.Popen(
             [sys.executable, "-m", "prefect", "server", "start"],
