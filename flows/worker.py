@@ -20,7 +20,9 @@ from typing import Any, cast
 from uuid import UUID
 
 import anyio
+import httpx
 from prefect.client.schemas.objects import StateType
+from prefect.exceptions import PrefectException
 from prefect.workers.process import ProcessJobConfiguration, ProcessWorker, ProcessWorkerResult
 
 from flows import (
@@ -57,7 +59,8 @@ class Worker(ProcessWorker):
         """Admit what was queued in the UI before anything is taken from the queue."""
         try:
             await asyncio.to_thread(_admit)
-        except FlowError as error:  # Of git: what waits waits on, and is tried again.
+        except (FlowError, PrefectException, httpx.HTTPError) as error:
+            # Of git, or of a run that was deleted meanwhile: what waits waits on, and is tried again.
             print(f"admitting: {error}", file=sys.stderr, flush=True)
             return []
         return await super().get_and_submit_flow_runs()
