@@ -5,6 +5,8 @@ experiments in MLflow.
 """
 
 import csv
+import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -57,7 +59,8 @@ def main(
         if path and not path.absolute().parent.is_dir():
             raise StageError(f"{path} cannot be written: there is no folder {path.absolute().parent}")
     comparison = compare(names, checkpoint, evaluation, common, apart)
-    console = Console(record=html is not None)
+    # A pipe or a file has no width of its own.
+    console = Console(record=html is not None, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120)
     for part in draw(comparison):
         console.print(part, highlight=False)
     if html:
@@ -95,24 +98,25 @@ def _letters(count: int) -> list[str]:
 
 
 def _table(title: str) -> Table:
-    return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    return Table(
+        title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True
+    )
 
 
 def _scores(rows: Sequence[Row], names: dict[str, str]) -> Table:
     first = rows[0]
     table = _table(f"{first.n_tasks} tasks, {first.n_grids} test grids; shares in %, 95 % intervals over tasks")
-    table.add_column("experiment")
-    table.add_column("seeds")
-    for name in ("pass@1", "pass@2", "95 %", "strict", "any view", "sizes", "minutes"):
+    table.add_column("\nexperiment", min_width=22, overflow="fold")
+    for name in ("\nseeds", "pass\n@1", "pass\n@2", "95 %\ninterval", "\nstrict", "any\nview", "sizes\nright", "\nmin"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         marks = "".join(f"\n[bold yellow]{mark}[/]" for mark in row.marks)
         missing = f"\n[bold yellow]{row.missing} grids without an answer[/]" if row.missing else ""
         shares = [percent(share) for share in (row.strict, row.oracle, row.sizes_correct)]
-        spread = f"\n{' '.join(percent(score) for score in row.seed_scores)}" if len(row.seeds) > 1 else ""
+        spread = "".join(f"\n[dim]{percent(score)}[/]" for score in row.seed_scores) if len(row.seeds) > 1 else ""
         table.add_row(
             f"{names[row.label]}  {escape(row.label)}\n   [dim]{row.evaluation}[/]{marks}{missing}",
-            ", ".join(str(seed) for seed in row.seeds),
+            "\n".join(["", *map(str, row.seeds)] if len(row.seeds) > 1 else map(str, row.seeds)),
             percent(row.pass_at_1),
             f"[bold]{percent(row.pass_at_2)}[/]{spread}",
             interval((row.low, row.high)),

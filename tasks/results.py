@@ -82,21 +82,21 @@ def _from_file(path: Path, name: str) -> Result:
     if path.absolute().parent != root / paths.SCORES or not (root / paths.EXPERIMENT).is_file():
         return Result(name, score, {}, None, None, None)
     try:
-        experiment = check(read(root / paths.EXPERIMENT), str(root / paths.EXPERIMENT))
-    except ConfigurationError as error:
-        raise StageError(f"{error}; run `dvc repro` in {root}") from error
-    if (experiment.name, experiment.seed) != (score["source"]["experiment"], score["source"]["seed"]):
+        values = read(root / paths.EXPERIMENT)
+        beside = "/".join(str(values[part]) for part in ("version", "size", "dataset")), values["seed"]
+    except (ConfigurationError, KeyError) as error:
+        raise StageError(f"{root / paths.EXPERIMENT} is no experiment ({error}); run `dvc repro` in {root}") from error
+    if beside != (score["source"]["experiment"], score["source"]["seed"]):
         raise StageError(
             f"{path} is of {score['source']['experiment']} seed {score['source']['seed']}, but "
-            f"{root / paths.EXPERIMENT} is of {experiment.name} seed {experiment.seed}; run `dvc repro` in {root}"
+            f"{root / paths.EXPERIMENT} is of {beside[0]} seed {beside[1]}; run `dvc repro` in {root}"
         )
     spent = None
-    with contextlib.suppress(FileNotFoundError), contextlib.chdir(root):
-        spent = cost.read(experiment)
-    parameters = _acting(flat(experiment.model_dump(mode="json")), score)
-    return Result(
-        name, score, parameters, spent["seconds"] if spent else None, spent["device"] if spent else None, None
-    )
+    # What another commit wrote may lack parameters of this one: it compares, but its cost cannot be looked up.
+    with contextlib.suppress(FileNotFoundError, ConfigurationError), contextlib.chdir(root):
+        spent = cost.read(check(values, str(paths.EXPERIMENT)))
+    seconds, device = (spent["seconds"], spent["device"]) if spent else (None, None)
+    return Result(name, score, _acting(flat(values), score), seconds, device, None)
 
 
 def _from_mlflow(name: str, checkpoint: str, evaluation: str) -> list[Result]:
@@ -104,7 +104,7 @@ def _from_mlflow(name: str, checkpoint: str, evaluation: str) -> list[Result]:
     place = store()
     if place.empty:
         raise StageError(f"{name}: there is no such file, and the MLflow store {place.uri} is empty; publish it first")
-    os.environ.update(SETTINGS)
+    os.environ.update(SETTINGS, MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR="false")
     import mlflow
     from mlflow.exceptions import MlflowException
 
