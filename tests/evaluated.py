@@ -8,7 +8,8 @@ import yaml
 
 from model import checkpoints
 from model.configuration import Experiment
-from tasks import augment, paths, prepare, tables
+from model.grids import Grid
+from tasks import augment, fetch, paths, prepare, tables
 from tests.conftest import experiment
 
 MIRROR = {
@@ -83,3 +84,12 @@ def save_checkpoint(config: Experiment, name: str = "best", **changes: Any) -> c
     }
     checkpoints.save(paths.CHECKPOINTS / name, weights, description)
     return description
+
+
+def arc_1() -> dict[str, list[Grid]]:
+    """All tasks of ARC-AGI-1 prepared in the working folder; the solutions of the 400 evaluation tasks."""
+    config = experiment(dataset="aa1")
+    paths.EXPERIMENT.write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    fetch.main()
+    prepare.main()
+    return tables.read_solutions("evaluation")

