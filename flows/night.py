@@ -40,7 +40,7 @@ def row(run: Any, scores: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     """One run. A resumed one counts with all its starts."""
     past = records.stages(str(run.id))
     deaths = records.deaths(str(run.id))
-    state = run.state.name + (f", resumed {len(deaths)} times" if deaths else "")
+    state = run.state.name + (f", died {len(deaths)} ×" if deaths else "")
     why = "" if run.state.type == StateType.COMPLETED else run.state.message or ""
     mine = scores.get(str(run.id), {})
     return {
