@@ -59,7 +59,7 @@ def bootstrap_interval(
         raise ValueError("an interval needs at least one task")
     edge = (1 - LEVEL) / 2
     if np.all(values == 0) or np.all(values == 1):
-        width = 1 - edge ** (1 / len(values))
+        width = 1 - edge ** (1 / len(values))  # An event that none of them had may still be this frequent.
         return (0.0, width) if values[0] == 0 else (1 - width, 1.0)
     return _interval(_resampled(values, resamples, seed), spread, seed)
 
@@ -76,7 +76,11 @@ def paired_difference(a: Floats, b: Floats, resamples: int, seed: int = 0) -> Di
     values = b.mean(0) - a.mean(0)
     of_a, of_b = seed_error(a), seed_error(b)
     spread = Spread(float(np.hypot(of_a.error, of_b.error)), of_a.doubt + of_b.doubt)
-    low, high = _interval(_resampled(values, resamples, seed), spread, seed)
+    if np.any(values):
+        low, high = _interval(_resampled(values, resamples, seed), spread, seed)
+    else:  # They agree on every task, which does not say that they would on all.
+        _, high = bootstrap_interval(values, resamples)
+        low = -high
     return Difference(float(values.mean()), low, high, permutation_p(values, resamples, seed, spread))
 
 

@@ -38,6 +38,7 @@ FILES: dict[str, Any] = {
         "dddddddd": [[[3], [1], [4]], [[9], [2], [6]]],
     },
 }
+CHALLENGES = "arc-agi_evaluation_challenges.json"
 ANSWERS = FILES["arc-agi_evaluation_solutions.json"]
 
 

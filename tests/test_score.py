@@ -6,9 +6,9 @@ import time
 import numpy as np
 import pytest
 
-from tasks import paths, predict, predictions, score
+from tasks import paths, predict, predictions, score, select, train
 from tests.conftest import experiment
-from tests.evaluated import arc_1, build, save_checkpoint
+from tests.evaluated import ANSWERS, CHALLENGES, FILES, arc_1, build, save_checkpoint
 
 
 def test_a_task_that_raises_stays_in_the_denominator(workspace, monkeypatch, capsys):
@@ -152,3 +152,23 @@ def test_72_votes_of_419_grids_replay_within_10_seconds(workspace):
     assert [point["views"] for point in result["votes"]["curve"]] == [1, 2, 4, 8, 16, 32, 64, 72]
     assert result["votes"]["curve"][-1]["pass_at_2"] == pytest.approx(result["pass_at_2"], abs=1e-6)
     assert len(result["votes"]["rules"]) == 6
+
+
+def test_a_model_that_saw_an_evaluated_pair_under_a_view_is_refused(workspace):
+    """From the files to the refusal: a training pair is a test pair of another task, transposed and recoloured."""
+    files = json.loads(json.dumps(FILES))
+    given, answer = (np.array(g) for g in (files[CHALLENGES]["cccccccc"]["test"][0]["input"], ANSWERS["cccccccc"][0]))
+    colours = np.array([0, 2, 3, 4, 5, 6, 7, 8, 9, 1])
+    seen = {"input": colours[given.T].tolist(), "output": colours[answer.T].tolist()}
+    files["arc-agi_training_challenges.json"]["aaaaaaaa"]["train"].append(seen)
+    for leaks, refused in (("keep", True), ("drop", False)):
+        build(files, prepare={"validation_tasks": 1, "leaks": leaks})
+        train.main()
+        select.main()
+        predict.main("best", "attempts")
+        if refused:
+            with pytest.raises(SystemExit, match="1 evaluated pairs were trained on"):
+                score.main("best", "attempts")
+        else:
+            score.main("best", "attempts")
+        assert paths.score("best", "attempts").exists() != refused

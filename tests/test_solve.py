@@ -13,9 +13,7 @@ from tasks import paths, predict, score, show_task, solve
 from tasks.drawing import Strip
 from tasks.grid_text import lines
 from tests.conftest import ROOT
-from tests.evaluated import ANSWERS, FILES, build, save_checkpoint
-
-CHALLENGES = "arc-agi_evaluation_challenges.json"
+from tests.evaluated import ANSWERS, CHALLENGES, FILES, build, save_checkpoint
 
 
 @pytest.fixture

@@ -150,6 +150,14 @@ def test_p_values_of_many_pairs_are_adjusted():
         assert (rejected == (np.array(holm(list(p))) <= level)).all()
 
 
+def test_agreement_on_every_task_is_not_certainty():
+    found = paired_difference(np.array([0, 1] * 200), np.array([0, 1] * 200), 100)
+    assert (found.mean, found.p, found.shown) == (0, 1, False)
+    # At this share of tasks that differ, 400 tasks would miss them all 1 time in 40.
+    assert found.high == -found.low == pytest.approx(0.0092, abs=1e-4)
+    assert (1 - found.high) ** 400 == pytest.approx(0.025)
+
+
 def test_what_cannot_be_compared_is_refused():
     with pytest.raises(ValueError, match="at least one task"):
         bootstrap_interval(np.array([]), 100)
