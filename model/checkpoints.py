@@ -3,6 +3,7 @@
 Both files are functions of their content: no time, no path, the same bytes for the same training.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -47,8 +48,10 @@ class Description(Frozen):
     """Length of the task table."""
     data: str = Field(pattern=r"^[0-9a-f]{64}$")
     """Digest of the prepared data it was trained on."""
+    tests_trained_on: Annotated[tuple[str, ...], Field(strict=False)]
+    """Tasks whose test pairs were trained on, by this training or by the one that it started from."""
     leaks: int
-    """Evaluated pairs that occur among its training pairs, under any view."""
+    """Evaluated pairs that occur among its training pairs, under any view, or among those of its start."""
 
     @property
     def noise(self) -> Noise:
@@ -114,6 +117,50 @@ def check_same(stem: Path, description: Description, tasks: list[str], augment: 
                 f"{stem} was trained with augment.{name} {trained!r}, but here it is {here!r}; set it to that of the "
                 "checkpoint, or train again"
             )
+
+
+def start_weights(
+    stem: Path, train: Train, augment: Augment, tasks: list[str], first_rows: list[int], task_rows: int
+) -> dict[str, Tensor]:
+    """Weights of a checkpoint for a training on `tasks`: the rows of tasks it knows, the mean of its rows for others.
+
+    Raises CheckpointError where the network, the noise or the augmentation scheme is another, naming the difference.
+    """
+    network, description = load(stem, torch.device("cpu"))
+    for section, names in _SAME.items():
+        before, here = description.train.model_dump()[section], train.model_dump()[section]
+        for name in names or before:
+            if before[name] != here[name]:
+                raise CheckpointError(
+                    f"{stem} was trained with train.{section}.{name} {before[name]!r}, but here it is {here[name]!r}; "
+                    "fine-tune with the version and size of the checkpoint"
+                )
+    if description.augment.scheme != augment.scheme:
+        raise CheckpointError(
+            f"{stem} was trained with augment.scheme {description.augment.scheme!r}, but here it is {augment.scheme!r}"
+        )
+    weights = dict(network.state_dict())
+    old = weights["task_table.weight"]
+    new = old.mean(0).repeat(task_rows, 1)
+    blocks = dict(zip(description.tasks, _blocks(description.first_rows, description.task_rows), strict=True))
+    for task, block in zip(tasks, _blocks(first_rows, task_rows), strict=True):
+        known = blocks.get(task, range(0))
+        if len(known) == len(block):
+            new[block.start : block.stop] = old[known.start : known.stop]
+    return weights | {"task_table.weight": new}
+
+
+_SAME: dict[str, tuple[str, ...]] = {
+    "network": ("width", "layers", "heads", "feed_forward", "size_hidden", "conditioning", "time_input"),
+    "noise": (),
+    "self_conditioning": ("features", "temperature", "projection", "gain"),
+}
+"""What a fine-tuning shares with its start; () for the whole section."""
+
+
+def _blocks(first_rows: Sequence[int], task_rows: int) -> list[range]:
+    ends = [*first_rows[1:], task_rows]
+    return [range(a, b) for a, b in zip(first_rows, ends, strict=True)]
 
 
 def describe(stem: Path) -> Description:

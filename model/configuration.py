@@ -5,88 +5,43 @@ No default is hidden here: every value stands in presets.yaml or params.yaml.
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-Positive = Annotated[int, Field(gt=0)]
-Count = Annotated[int, Field(ge=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Rate = Annotated[float, Field(ge=0, lt=1)]
-Names = Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
+from model.mechanisms import (
+    Count,
+    Finetune,
+    Frozen,
+    Names,
+    Network,
+    Noise,
+    Positive,
+    Rate,
+    SelfConditioning,
+    Share,
+)
 
-
-class Frozen(BaseModel):
-    """Immutable, strict, and closed to unknown keys."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True, allow_inf_nan=False
-    )
-
-
-class Noise(Frozen):
-    """Uniform-noise diffusion with a cosine schedule (version ledger 2.2)."""
-
-    steps: Positive
-    """Noise levels T in training."""
-    offset: Annotated[float, Field(ge=0, lt=1)]
-    """s of the cosine."""
-    alpha_bar_final: Annotated[float, Field(gt=0, lt=1)]
-    """Share of cells still unreplaced at the last level."""
-
-
-class SelfConditioning(Frozen):
-    """What the network is told of its own previous estimate (version ledger 3)."""
-
-    features: Literal["none", "probabilities", "log-probabilities"]
-    """The estimate as given to the network; log-probabilities are tempered and centred per cell."""
-    temperature: Annotated[float, Field(gt=0)]
-    """Of the log-probabilities."""
-    projection: Literal["linear", "mlp", "gated-norm"]
-    """From the ten features to the width."""
-    gain: Literal["alpha-bar", "progress"]
-    """Strength 0.3 + 0.7 x: x is alpha_bar of the noise level, or the progress of training (then of denoising)."""
-    rate: Share
-    """Share of training batches that see an estimate."""
-    zeros_rate: Share
-    """Share of training batches that see zeros through the projection (its bias)."""
-    training: Literal["same-step", "reverse-step", "blend"]
-    """Learned from: the same noisy grid, the grid one reverse step on, or truth blended with estimate, noised anew."""
-    inference: Literal["temporal", "two-pass"]
-    """The estimate of the previous step, or of a first pass at the same step."""
-
-    @model_validator(mode="after")
-    def _branches(self) -> Self:
-        if self.rate + self.zeros_rate > 1:
-            raise ValueError(f"rate + zeros_rate is {self.rate + self.zeros_rate}; their sum is at most 1")
-        return self
-
-
-class Network(Frozen):
-    """The denoiser."""
-
-    width: Positive
-    layers: Positive
-    heads: Positive
-    feed_forward: Positive
-    """Hidden width of the gated feed-forward."""
-    dropout: Rate
-    embedding_dropout: Rate
-    """Of the elements of the cell embeddings."""
-    input_grid_dropout: Rate
-    """Share of training examples whose input grid is hidden from the output."""
-    size_hidden: Positive
-    """Hidden width of the size head."""
-    conditioning: Literal["task", "d4", "d4-colour", "rotation-flip-colour", "augmented-task"]
-    """Embeddings of an example: of its task, with those of its view's D4 and colour cycle, or one per task and view."""
-    time_input: Literal["index", "log-alpha-bar", "log-snr"]
-
-    @model_validator(mode="after")
-    def _heads(self) -> Self:
-        if self.width % self.heads:
-            fits = [h for h in range(1, self.width + 1) if self.width % h == 0 and (self.width // h) % 8 == 0]
-            raise ValueError(f"heads {self.heads} do not divide width {self.width}; allowed: {fits}")
-        if (self.width // self.heads) % 8:
-            raise ValueError(f"width / heads is {self.width // self.heads}; rotary positions need a multiple of 8")
-        return self
+__all__ = [
+    "Augment",
+    "Count",
+    "Evaluation",
+    "Experiment",
+    "Fetch",
+    "Finetune",
+    "Frozen",
+    "Names",
+    "Network",
+    "Noise",
+    "Positive",
+    "Predict",
+    "Prepare",
+    "Publish",
+    "Rate",
+    "Report",
+    "Score",
+    "SelfConditioning",
+    "Share",
+    "Train",
+]
 
 
 class Fetch(Frozen):
@@ -106,7 +61,7 @@ class Prepare(Frozen):
     training_subset: str
     """File of training task ids, one a line, that are kept; '' keeps all; 'not-in-arc-agi-1' those new in ARC-AGI-2."""
     evaluation_subset: str
-    """The same for evaluation tasks."""
+    """The same for evaluation tasks; 'shortest-N' keeps the N with the fewest cells."""
     validation: Literal["held-out-training", "evaluation-solutions"]
     """Whose test pairs select the checkpoint. The second is the lab's choice and marks every report."""
     validation_tasks: Positive
@@ -142,6 +97,7 @@ class Train(Frozen):
     network: Network
     noise: Noise
     self_conditioning: SelfConditioning
+    finetune: Finetune
     optimizer: Literal["adamw", "muon"]
     """muon: the matrices of the blocks by Muon, everything else by AdamW."""
     learning_rate: Annotated[float, Field(gt=0)]

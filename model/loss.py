@@ -10,7 +10,7 @@ from model import self_conditioning
 from model.configuration import Train
 from model.grids import COLOURS, LARGEST_SIDE
 from model.network import Denoiser, Encoded
-from model.noise import Schedule, add_noise, posterior
+from model.noise import Schedule, add_noise, reverse_chances
 from model.packing import Packed
 from model.random import uniform
 
@@ -130,10 +130,18 @@ def _first_pass(
             return nothing, add_noise(mixed, table.alpha_bar[level], keep, replacement), level
         features = nothing if how.features == "none" else self_conditioning.features(how, logits)
         if how.training == "reverse-step":
-            chances = posterior(logits.softmax(-1), noisy, table.alpha_bar_previous[level], table.beta[level])
-            drawn = (chances.cumsum(-1) <= uniform(key, _REVERSE, row)[:, None]).sum(-1).clamp(max=COLOURS - 1)
-            return features, drawn, level - 1
+            return features, reverse_step(logits, noisy, level, table, uniform(key, _REVERSE, row)), level - 1
         return features, noisy, level
+
+
+def reverse_step(logits: Tensor, noisy: Tensor, level: Tensor, table: Levels, draw: Tensor) -> Tensor:
+    """The grid one level on, int64 (T,), by uniform draws from [0, 1), (T,).
+
+    Drawn, as was meant: the argmax that the lab took is the grid itself at every level but the first (ledger, B3).
+    """
+    before = table.alpha_bar_previous[level]
+    chances = reverse_chances(logits.softmax(-1), noisy, table.alpha_bar[level], before)
+    return (chances.cumsum(-1) <= draw[:, None]).sum(-1).clamp(max=COLOURS - 1)
 
 
 def _size_loss(packed: Packed, encoded: Encoded, counted: Tensor) -> tuple[Tensor, Tensor, Tensor]:

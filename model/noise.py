@@ -54,6 +54,18 @@ def posterior(estimate: Tensor, colours: Tensor, alpha_bar_previous: Tensor, bet
     return joint / joint.sum(-1, keepdim=True)
 
 
+def reverse_chances(chances: Tensor, colours: Tensor, alpha_bar: Tensor, alpha_bar_next: Tensor) -> Tensor:
+    """p(x_s | x_t) = sum over x_0 of q(x_s | x_t, x_0) p(x_0 | x_t), exact for any stride t -> s; float (T, 10).
+
+    `chances` are p(x_0 | x_t), `colours` is x_t, `alpha_bar` belongs to t and `alpha_bar_next` to the less noisy s.
+    `posterior` wants x_0's probabilities without the evidence of x_t, so q(x_t | x_0) is divided out of them.
+    """
+    own = torch.nn.functional.one_hot(colours, COLOURS) * alpha_bar[:, None]
+    prior = chances / (own + (1 - alpha_bar)[:, None] / COLOURS)
+    beta = 1 - alpha_bar / alpha_bar_next
+    return posterior(prior / prior.sum(-1, keepdim=True), colours, alpha_bar_next, beta)
+
+
 def inference_levels(levels: int, steps: int, time_map: str = "spaced") -> list[int]:
     """Indices of the noise levels that `steps` denoising steps visit, from the noisiest to index 0 (ledger, v2).
 

@@ -15,7 +15,7 @@ from model.configuration import Evaluation, SelfConditioning
 from model.grids import COLOURS
 from model.loss import Levels
 from model.network import Denoiser
-from model.noise import inference_levels, posterior
+from model.noise import inference_levels, reverse_chances
 from model.packing import Packed
 from model.random import uniform
 
@@ -98,18 +98,6 @@ def _look(logits: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 def drawn(chances: Tensor, draw: Tensor) -> Tensor:
     """Colours int64 (T,) with these probabilities (T, 10), by uniform draws from [0, 1), (T,)."""
     return (chances.cumsum(-1) <= draw[:, None]).sum(-1).clamp(max=COLOURS - 1)
-
-
-def reverse_chances(chances: Tensor, colours: Tensor, alpha_bar: Tensor, alpha_bar_next: Tensor) -> Tensor:
-    """p(x_s | x_t) = sum over x_0 of q(x_s | x_t, x_0) p(x_0 | x_t), exact for any stride t -> s; float (T, 10).
-
-    `chances` are p(x_0 | x_t), `colours` is x_t, `alpha_bar` belongs to t and `alpha_bar_next` to the less noisy s.
-    `noise.posterior` wants x_0's probabilities without the evidence of x_t, so q(x_t | x_0) is divided out of them.
-    """
-    own = torch.nn.functional.one_hot(colours, COLOURS) * alpha_bar[:, None]
-    prior = chances / (own + (1 - alpha_bar)[:, None] / COLOURS)
-    beta = 1 - alpha_bar / alpha_bar_next
-    return posterior(prior / prior.sum(-1, keepdim=True), colours, alpha_bar_next, beta)
 
 
 def least_sure(confidence: Tensor, sequence: Tensor, cells: Tensor, share: Tensor) -> Tensor:

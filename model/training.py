@@ -5,7 +5,7 @@ Every random draw of update k is a function of (seed, k), so that a resumed run 
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -13,13 +13,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model import compilation, loss
+from model.adapters import adapt, adapters, merged
 from model.checkpoints import build
 from model.configuration import Train
 from model.corpus import corpus
 from model.dataset import Dataset
+from model.network import Denoiser
 from model.noise import schedule
 from model.optimizer import Average, learning_rate, optimizers, set_rate
 from model.packing import Budget, fill, pack
+from model.probes import Look, adapter_gradients, probe
 from model.random import hash_key
 from model.recording import Recorded
 from model.stream import Stream
@@ -47,11 +50,17 @@ class Training:
         config: Train,
         seed: int,
         device: torch.device,
+        start: dict[str, Tensor] | None = None,
     ) -> None:
-        """`weight` (pairs,) are the sampling weights of dataset.pairs."""
+        """`weight` (pairs,) are the sampling weights of dataset.pairs, `start` weights to begin with."""
         self.config, self.seed, self.device = config, seed, device
         torch.manual_seed(seed)
-        self.network = build(config, task_rows).to(device)
+        self.network = build(config, task_rows)
+        if start is not None:
+            self.network.load_state_dict(start)
+        if config.finetune.adapters == "lora":
+            adapt(self.network, config.finetune)
+        self.network.to(device)
         self.average = Average(self.network, config)
         self.parameters = [p for p in self.network.parameters() if p.requires_grad]
         self.optimizers = optimizers(self.network, config)
@@ -99,10 +108,8 @@ class Training:
         torch.manual_seed((self.seed << 32) + self.step)  # Dropout draws from torch's own generator.
         estimate, told = self._branch()
         for micro, rows in enumerate(batches):
-            if self.config.network.conditioning == "augmented-task":  # A row of the task table for every view.
-                rows = [(view, view, *grids) for _, view, *grids in rows]
             padded = self.stream.budget if self.device.type == "cuda" else None
-            table, budget = fill(rows, self.network.prefix_length, padded)
+            table, budget = fill(self._rows(rows), self.network.prefix_length, padded)
             key = hash_key(torch.tensor(self.seed), self.step, micro)
             numbers = torch.tensor([self.step / self.config.optimizer_steps, told])
             self.add_gradient(torch.from_numpy(table), key, numbers, budget, estimate)
@@ -115,7 +122,27 @@ class Training:
     def weights(self) -> dict[str, Tensor]:
         """What is evaluated: the average, or the raw weights."""
         source = self.average.module if self.config.evaluated_weights == "ema" else self.network
-        return dict(source.state_dict())
+        return merged(source)
+
+    def probe(self) -> dict[str, Any]:
+        """What every mechanism does, on one batch. Raises TrainingError for one that is on and does nothing."""
+        compilation.switch(False, dynamic=False)
+        padded = self.stream.budget if self.device.type == "cuda" else None
+        table, budget = fill(self._rows(next(self.stream.batches())), self.network.prefix_length, padded)
+        key = hash_key(torch.tensor(self.seed, device=self.device), self.step)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half, cache_enabled=False):
+            packed = pack(torch.from_numpy(table).to(self.device), self.corpus, self.network.prefix_length, budget)
+            look = Look(packed, self.levels, self.config.self_conditioning, key)
+            averaged = self.config.evaluated_weights == "ema"
+            found, idle = probe(self.network, cast("Denoiser", self.average.module), look, averaged=averaged)
+            if adapters(self.network):
+                draw = loss.Draw(key, torch.ones((), device=self.device), torch.ones((), device=self.device))
+                value, _ = loss.training_loss(self.network, packed, self.levels, self.config, draw, False)
+                found["adapter_gradients"], without = adapter_gradients(self.network, value)
+                idle += without
+        if idle:
+            raise TrainingError(f"switched on, but of no effect: {'; '.join(idle)}")
+        return found
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Everything a resumed run needs: tensors by name, and plain values."""
@@ -163,6 +190,12 @@ class Training:
             optimizer.step()
         self.average.update()
         torch._foreach_zero_(self.gradients)
+
+    def _rows(self, rows: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
+        """Rows of the stream with the row of the task table in place of the task."""
+        if self.config.network.conditioning != "augmented-task":
+            return rows
+        return [(view, view, *grids) for _, view, *grids in rows]
 
     def _branch(self) -> tuple[bool, float]:
         """Whether this update's batches make an estimate, and whether the network is told the features."""

@@ -11,7 +11,8 @@ from tasks import paths
 
 def training_key(experiment: Experiment) -> str:
     """Digest of everything that decides the outcome of the experiment's training."""
-    tables = digest(paths.CELLS, paths.PAIRS, paths.TASKS, paths.TRAINING_VIEWS)
+    start = sorted(paths.START.glob("checkpoint.*"))
+    tables = digest(paths.CELLS, paths.PAIRS, paths.TASKS, paths.TRAINING_VIEWS, *start)
     chosen = json.dumps([experiment.train.model_dump(mode="json"), experiment.seed, tables], sort_keys=True)
     return digest_text(chosen)[:32]
 

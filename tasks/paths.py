@@ -10,6 +10,8 @@ EXPERIMENT = Path("data/experiment.yaml")
 OWN = Path("data/own")
 """For the official JSON files of anybody's own tasks."""
 RAW = Path("data/raw")
+START = Path("data/start")
+"""The checkpoint that a fine-tuning starts from, if any; else a file that says so."""
 PREPARED = Path("data/prepared")
 AUGMENTED = Path("data/augmented")
 CHECKPOINTS = Path("data/checkpoints")
@@ -30,6 +32,8 @@ VOTING_VIEWS = AUGMENTED / "voting_views.parquet"
 
 CANDIDATES = CHECKPOINTS / "candidates"
 HISTORY = CHECKPOINTS / "history.json"
+PROBES = CHECKPOINTS / "probes.json"
+"""What every mechanism was seen to do after the training."""
 SELECTION = CHECKPOINTS / "selection.json"
 
 PAGE = REPORTS / "report.html"

@@ -5,6 +5,7 @@ of their own: evaluation's is read by `score` alone, validation's by `select` al
 """
 
 import json
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,7 +31,9 @@ Row = tuple[str, int, int, Grid, Grid | None]
 
 def keep(tasks: dict[str, Task], answers: dict[str, list[Grid]], config: Prepare, split: str) -> dict[str, Task]:
     """The tasks that pass the filters. Outputs of evaluation tests are not known, so they do not filter."""
-    wanted = _subset(config.training_subset if split == "training" else config.evaluation_subset, tasks)
+    subset = config.training_subset if split == "training" else config.evaluation_subset
+    shortest = re.fullmatch(r"shortest-([1-9][0-9]*)", subset)
+    wanted = _subset("" if shortest else subset, tasks)
     kept = {}
     for name, task in tasks.items():
         known = [side for g in answers[name] for side in g.shape] if split == "training" else []
@@ -38,7 +41,9 @@ def keep(tasks: dict[str, Task], answers: dict[str, list[Grid]], config: Prepare
             kept[name] = task
     if not kept:
         raise StageError(f"no {split} task has all sides up to {config.largest_side} (prepare.largest_side)")
-    return kept
+    if shortest:
+        kept = dict(sorted(kept.items(), key=lambda item: (_cells(item[1]), item[0]))[: int(shortest[1])])
+    return dict(sorted(kept.items()))
 
 
 def split_rows(
@@ -173,6 +178,12 @@ def main() -> None:
         f"{len(validation)} validation tasks ({config.validation}); "
         f"{len(leaking)} training pairs that are evaluated pairs of other tasks: {config.leaks}"
     )
+
+
+def _cells(task: Task) -> int:
+    """Of everything that is known of a task before it is answered."""
+    outputs = [pair.output for pair in task.train if pair.output is not None]
+    return sum(grid.size for grid in [*(pair.input for pair in [*task.train, *task.test]), *outputs])
 
 
 def _known(row: Row) -> Grid:

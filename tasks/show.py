@@ -40,9 +40,8 @@ def main(
     training, evaluation = task_counts(shown)
     print(f"# {training} training tasks, {evaluation} evaluation tasks")
     counted = parameters(shown, training, evaluation)
-    print(
-        f"# {counted.trunk + counted.embeddings:,} parameters: trunk {counted.trunk:,}, embeddings {counted.embeddings:,}"
-    )
+    total = counted.trunk + counted.embeddings
+    print(f"# {total:,} parameters: trunk {counted.trunk:,}, embeddings {counted.embeddings:,}")
     print(
         f"# {shown.train.batch * shown.train.accumulation} examples an update, {shown.train.optimizer_steps:,} updates"
     )

@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from model.checkpoints import Description
 from model.configuration import Experiment
 from model.content import write_json
 from model.corpus import first_rows, task_rows
-from model.dataset import Views
+from model.dataset import Dataset
 from model.training import Stopped, Training
 from tasks import cost, paths
 from tasks.device import choose
@@ -34,33 +35,41 @@ from tasks.tables import data_digest, read_dataset, read_tasks
 
 @stage("train")
 def main() -> None:
-    """Write data/checkpoints/candidates and history.json."""
+    """Write data/checkpoints/candidates, history.json and probes.json."""
     experiment, device = resolved(), choose()
     tasks = read_tasks()
     dataset = read_dataset("train", paths.TRAINING_VIEWS)
-    weight = np.where(
-        [tasks[t]["origin"] == "evaluation" for t in dataset.pairs.task],
-        experiment.train.evaluation_weight,
-        1.0,
-    )
+    evaluated = np.array([tasks[t]["origin"] == "evaluation" for t in dataset.pairs.task])
+    if experiment.train.finetune.pairs == "evaluation":
+        dataset = replace(dataset, pairs=dataset.pairs.rows(np.flatnonzero(evaluated)))
+        evaluated = evaluated[evaluated]
+    weight = np.where(evaluated, experiment.train.evaluation_weight, 1.0)
     rows = task_rows(experiment.train.network, dataset.views)
-    training = Training(dataset, weight, rows, experiment.train, experiment.seed, device)
+    description = describe(experiment, tasks, dataset)
+    start = None
+    if experiment.train.finetune.start:
+        where = description["tasks"], description["first_rows"], rows
+        start = checkpoints.start_weights(paths.START / "checkpoint", experiment.train, experiment.augment, *where)
+    training = Training(dataset, weight, rows, experiment.train, experiment.seed, device, start)
     scratch = paths.SCRATCH / "train" / cost.training_key(experiment)
     scratch.mkdir(parents=True, exist_ok=True)
     if (scratch / "state.safetensors").exists():
         restore(training, scratch / "state.safetensors")
         print(f"going on after update {training.step} of {experiment.train.optimizer_steps}", flush=True)
-    description = describe(experiment, [task["name"] for task in tasks], dataset.views)
     started = time.monotonic()
     try:
         run(training, scratch, description)
     finally:
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
         cost.add(experiment, time.monotonic() - started, name)
+    probes = training.probe()
     shutil.rmtree(paths.CANDIDATES, ignore_errors=True)
     paths.CHECKPOINTS.mkdir(parents=True, exist_ok=True)
     shutil.move(scratch / "candidates", paths.CANDIDATES)
     write_json(paths.HISTORY, training.history)
+    write_json(paths.PROBES, probes)
+    for name, seen in probes.items():
+        print(f"{name}: {seen}")
     shutil.rmtree(scratch)
 
 
@@ -114,9 +123,21 @@ def restore(training: Training, path: Path) -> None:
     training.restore(load_file(path, device=str(training.device)), plain)
 
 
-def describe(experiment: Experiment, names: list[str], views: Views) -> dict[str, Any]:
-    """What every checkpoint of this training says of itself, but for its step."""
-    leaks = json.loads(paths.LEAKS.read_text())
+def describe(experiment: Experiment, tasks: list[dict[str, Any]], dataset: Dataset) -> dict[str, Any]:
+    """What every checkpoint of this training says of itself, but for its step.
+
+    A start that was trained on test pairs of tasks that are evaluated here leaks them.
+    """
+    leaks, names = json.loads(paths.LEAKS.read_text()), [task["name"] for task in tasks]
+    leaked = len(leaks["pairs_of_other_tasks"]) if leaks["leaks"] == "keep" else 0
+    held_out = {names[t] for t in read_dataset("validation", paths.TRAINING_VIEWS).pairs.task}
+    with_tests = {names[t] for t in dataset.pairs.task if tasks[t]["origin"] == "training"}
+    trained = with_tests - held_out
+    if experiment.train.finetune.start:
+        start = checkpoints.describe(paths.START / "checkpoint")
+        trained |= set(start.tests_trained_on)
+        evaluated = read_dataset("evaluation", paths.TRAINING_VIEWS).pairs.task
+        leaked += start.leaks + sum(names[t] in start.tests_trained_on for t in evaluated)
     return {
         "format": checkpoints.FORMAT,
         "experiment": experiment.name,
@@ -127,10 +148,11 @@ def describe(experiment: Experiment, names: list[str], views: Views) -> dict[str
         "prepare": experiment.prepare,
         "augment": experiment.augment,
         "tasks": names,
-        "first_rows": first_rows(experiment.train.network, views).tolist(),
-        "task_rows": task_rows(experiment.train.network, views),
+        "first_rows": first_rows(experiment.train.network, dataset.views).tolist(),
+        "task_rows": task_rows(experiment.train.network, dataset.views),
         "data": data_digest(),
-        "leaks": len(leaks["pairs_of_other_tasks"]) if leaks["leaks"] == "keep" else 0,
+        "tests_trained_on": sorted(trained),
+        "leaks": leaked,
     }
 
 

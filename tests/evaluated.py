@@ -73,6 +73,7 @@ def save_checkpoint(config: Experiment, name: str = "best", **changes: Any) -> c
         "first_rows": list(range(len(names))),
         "task_rows": len(names),
         "data": tables.data_digest(),
+        "tests_trained_on": [],
         "leaks": 0,
     }
     description = checkpoints.Description.model_validate(values | changes)

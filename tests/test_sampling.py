@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from model import loss
 from model.configuration import Evaluation, SelfConditioning
-from model.noise import inference_levels, posterior, schedule
+from model.noise import inference_levels, posterior, reverse_chances, schedule
 from model.random import hash_key
-from model.sampling import denoise, drawn, least_sure, reverse_chances
+from model.sampling import denoise, drawn, least_sure
 from tests.conftest import experiment
 
 NOISE = experiment().train.noise

