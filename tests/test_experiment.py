@@ -67,12 +67,12 @@ def test_everything_is_there_and_a_second_repro_runs_nothing(project):
 @pytest.mark.parametrize(
     ("changes", "ran"),
     [
-        ({"evaluations": {"votes": {"steps": 3}}}, {"params", "predict", "score", "report", "publish"}),
+        ({"evaluations": {"votes": {"steps": 3}}}, {"check", "params", "predict", "score", "report", "publish"}),
         (
             {"train": {"learning_rate": 1e-3}},
-            {"params", "train", "select", "predict", "score", "report", "publish"},
+            {"check", "params", "train", "select", "predict", "score", "report", "publish"},
         ),
-        ({"report": {"tasks_drawn": 2}}, {"params", "report", "publish"}),
+        ({"report": {"tasks_drawn": 2}}, {"check", "params", "report", "publish"}),
     ],
 )
 def test_only_what_a_change_concerns_runs(project, changes, ran):
