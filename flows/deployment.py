@@ -30,20 +30,17 @@ def ensure(connection: SyncPrefectClient, slots: int | None = None) -> None:
 
     `slots` is left as it is when None.
     """
-    try:
-        pool = connection.read_work_pool(POOL)
-        if slots is not None and pool.concurrency_limit != slots:
-            connection.update_work_pool(POOL, WorkPoolUpdate(concurrency_limit=slots))
-    except ObjectNotFound:
-        connection.create_work_pool(
-            WorkPoolCreate(
-                name=POOL,
-                type="process",
-                description="One slot a GPU.",
-                base_job_template=template(),
-                concurrency_limit=slots or 1,
-            )
-        )
+    pool = WorkPoolCreate(
+        name=POOL,
+        type="process",
+        description="One slot a GPU.",
+        base_job_template=template(),
+        concurrency_limit=slots or 1,
+    )
+    with contextlib.suppress(ObjectAlreadyExists):  # Perhaps since a moment ago, by another command.
+        connection.create_work_pool(pool)
+    if slots is not None:
+        connection.update_work_pool(POOL, WorkPoolUpdate(concurrency_limit=slots))
     for name, priority in QUEUES.items():
         with contextlib.suppress(ObjectAlreadyExists):
             connection.create_work_queue(name=name, work_pool_name=POOL, priority=priority)

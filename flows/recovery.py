@@ -75,6 +75,20 @@ def resume(connection: SyncPrefectClient, run: UUID, name: str, reason: str) -> 
     return f"{name}: {message}; queued again"
 
 
+def asked_to_end(connection: SyncPrefectClient, run: UUID) -> bool:
+    """Whether the run was cancelled since it last began."""
+    states = sorted(connection.read_flow_run_states(run), key=lambda state: state.timestamp)
+    kinds = [state.type for state in states]
+    begun = max((i for i, kind in enumerate(kinds) if kind == StateType.RUNNING), default=-1)
+    return StateType.CANCELLING in kinds[begun + 1 :]
+
+
+def cancelled(connection: SyncPrefectClient, run: UUID) -> Any:
+    """Mark a run that was cancelled, whatever its end looked like to Prefect."""
+    connection.set_flow_run_state(run, Cancelled(message="cancelled"), force=True)
+    return connection.read_flow_run(run)
+
+
 def end_tasks(connection: SyncPrefectClient, run: UUID, message: str) -> None:
     """Mark the tasks of a dead run."""
     wanted = FlowRunFilter.model_validate({"id": {"any_": [run]}})

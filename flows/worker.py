@@ -40,7 +40,9 @@ from flows import (
 from flows.places import FlowError
 from flows.request import parse
 
-WATCH_SECONDS = 3.0
+WATCH_SECONDS = 2.0
+HEARD_SECONDS = 3.0
+"""Within which Prefect ends a cancelled run, if it heard of it."""
 
 
 class Worker(ProcessWorker):
@@ -122,8 +124,9 @@ class _Noting:
 def after(run: str) -> None:
     """What is due when a run has ended: resume it or let it rest, tell MLflow, remove the worktree."""
     with deployment.client() as connection:
-        found = connection.read_flow_run(UUID(run))
-        assert found.state
+        found: Any = connection.read_flow_run(UUID(run))
+        if recovery.asked_to_end(connection, found.id) and found.state.type != StateType.CANCELLED:
+            found = recovery.cancelled(connection, found.id)
         kind, message = found.state.type, found.state.message or "killed"
         if kind == StateType.CRASHED:
             print(recovery.resume(connection, found.id, found.name, message), flush=True)
@@ -152,9 +155,9 @@ def work() -> None:
         commits = [commit for run in waiting if (commit := admission.commit_of(run))]
         for line in freeze.clean([str(run.id) for run in waiting], commits):
             print(f"removed {line}", flush=True)
-        threading.Thread(target=_watch, daemon=True).start()
         print(f"working: {slots} at once, {server.address().removesuffix('/api')}", flush=True)
         worker = Worker(work_pool_name=deployment.POOL, name=f"worker-{os.getpid()}", limit=slots)
+        threading.Thread(target=_watch, args=(worker,), daemon=True).start()
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             asyncio.run(worker.start())
@@ -182,18 +185,31 @@ def only_one() -> Iterator[None]:
         yield
 
 
-def _watch() -> None:
-    """Keep the server up."""
+def _watch(worker: Worker) -> None:
+    """Keep the server up, and end what was cancelled unheard."""
     told = ""
     while True:
         try:
             server.ensure()
+            _cancel(worker)
             told = ""
-        except (OSError, FlowError) as error:  # Tried again, for ever; each error is told once.
+        except (OSError, FlowError, PrefectException, httpx.HTTPError) as error:  # Tried again; each is told once.
             if repr(error) != told:
-                print(f"watching the server: {error}", file=sys.stderr, flush=True)
+                print(f"watching: {error}", file=sys.stderr, flush=True)
                 told = repr(error)
         time.sleep(WATCH_SECONDS)
+
+
+def _cancel(worker: Worker) -> None:
+    """Prefect's own watch for cancellations ends for good when its connection breaks (3.8.8); this one does not."""
+    with deployment.client() as connection:
+        for run in recovery.runs(connection, StateType.CANCELLING):
+            if time.time() - run.state.timestamp.timestamp() < HEARD_SECONDS:
+                continue
+            if str(run.id) in worker.started:
+                processes.end(str(run.id))  # Then `after` marks it.
+            elif run.deployment_id:
+                print(recovery.settle(connection, run, "cancelled"), flush=True)
 
 
 def _admit() -> None:

@@ -1,5 +1,6 @@
 """Real servers, workers and kills, each in a copy of the project of its own."""
 
+import contextlib
 import json
 import signal
 import subprocess
@@ -198,13 +199,9 @@ def test_a_full_disk_fails_with_its_reason_and_goes_on_when_there_is_room(lab: L
         lab.start_worker()
         [run] = lab.queue(LONG)
         until(lambda: lab.step(run) >= 100 and list(scratch.glob("*/state.safetensors")), 120)
-        with (scratch / "ballast").open("wb") as file:
-            try:
-                while True:
-                    file.write(b"0" * 4096)
-                    file.flush()
-            except OSError:
-                pass
+        with (scratch / "ballast").open("wb", buffering=0) as file, contextlib.suppress(OSError):
+            while True:
+                file.write(b"0" * 4096)
         until(lambda: lab.state(run) in ENDED, 60)
         name, message = lab.states(run)[-1]
         assert name == "Failed"
