@@ -3,6 +3,8 @@
 PYTHON ?= python3
 BIN := $(CURDIR)/.venv/bin
 export PATH := $(BIN):$(PATH)
+# Two processes of one thread each: files are spread over them, and no thread waits for another.
+PYTEST := OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile
 export DO_NOT_TRACK := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 
@@ -26,13 +28,13 @@ test: setup
 	ruff check .
 	ruff format --check .
 	mypy
-	pytest
+	$(PYTEST)
 
 fast: setup
 	ruff check .
 	ruff format --check .
 	mypy
-	pytest -m 'not slow'
+	$(PYTEST) -m 'not slow'
 
 ui: setup
 	python -m tasks.ui

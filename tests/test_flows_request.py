@@ -1,3 +1,4 @@
+import json
 import re
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -88,7 +89,8 @@ def test_params_mean_what_was_asked() -> None:
 def test_the_same_experiment_keeps_the_bytes_of_its_params() -> None:
     present = yaml.safe_load((ROOT / paths.PARAMS).read_text())
     name = "/".join(present[key] for key in PLAIN)
-    assert Request.of(name, present["seed"], [], "normal").text(ROOT) == (ROOT / paths.PARAMS).read_text()
+    overrides = [f"{key}={json.dumps(value)}" for key, value in present.items() if key not in (*PLAIN, "seed")]
+    assert Request.of(name, present["seed"], overrides, "normal").text(ROOT) == (ROOT / paths.PARAMS).read_text()
 
 
 @pytest.mark.parametrize(
