@@ -19,13 +19,12 @@ def reason(lines: Sequence[str]) -> str:
         for line in reversed(lines):
             if re.search(pattern, line):
                 return f"{name}: {line.strip()}"
-    told = [
-        line.strip()
-        for line in lines
-        if line.strip() and not line.startswith(("ERROR: failed to reproduce", "\tfile:"))
-    ]
-    errors = [line for line in told if re.match(r"([a-z]+: |\w*(Error|Exception)\b|ERROR: )", line)]
-    return (errors or told or ["no word of why"])[0 if errors and errors[0][0].islower() else -1]
+    told = [line.strip() for line in lines if line.strip() and not line.startswith("\tfile:")]
+    # A stage's own word (`train: ...`) tells most, then the end of a traceback, then what DVC says of it.
+    for pattern in (r"[a-z]+: ", r"[\w.]*(Error|Exception)\b", r"(?!ERROR: failed to reproduce .*: failed to run)"):
+        if found := [line for line in told if re.match(pattern, line)]:
+            return found[0] if pattern == r"[a-z]+: " else found[-1]
+    return "no word of why"
 
 
 def killed(lines: Sequence[str]) -> bool:
