@@ -41,7 +41,8 @@ def main(
     if source.leaks and not config.allow_leaks:
         raise StageError(
             f"{source.leaks} evaluated pairs were trained on, here (see {paths.LEAKS}) or by the "
-            "checkpoint it started from; set prepare.leaks: drop and train again, or score.allow_leaks: true to score nevertheless, marked as such"
+            "checkpoint it started from; set prepare.leaks: drop and train again, or score.allow_leaks: true to score "
+            "nevertheless, marked as such"
         )
     solutions = read_solutions("evaluation")
     if source.evaluation.limit:
