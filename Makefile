@@ -1,5 +1,6 @@
 # make repro   run the experiment of params.yaml      make test   the whole check
 # make ui      MLflow's and Prefect's pages           make fast   the check without whole experiments
+# make bench   what this machine reaches              make night  the queue against real servers and kills
 PYTHON ?= python3
 BIN := $(CURDIR)/.venv/bin
 export PATH := $(BIN):$(PATH)
@@ -8,7 +9,7 @@ PYTEST := OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile
 export DO_NOT_TRACK := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: repro test fast ui bench setup
+.PHONY: repro test fast night ui bench setup
 
 setup: .venv/ready
 
@@ -28,13 +29,16 @@ test: setup
 	ruff check .
 	ruff format --check .
 	mypy
-	$(PYTEST)
+	$(PYTEST) -m 'not night'
+
+night: setup
+	pytest -m night
 
 fast: setup
 	ruff check .
 	ruff format --check .
 	mypy
-	$(PYTEST) -m 'not slow'
+	$(PYTEST) -m 'not slow and not night'
 
 ui: setup
 	python -m tasks.ui

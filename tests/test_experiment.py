@@ -119,8 +119,8 @@ def _digest(root: Path) -> dict[str, str]:
 
 
 def test_a_training_killed_at_random_moments_ends_with_the_same_bytes(project):
-    _write(project, train={"optimizer_steps": 240, "log_every": 20, "save_seconds": 0})
-    for stage in ("params", "fetch", "prepare", "augment"):
+    _write(project, train={"optimizer_steps": 400, "log_every": 20, "save_seconds": 0})
+    for stage in ("check", "params", "fetch", "prepare", "augment"):
         _run(project, "dvc", "repro", "-s", stage)
     train = [sys.executable, "-m", "tasks.train"]
     _run(project, *train)

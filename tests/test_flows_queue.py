@@ -19,7 +19,7 @@ from safetensors import safe_open
 from tasks.params import override
 from tests.flows_lab import LONG, NAME, SHORT, Lab, until
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.night]
 ACTIVE = ("RUNNING", "PENDING", "CANCELLING")
 ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 
