@@ -41,3 +41,9 @@ def test_tasks_import_no_flow():
 )
 def test_no_file_is_over_300_lines(path):
     assert len(path.read_text().splitlines()) <= 300
+
+
+def test_the_map_in_the_readme_names_every_module():
+    readme = (ROOT / "README.md").read_text()
+    modules = {p.name for d in ALLOWED | {"flows": set()} for p in (ROOT / d).glob("*.py")} - {"__init__.py"}
+    assert not {name for name in modules if f"`{name}`" not in readme}
