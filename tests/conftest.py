@@ -42,6 +42,7 @@ def experiment(**changes: Any) -> Experiment:
 @pytest.fixture(autouse=True)
 def _deterministic() -> Iterator[None]:
     torch.manual_seed(0)
+    os.environ.pop("MLFLOW_TRACKING_URI", None)  # MLflow sets it for its children; no test may inherit another's store.
     yield
     torch.use_deterministic_algorithms(False)
 
