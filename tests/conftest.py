@@ -1,6 +1,7 @@
 import tasks  # noqa: F401, I001  (sets what OpenMP reads when torch is loaded)
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
