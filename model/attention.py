@@ -5,11 +5,14 @@ On CUDA the variable-length flash kernel takes the rows as they are; elsewhere s
 into buckets for scaled-dot-product attention. `reference` is the plain definition both are tested against.
 """
 
+import itertools
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
+
+from model.compilation import region
 
 
 class Segments(NamedTuple):
@@ -36,13 +39,19 @@ class Buckets(NamedTuple):
     pad_key: Tensor
     unpad_key: Tensor
     key_is_real: Tensor
+    key_is_read: Tensor
+    """bool (key rows,): False where the segment has no queries."""
 
 
 def segments(query_lengths: Tensor, key_lengths: Tensor, longest_query: int, longest_key: int) -> Segments:
     """Segments of these lengths, int64 (segments,); the longest are upper bounds known to the host."""
-    starts = [torch.nn.functional.pad(n.cumsum(0), (1, 0)).to(torch.int32) for n in (query_lengths, key_lengths)]
     buckets = None if query_lengths.device.type == "cuda" else _buckets(query_lengths, key_lengths)
-    return Segments(starts[0], starts[1], longest_query, longest_key, buckets)
+    return Segments(_starts(query_lengths), _starts(key_lengths), longest_query, longest_key, buckets)
+
+
+@region
+def _starts(lengths: Tensor) -> Tensor:
+    return torch.nn.functional.pad(lengths.cumsum(0), (1, 0)).to(torch.int32)
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, who: Segments) -> Tensor:
@@ -95,36 +104,39 @@ def take_rows(x: Tensor, index: Tensor, inverse: Tensor, real: Tensor | None = N
 def _buckets(query_lengths: Tensor, key_lengths: Tensor) -> Buckets:
     """Sequences sorted by length, cut wherever the next is more than 1.5 times (and 16 rows) its bucket's first."""
     order = torch.argsort(key_lengths, stable=True)
+    order = order[query_lengths[order] > 0]
     sizes = list(zip(query_lengths[order].tolist(), key_lengths[order].tolist(), strict=True))
-    cuts = [0]
+    cuts = [0] if sizes else []
     for i, (_, length) in enumerate(sizes):
         if length > 1.5 * sizes[cuts[-1]][1] + 16:
             cuts.append(i)
-    spans = list(zip(cuts, [*cuts[1:], len(sizes)], strict=True))
+    spans = list(itertools.pairwise([*cuts, len(sizes)]))
     shapes = tuple((b - a, max(q for q, _ in sizes[a:b]), max(k for _, k in sizes[a:b])) for a, b in spans)
 
     def plan(lengths: Tensor, width: list[int]) -> tuple[Tensor, Tensor, Tensor]:
         starts = torch.nn.functional.pad(lengths.cumsum(0), (1, 0))
-        pad, real = [], []
+        pad, real = [torch.zeros(0, dtype=torch.int64)], [torch.zeros(0, dtype=torch.bool)]
         for (a, b), longest in zip(spans, width, strict=True):
             local, which = torch.arange(longest), order[a:b]
             inside = local[None] < lengths[which][:, None]
             pad.append(torch.where(inside, starts[which][:, None] + local[None], 0).flatten())
             real.append(inside.flatten())
         pad_rows, is_real = torch.cat(pad), torch.cat(real)
-        unpad = torch.empty(int(starts[-1]), dtype=torch.int64)
+        unpad = torch.zeros(int(starts[-1]), dtype=torch.int64)
         unpad[pad_rows[is_real]] = torch.nonzero(is_real)[:, 0]
         return pad_rows, unpad, is_real
 
     pad_q, unpad_q, real_q = plan(query_lengths, [q for _, q, _ in shapes])
     pad_k, unpad_k, real_k = plan(key_lengths, [k for _, _, k in shapes])
-    return Buckets(shapes, pad_q, unpad_q, real_q, pad_k, unpad_k, real_k)
+    read = torch.zeros(len(unpad_k), dtype=torch.bool)
+    read[pad_k[real_k]] = True
+    return Buckets(shapes, pad_q, unpad_q, real_q, pad_k, unpad_k, real_k, read)
 
 
 def _bucketed(query: Tensor, key: Tensor, value: Tensor, plan: Buckets) -> Tensor:
     query = take_rows(query, plan.pad_query, plan.unpad_query)
-    key = take_rows(key, plan.pad_key, plan.unpad_key)
-    value = take_rows(value, plan.pad_key, plan.unpad_key)
+    key = take_rows(key, plan.pad_key, plan.unpad_key, plan.key_is_read)
+    value = take_rows(value, plan.pad_key, plan.unpad_key, plan.key_is_read)
     results, q_at, k_at = [], 0, 0
     for count, q_rows, k_rows in plan.shapes:
         q_end, k_end = q_at + count * q_rows, k_at + count * k_rows

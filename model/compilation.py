@@ -22,13 +22,16 @@ def switch(on: bool, *, dynamic: bool) -> None:
     _dynamic = dynamic if on else None
 
 
-def region(function: Callable[P, R]) -> Callable[P, R]:
-    """A function that is compiled at its first call after compiling was switched on; eager until then."""
+def region(function: Callable[P, R], *, static: bool = False) -> Callable[P, R]:
+    """A function that is compiled at its first call after compiling was switched on; eager until then.
+
+    With `static` only where shapes are: what is small, or would be compiled anew for many shapes.
+    """
     compiled: dict[bool, Callable[P, R]] = {}
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        if _dynamic is None:
+        if _dynamic is None or (static and _dynamic) or torch.compiler.is_compiling():
             return function(*args, **kwargs)
         if _dynamic not in compiled:
             compiled[_dynamic] = torch.compile(function, dynamic=_dynamic, fullgraph=True)

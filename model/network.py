@@ -23,6 +23,7 @@ from model.attention import attention, take_rows
 from model.compilation import region
 from model.configuration import Network
 from model.grids import COLOURS, HIDDEN, LARGEST_SIDE
+from model.heads import EPSILON, Rotation, insert, rotation_of, spread
 from model.packing import Packed
 from model.self_conditioning import Projection
 
@@ -37,14 +38,12 @@ class Encoded(NamedTuple):
     """A context as every later pass needs it."""
 
     keys: list[Tensor]
+    """A layer's, (C + T, H, D / H), of context rows; `denoise` puts those of target rows in."""
     values: list[Tensor]
     size_logits: Tensor
     """float (S, 2, 30): height and width in the view's frame; class k is k + 1 cells."""
-    rotation: tuple[Tensor, Tensor]
+    rotation: Rotation
     """Of the target rows."""
-
-    places: Tensor | None = None
-    """int64 (T,): of the target rows in `keys` and `values`, once these hold the rows of the targets too."""
 
     def detached(self) -> "Encoded":
         """The same without gradients."""
@@ -62,9 +61,9 @@ class Block(nn.Module):
         self.feed_in = nn.Linear(config.width, 2 * config.feed_forward, bias=False)
         self.feed_out = nn.Linear(config.feed_forward, config.width, bias=False)
 
-    def project(self, x: Tensor, rotation: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """(rows, D) -> query, key, value (rows, H, D / H), positions applied."""
-        return _project(x, self.attention_in.weight, *rotation, self.heads)
+    def project(self, x: Tensor) -> Tensor:
+        """(rows, D) -> query, key and value before norm and rotation, (rows, 3, H, D / H)."""
+        return _project(x, self.attention_in.weight).unflatten(1, (3, self.heads, -1))
 
     def update(self, x: Tensor, attended: Tensor) -> Tensor:
         """Residual updates of rows (rows, D) by their attention (rows, H, D / H) and the feed-forward."""
@@ -95,33 +94,22 @@ class Denoiser(nn.Module):
     def encode(self, packed: Packed, hidden: Tensor | None = None) -> Encoded:
         """Read the contexts. `hidden` bool (S,) hides the input cells of these sequences (input-grid dropout)."""
         x = self._context(packed, hidden)
-        rotation = _rotation(packed.context_position, self.config.width // self.config.heads, x.dtype)
-        target_rotation = _rotation(packed.target_position, self.config.width // self.config.heads, x.dtype)
-        tokens = self.prefix_length
+        head = self.config.width // self.config.heads
+        rotation = rotation_of(packed.context_position, head, x.dtype)
+        target_rotation = rotation_of(packed.target_position, head, x.dtype)
+        rows, tokens = len(packed.context_places) + len(packed.target_places), self.prefix_length
         size_rows = packed.prefix_rows.view(-1, tokens)[:, -1]
         keys, values = [], []
         for i, block in enumerate(self._layers):
-            query, key, value = block.project(x, rotation)
-            keys.append(key)
-            values.append(value)
+            query, key, value, *both = spread(block.project(x), rotation, packed.context_places, rows)
+            keys.append(both[0])
+            values.append(both[1])
             if i + 1 < len(self.blocks):
                 x = block.update(x, attention(query, key, value, packed.context_segments))
             else:  # Beyond this layer only the size tokens are read.
                 attended = attention(query[size_rows], key, value, packed.size_segments)
                 x = block.update(x[size_rows], attended)
         return Encoded(keys, values, self.size_head(_norm(x)).view(-1, 2, LARGEST_SIDE), target_rotation)
-
-    def make_room(self, packed: Packed, encoded: Encoded) -> Encoded:
-        """For many steps without gradients: room for the targets' keys and values, which each step writes in place."""
-        rows, count = len(packed.interleave), len(packed.context_colour)
-        context, target = packed.interleave_inverse[:count], packed.interleave_inverse[count:]
-
-        def spread(x: Tensor) -> Tensor:
-            return x.new_zeros(rows, *x.shape[1:]).index_copy_(0, context, x)
-
-        return encoded._replace(
-            keys=[spread(k) for k in encoded.keys], values=[spread(v) for v in encoded.values], places=target
-        )
 
     def denoise(
         self,
@@ -138,18 +126,10 @@ class Denoiser(nn.Module):
         (T, 10) those of self-conditioning (None adds nothing) and `gain` float (T,) or (1,) their strength.
         """
         rate = self.config.embedding_dropout if self.training else 0.0
-        x = _embed(colours, self.output_cells.weight, rate) + _time(time, self.time.weight)
-        if features is not None:
-            x = x + gain[:, None] * self.self_conditioning(features)
+        told = None if features is None else self.self_conditioning(features)
+        x = _targets(colours, time, told, gain, self.output_cells.weight, self.time.weight, rate)
         for block, key, value in zip(self._layers, encoded.keys, encoded.values, strict=True):
-            if encoded.places is not None:
-                keys, values = key, value
-                query = _project_into(x, block.attention_in.weight, *encoded.rotation, keys, values, encoded.places)
-            else:
-                query, target_key, target_value = block.project(x, encoded.rotation)
-                places = packed.interleave, packed.interleave_inverse
-                keys = _interleave(key, target_key, *places)
-                values = _interleave(value, target_value, *places)
+            query, keys, values = insert(block.project(x), encoded.rotation, packed.target_places, key, value)
             x = block.update(x, attention(query, keys, values, packed.target_segments))
         return _logits(x, self.colour_head.weight)
 
@@ -200,38 +180,36 @@ def prefix_length(config: Network) -> int:
 
 
 def _norm(x: Tensor) -> Tensor:
-    return functional.rms_norm(x, x.shape[-1:])
-
-
-def _split(x: Tensor, weight: Tensor, cosine: Tensor, sine: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
-    qkv = functional.linear(_norm(x), weight).view(x.shape[0], 3, heads, -1)
-    query, key, value = qkv.unbind(1)
-    return _rotate(_norm(query), cosine, sine), _rotate(_norm(key), cosine, sine), value
-
-
-_project = region(_split)
+    return functional.rms_norm(x, x.shape[-1:], eps=EPSILON)
 
 
 @region
-def _project_into(
-    x: Tensor, weight: Tensor, cosine: Tensor, sine: Tensor, keys: Tensor, values: Tensor, places: Tensor
-) -> Tensor:
-    query, key, value = _split(x, weight, cosine, sine, keys.shape[1])
-    keys.index_copy_(0, places, key)
-    values.index_copy_(0, places, value)
-    return query
+def _project(x: Tensor, weight: Tensor) -> Tensor:
+    return functional.linear(_norm(x), weight)
 
 
 @region
 def _update(x: Tensor, attended: Tensor, out: Tensor, feed_in: Tensor, feed_out: Tensor, dropout: float) -> Tensor:
     x = x + functional.dropout(functional.linear(attended.flatten(1), out), dropout)
     gate, up = functional.linear(_norm(x), feed_in).chunk(2, -1)
-    return x + functional.dropout(functional.linear(functional.silu(gate) * up, feed_out), dropout)
+    inner = functional.silu(gate) * up
+    if dropout == 0:
+        return torch.addmm(x, inner, feed_out.T)  # The product adds x by the way.
+    return x + functional.dropout(functional.linear(inner, feed_out), dropout)
 
 
 @region
-def _interleave(context: Tensor, target: Tensor, places: Tensor, inverse: Tensor) -> Tensor:
-    return take_rows(torch.cat([context, target]), places, inverse)
+def _targets(
+    colours: Tensor,
+    time: Tensor,
+    told: Tensor | None,
+    gain: Tensor,
+    cell_weight: Tensor,
+    time_weight: Tensor,
+    dropout: float,
+) -> Tensor:
+    x = _embed(colours, cell_weight, dropout) + _time(time, time_weight)
+    return x if told is None else x + gain[:, None] * told
 
 
 @region
@@ -247,27 +225,8 @@ def _logits(x: Tensor, weight: Tensor) -> Tensor:
     return functional.linear(_norm(x), weight)[:, :COLOURS].float()
 
 
-@region
 def _time(time: Tensor, weight: Tensor) -> Tensor:
     """(T,) -> (T, D) through sine and cosine at wavelengths from 1/2 to about 500, fit for a log-SNR of -4 to 8."""
     octaves = torch.arange(_TIME_FEATURES // 2, device=time.device) * (math.log(1000) / (_TIME_FEATURES // 2 - 1))
     angle = time[:, None] * (4 * math.pi * torch.exp(-octaves))
     return functional.linear(torch.cat([angle.sin(), angle.cos()], -1), weight)
-
-
-@region
-def _rotation(position: Tensor, width: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Cosine and sine (rows, 1, width / 2): 3/8 of the pairs turn by row, 3/8 by column, 1/4 by grid."""
-    pairs = width // 2
-    shares = (3 * pairs // 8, 3 * pairs // 8, pairs - 2 * (3 * pairs // 8))
-    angles = [
-        position[:, axis : axis + 1] * torch.exp(-torch.arange(n, device=position.device) * (math.log(base) / n))
-        for axis, (n, base) in enumerate(zip(shares, (60.0, 60.0, 4.0), strict=True))
-    ]
-    angle = torch.cat(angles, -1)[:, None]
-    return angle.cos().to(dtype), angle.sin().to(dtype)
-
-
-def _rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    a, b = x.chunk(2, -1)
-    return torch.cat([a * cosine - b * sine, a * sine + b * cosine], -1)

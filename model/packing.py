@@ -7,6 +7,7 @@ colours (look-up), so no grid is copied and a prediction comes back already un-a
 Suffixes: S sequences (examples and padding), C context rows, T target rows, P prefix rows of an example.
 """
 
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.attention import Segments, segments
+from model.compilation import region
 from model.corpus import Corpus
 from model.grids import HIDDEN
 
@@ -75,10 +77,11 @@ class Packed(NamedTuple):
     size_segments: Segments
     """One query a sequence (its size token) against its context."""
     target_segments: Segments
-    """Target rows against context and target of their sequence, interleaved."""
-    interleave: Tensor
-    """int64 (C + T,): rows of [context; target] in the order of the sequences."""
-    interleave_inverse: Tensor
+    """Target rows against context and target of their sequence."""
+    context_places: Tensor
+    """int64 (C,): where context rows lie among all rows, sequence after sequence, each its context, then its target."""
+    target_places: Tensor
+    """int64 (T,)."""
 
 
 def fill(rows: list[tuple[int, ...]], prefix: int, budget: Budget | None) -> tuple[NDArray[np.int64], Budget]:
@@ -108,6 +111,7 @@ def fill(rows: list[tuple[int, ...]], prefix: int, budget: Budget | None) -> tup
     return np.concatenate([table, filler], axis=1), budget
 
 
+@functools.partial(region, static=True)
 def pack(table: Tensor, corpus: Corpus, prefix: int, budget: Budget) -> Packed:
     """Lay out the rows of `fill`'s table, int64 (9, S), on the device."""
     longest = budget.longest_context, budget.longest_target
@@ -140,9 +144,12 @@ def pack(table: Tensor, corpus: Corpus, prefix: int, budget: Budget) -> Packed:
     t_place = _place(corpus, examples, t_example, t_cell, examples.output_height, examples.output_width)
     t_position = torch.stack([*t_place, torch.full_like(t_row, 2)], -1)
 
-    key_start = context_start + target_start
-    inverse = torch.cat([key_start[c_example] + c_local, key_start[t_example] + context_length[t_example] + t_cell])
-    interleave = torch.empty_like(inverse).scatter_(0, inverse, torch.arange(len(inverse), device=device))
+    start = context_start + target_start
+    # Rows of contexts look at their own alone: beside each stands a segment for its target, which has no queries.
+    none = torch.zeros_like(context_length)
+    both_lengths = torch.stack([context_length, target_length], 1).flatten()
+    readers = torch.stack([context_length, none], 1).flatten()
+    size_readers = torch.stack([none + 1, none], 1).flatten()
     return Packed(
         examples=examples,
         view_tokens=corpus.view_tokens[examples.view],
@@ -157,11 +164,11 @@ def pack(table: Tensor, corpus: Corpus, prefix: int, budget: Budget) -> Packed:
         target_colour=t_colour,
         target_position=t_position.to(torch.float32),
         target_real=t_real,
-        context_segments=segments(context_length, context_length, longest[0], longest[0]),
-        size_segments=segments(torch.ones_like(context_length), context_length, 1, longest[0]),
+        context_segments=segments(readers, both_lengths, longest[0], longest[0]),
+        size_segments=segments(size_readers, both_lengths, 1, longest[0]),
         target_segments=segments(target_length, context_length + target_length, longest[1], sum(longest)),
-        interleave=interleave,
-        interleave_inverse=inverse,
+        context_places=start[c_example] + c_local,
+        target_places=start[t_example] + context_length[t_example] + t_cell,
     )
 
 

@@ -44,7 +44,7 @@ def denoise(
     network: Denoiser, packed: Packed, table: Levels, how: SelfConditioning, config: Evaluation, key: Tensor
 ) -> Denoised:
     """Denoise every target of `packed`. `key` int64 (S,) stands for (seed, grid, view, attempt)."""
-    encoded = network.make_room(packed, network.encode(packed))
+    encoded = network.encode(packed)
     row_key, cell = key[packed.target_example], packed.target_cell
     cells = packed.target_segments.query_starts.diff()
     colours = (uniform(row_key, _START, cell) * COLOURS).to(torch.int64)

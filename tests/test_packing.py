@@ -48,15 +48,15 @@ def test_coordinates_and_colours_are_those_of_the_transformed_grid(element):
     assert bool(packed.view_swaps[0]) == bool(view_of(element, np.arange(10), INPUT).shape == (3, 2))
 
 
-def test_the_interleaving_puts_every_context_before_its_target():
+def test_the_places_put_every_context_before_its_target():
     packed = _pack([(0, 0, 0, 2, 3, 6, 3, 2), (1, 3, 0, 1, 2, 6, 1, 1), (0, 1, 0, 2, 2, 6, 2, 1)])
-    owner = torch.cat([packed.context_example, packed.target_example])[packed.interleave]
+    places = torch.cat([packed.context_places, packed.target_places])
+    owner = torch.cat([packed.context_example, packed.target_example])
     kind = torch.cat([torch.zeros_like(packed.context_example), torch.ones_like(packed.target_example)])
-    assert owner.tolist() == sorted(owner.tolist())
-    for example in range(3):
-        of = kind[packed.interleave][owner == example].tolist()
-        assert of == sorted(of)
-    assert torch.equal(packed.interleave[packed.interleave_inverse], torch.arange(len(owner)))
+    assert sorted(places.tolist()) == list(range(len(owner)))
+    order = places.argsort()
+    rows = list(zip(owner[order].tolist(), kind[order].tolist(), strict=True))
+    assert rows == sorted(rows)
 
 
 def test_padding_fills_the_budget_and_shows_nothing():

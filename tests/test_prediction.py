@@ -51,9 +51,6 @@ class Oracle:
                 logits[example, axis, side - 1] = 9.0
         return SimpleNamespace(size_logits=logits)
 
-    def make_room(self, packed, encoded):
-        return encoded
-
     def denoise(self, packed, encoded, colours, time, features, gain):
         logits = torch.zeros(len(colours), 10)
         for row, (example, place) in enumerate(
