@@ -111,6 +111,7 @@ class Spread(torch.autograd.Function):
     def forward(
         ctx: Any, qkv: Tensor, cosine: Tensor, sine: Tensor, places: Tensor, rows: int
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """One kernel."""
         qkv = qkv.contiguous()
         query = qkv.new_empty(len(qkv), *qkv.shape[2:])
         keys, values = (qkv.new_empty(rows, *qkv.shape[2:]) for _ in range(2))
@@ -120,6 +121,7 @@ class Spread(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None, None]:
+        """One kernel."""
         qkv, cosine, sine, places = ctx.saved_tensors
         result = torch.empty_like(qkv)
         _launch(_backward, qkv, cosine, sine, places, *(g.contiguous() for g in gradients), result, TWICE=True)
@@ -133,6 +135,7 @@ class Insert(torch.autograd.Function):
     def forward(
         ctx: Any, qkv: Tensor, cosine: Tensor, sine: Tensor, places: Tensor, keys: Tensor, values: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
+        """One kernel."""
         qkv = qkv.contiguous()
         query = qkv.new_empty(len(qkv), *qkv.shape[2:])
         _launch(_forward, qkv, cosine, sine, places, query, keys, values)
@@ -141,6 +144,7 @@ class Insert(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None, Tensor, Tensor]:
+        """One kernel."""
         qkv, cosine, sine, places = ctx.saved_tensors
         query, keys, values = (g.contiguous() for g in gradients)
         result = torch.empty_like(qkv)

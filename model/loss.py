@@ -1,5 +1,6 @@
 """The training objective: cross-entropy of the clean output, with the version's self-conditioning, and of its size."""
 
+import functools
 from typing import NamedTuple
 
 import torch
@@ -7,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from model import self_conditioning
+from model.compilation import region
 from model.configuration import Train
 from model.grids import COLOURS, LARGEST_SIDE
 from model.network import Denoiser, Encoded
@@ -70,32 +72,45 @@ def training_loss(
 
     `estimate` says whether a first pass makes an estimate for self-conditioning.
     """
-    key = draw.key
-    sequence = torch.arange(len(packed.examples.task), device=key.device)
-    row = torch.arange(len(packed.target_colour), device=key.device)
-    real = packed.examples.real > 0
-    hidden = real & (uniform(key, _HIDE, sequence) < config.network.input_grid_dropout)
-    encoded = network.encode(pixel_noise(packed, config, key), hidden)
-
-    count = len(table.beta)
-    lowest = 1 if config.self_conditioning.training == "reverse-step" else 0
-    level = lowest + (uniform(key, _LEVEL, sequence) * (count - lowest)).to(torch.int64)
-    level = level[packed.target_example]
+    hidden, level, noisy = _noised(packed, table, config, draw.key)
+    encoded = network.encode(pixel_noise(packed, config, draw.key), hidden)
     clean = packed.target_colour.clamp(max=COLOURS - 1)
-    noisy = add_noise(clean, table.alpha_bar[level], uniform(key, _KEEP, row), uniform(key, _REPLACEMENT, row))
     features, noisy, seen = _first_pass(network, packed, encoded, table, config, draw, estimate, clean, noisy, level)
     gain = draw.told * self_conditioning.gain(config.self_conditioning, table.alpha_bar[seen], draw.progress)
     logits = network.denoise(packed, encoded, noisy, table.time[seen], features, gain)
+    return _measured(packed, logits, encoded.size_logits, level, hidden, len(table.beta), config.size_loss_weight)
 
-    cross_entropy = functional.cross_entropy(logits, clean, reduction="none") * packed.target_real
-    right = (logits.argmax(-1) == clean) & packed.target_real
-    cells = packed.target_real.sum()
-    size_cross_entropy, size_right, grids = _size_loss(packed, encoded, real & ~hidden)
-    loss = cross_entropy.sum() / cells + config.size_loss_weight * size_cross_entropy / grids
 
-    bucket = (level * BUCKETS).div(count, rounding_mode="floor")
+@functools.partial(region, static=True)
+def _noised(packed: Packed, table: Levels, config: Train, key: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Which sequences hide their input, bool (S,); noise level and noisy colour of the targets, int64 (T,)."""
+    sequence = torch.arange(len(packed.examples.task), device=key.device)
+    row = torch.arange(len(packed.target_colour), device=key.device)
+    hidden = (packed.examples.real > 0) & (uniform(key, _HIDE, sequence) < config.network.input_grid_dropout)
+    lowest = 1 if config.self_conditioning.training == "reverse-step" else 0
+    level = lowest + (uniform(key, _LEVEL, sequence) * (len(table.beta) - lowest)).to(torch.int64)
+    level = level[packed.target_example]
+    clean = packed.target_colour.clamp(max=COLOURS - 1)
+    keep, replacement = uniform(key, _KEEP, row), uniform(key, _REPLACEMENT, row)
+    return hidden, level, add_noise(clean, table.alpha_bar[level], keep, replacement)
+
+
+@functools.partial(region, static=True)
+def _measured(
+    packed: Packed, logits: Tensor, size_logits: Tensor, level: Tensor, hidden: Tensor, levels: int, size_weight: float
+) -> tuple[Tensor, Tensor]:
+    """Loss and METRICS."""
+    clean, real = packed.target_colour.clamp(max=COLOURS - 1), packed.target_real
+    cross_entropy = functional.cross_entropy(logits, clean, reduction="none") * real
+    right = (logits.argmax(-1) == clean) & real
+    cells = real.sum()
+    counted = (packed.examples.real > 0) & ~hidden
+    size_cross_entropy, size_right, grids = _size_loss(packed, size_logits, counted)
+    loss = cross_entropy.sum() / cells + size_weight * size_cross_entropy / grids
+
+    bucket = (level * BUCKETS).div(levels, rounding_mode="floor")
     by_bucket = functional.one_hot(bucket, BUCKETS).float().T @ torch.stack(
-        [packed.target_real.float(), cross_entropy.detach(), right.float()], -1
+        [real.float(), cross_entropy.detach(), right.float()], -1
     )
     one = torch.ones((), device=loss.device)
     sums = [loss, one, cells, cross_entropy.sum(), right.sum(), grids, size_cross_entropy, size_right]
@@ -144,15 +159,15 @@ def reverse_step(logits: Tensor, noisy: Tensor, level: Tensor, table: Levels, dr
     return (chances.cumsum(-1) <= draw[:, None]).sum(-1).clamp(max=COLOURS - 1)
 
 
-def _size_loss(packed: Packed, encoded: Encoded, counted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _size_loss(packed: Packed, size_logits: Tensor, counted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Sum of the cross-entropies of height and width, sizes right, and the grids counted."""
     height, width = packed.examples.output_height, packed.examples.output_width
     swapped = torch.stack([width, height], -1)
     straight = torch.stack([height, width], -1)
     size = torch.where(packed.view_swaps[:, None], swapped, straight)
     classes = (size - 1).clamp(0, LARGEST_SIDE - 1)  # Padding sequences may be any size; they do not count.
-    losses = functional.cross_entropy(encoded.size_logits.float().flatten(0, 1), classes.flatten(), reduction="none")
-    right = (encoded.size_logits.argmax(-1) == classes).all(-1) & counted
+    losses = functional.cross_entropy(size_logits.float().flatten(0, 1), classes.flatten(), reduction="none")
+    right = (size_logits.argmax(-1) == classes).all(-1) & counted
     return (losses.view(-1, 2).sum(-1) * counted).sum(), right.sum(), counted.sum().clamp(min=1)
 
 

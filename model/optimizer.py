@@ -4,7 +4,7 @@ import copy
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -35,38 +35,38 @@ class Muon(Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """One update of every parameter that has a gradient."""
-        stacks: dict[tuple[int, int], list[tuple[Tensor, bool]]] = defaultdict(list)
-        targets: dict[tuple[int, int], list[tuple[Tensor, dict[str, Any]]]] = defaultdict(list)
         for group in self.param_groups:
-            for parameter in (p for p in group["params"] if p.grad is not None):
-                state = self.state[parameter]
-                if not state:
-                    state["momentum"] = torch.zeros_like(parameter)
-                state["momentum"].lerp_(parameter.grad, 1 - group["momentum"])
-                nesterov = parameter.grad.lerp(state["momentum"], group["momentum"])
-                for update, weight in zip(
-                    nesterov.chunk(group["pieces"]), parameter.chunk(group["pieces"]), strict=True
-                ):
-                    wide = update.shape[0] > update.shape[1]
-                    update = update.T if wide else update
-                    stacks[tuple(update.shape)].append((update, wide))
-                    targets[tuple(update.shape)].append((weight, group))
-        for shape, updates in stacks.items():
-            orthogonal = newton_schulz(torch.stack([update for update, _ in updates]))
-            scale = 0.2 * math.sqrt(max(shape))
-            for i, ((_, wide), (weight, group)) in enumerate(zip(updates, targets[shape], strict=True)):
-                weight.mul_(1 - group["lr"] * group["weight_decay"])
-                weight.sub_((orthogonal[i].T if wide else orthogonal[i]) * (group["lr"] * scale))
+            parameters = [p for p in group["params"] if p.grad is not None]
+            for parameter in parameters:
+                if not self.state[parameter]:
+                    self.state[parameter]["momentum"] = torch.zeros_like(parameter)
+            momenta = [self.state[p]["momentum"] for p in parameters]
+            gradients = [cast("Tensor", p.grad) for p in parameters]
+            torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
+            nesterov = torch._foreach_lerp(gradients, momenta, group["momentum"])
+            stacks: dict[torch.Size, list[tuple[Tensor, Tensor]]] = defaultdict(list)
+            for parameter, update in zip(parameters, nesterov, strict=True):
+                pieces = (x.chunk(group["pieces"]) for x in (parameter, update))
+                for weight, piece in zip(*pieces, strict=True):
+                    stacks[weight.shape].append((weight, piece))
+            for shape, pairs in stacks.items():
+                steps = newton_schulz(torch.stack([piece for _, piece in pairs]))
+                steps *= group["lr"] * (0.2 * math.sqrt(max(shape)))
+                weights = [weight for weight, _ in pairs]
+                torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
+                torch._foreach_sub_(weights, steps.unbind())
 
 
 def newton_schulz(matrices: Tensor) -> Tensor:
-    """Nearly orthogonal matrices of the same singular vectors, (n, rows <= columns, columns), five turns."""
+    """Nearly orthogonal matrices of the same singular vectors, (n, rows, columns), five turns."""
+    tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.to(torch.bfloat16) if matrices.is_cuda else matrices
+    x = x.mT if tall else x  # The products are between the shorter sides.
     x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
     for _ in range(5):
         a = x @ x.mT
-        x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
-    result: Tensor = x.to(matrices.dtype)
+        x = torch.baddbmm(x, torch.baddbmm(a, a, a, beta=-4.7750, alpha=2.0315), x, beta=3.4445)
+    result: Tensor = (x.mT if tall else x).to(matrices.dtype).contiguous()
     return result
 
 

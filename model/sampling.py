@@ -77,7 +77,7 @@ def denoise(
                 noise = (uniform(row_key, _NOISE, step, cell) * COLOURS).to(torch.int64)
                 unsure = least_sure(best, packed.target_example, cells, 1 - alpha_bar_next)
                 following = torch.where(unsure, noise, following)
-        measured = torch.stack([(following != colours).float(), best, entropy], -1)
+        measured = _measured(following, colours, best, entropy)
         statistics.append(torch.segment_reduce(measured, "mean", lengths=cells, axis=0, initial=0.0))
         colours = following
         if step + 1 in kept:
@@ -92,6 +92,11 @@ def _look(logits: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     chances = logits.softmax(-1)
     best, likeliest = chances.max(-1)
     return chances, best, likeliest, -(chances * chances.clamp(min=1e-20).log()).sum(-1)
+
+
+@region
+def _measured(following: Tensor, colours: Tensor, best: Tensor, entropy: Tensor) -> Tensor:
+    return torch.stack([(following != colours).float(), best, entropy], -1)
 
 
 @region

@@ -7,6 +7,7 @@ strength of `gain`.
 import torch
 from torch import Tensor, nn
 
+from model.compilation import region
 from model.configuration import SelfConditioning
 from model.grids import COLOURS
 
@@ -44,9 +45,14 @@ class Projection(nn.Module):
 
 def features(config: SelfConditioning, logits: Tensor) -> Tensor:
     """What the network is told of an estimate with these logits, float (T, 10)."""
-    if config.features == "probabilities":
+    return _features(logits, None if config.features == "probabilities" else config.temperature)
+
+
+@region
+def _features(logits: Tensor, temperature: float | None) -> Tensor:
+    if temperature is None:
         return logits.float().softmax(-1)
-    log_probabilities = (logits.float() / config.temperature).log_softmax(-1)
+    log_probabilities = (logits.float() / temperature).log_softmax(-1)
     return log_probabilities - log_probabilities.mean(-1, keepdim=True)
 
 

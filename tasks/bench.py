@@ -179,7 +179,7 @@ def show_profile(work: Any, device: torch.device, calls: int = 4) -> None:
             work()
         synchronize(device)
     order = "self_cuda_time_total" if device.type == "cuda" else "self_cpu_time_total"
-    print(profiler.key_averages().table(sort_by=order, row_limit=40, max_name_column_width=70))
+    print(profiler.key_averages().table(sort_by=order, row_limit=120, max_name_column_width=90))
 
 
 def main(
