@@ -1,7 +1,7 @@
 """Attention within packed segments: one small interface, the machine's best kernel behind it.
 
 Rows of all sequences lie back to back. Segment s of the queries attends to segment s of the keys and to nothing else.
-On CUDA the variable-length flash kernel takes the rows as they are; elsewhere sequences of like length are padded
+On CUDA a variable-length kernel takes the rows as they are (`flash`); elsewhere sequences of like length are padded
 into buckets for scaled-dot-product attention. `reference` is the plain definition both are tested against.
 """
 
@@ -22,6 +22,9 @@ class Segments(NamedTuple):
     key_starts: Tensor
     longest_query: int
     longest_key: int
+    gaps: tuple[Tensor, Tensor, Tensor] | None
+    """Where key rows are skipped: starts of queries and keys without the segments that have no queries, and how many
+    keys each has, int32, for kernels that can leave rows out."""
     buckets: "Buckets | None"
     """Padding plan, only where no variable-length kernel runs."""
 
@@ -43,10 +46,22 @@ class Buckets(NamedTuple):
     """bool (key rows,): False where the segment has no queries."""
 
 
-def segments(query_lengths: Tensor, key_lengths: Tensor, longest_query: int, longest_key: int) -> Segments:
-    """Segments of these lengths, int64 (segments,); the longest are upper bounds known to the host."""
+def segments(
+    query_lengths: Tensor, key_lengths: Tensor, longest_query: int, longest_key: int, skipped: Tensor | None = None
+) -> Segments:
+    """Segments of these lengths, int64 (segments,); the longest are upper bounds known to the host.
+
+    `skipped` int64 (segments,) key rows after each segment's belong to nobody: to segments of their own, without
+    queries.
+    """
+    gaps = None
+    if skipped is not None:
+        lengths = key_lengths.to(torch.int32)
+        gaps = _starts(query_lengths), _starts(key_lengths + skipped), lengths
+        query_lengths = torch.stack([query_lengths, torch.zeros_like(query_lengths)], 1).flatten()
+        key_lengths = torch.stack([key_lengths, skipped], 1).flatten()
     buckets = None if query_lengths.device.type == "cuda" else _buckets(query_lengths, key_lengths)
-    return Segments(_starts(query_lengths), _starts(key_lengths), longest_query, longest_key, buckets)
+    return Segments(_starts(query_lengths), _starts(key_lengths), longest_query, longest_key, gaps, buckets)
 
 
 @region
@@ -58,12 +73,9 @@ def attention(query: Tensor, key: Tensor, value: Tensor, who: Segments) -> Tenso
     """Softmax attention within segments: (rows, heads, head width) each; the queries' rows come back."""
     if who.buckets is not None:
         return _bucketed(query, key, value, who.buckets)
-    from torch.nn.attention.varlen import varlen_attn
+    from model.flash import flash
 
-    starts = who.query_starts, who.key_starts
-    result = varlen_attn(query, key, value, *starts, who.longest_query, who.longest_key)
-    assert isinstance(result, Tensor)
-    return result
+    return flash(query, key, value, who)
 
 
 def reference(query: Tensor, key: Tensor, value: Tensor, who: Segments) -> Tensor:

@@ -40,6 +40,7 @@ class Encoded(NamedTuple):
     keys: list[Tensor]
     """A layer's, (C + T, H, D / H), of context rows; `denoise` puts those of target rows in."""
     values: list[Tensor]
+    weights: list["Matrices"]
     size_logits: Tensor
     """float (S, 2, 30): height and width in the view's frame; class k is k + 1 cells."""
     rotation: Rotation
@@ -48,6 +49,15 @@ class Encoded(NamedTuple):
     def detached(self) -> "Encoded":
         """The same without gradients."""
         return self._replace(keys=[k.detach() for k in self.keys], values=[v.detach() for v in self.values])
+
+
+class Matrices(NamedTuple):
+    """The weights of a block in the type that a pass computes in: cast once for context and targets."""
+
+    attention_in: Tensor
+    attention_out: Tensor
+    feed_in: Tensor
+    feed_out: Tensor
 
 
 class Block(nn.Module):
@@ -61,14 +71,18 @@ class Block(nn.Module):
         self.feed_in = nn.Linear(config.width, 2 * config.feed_forward, bias=False)
         self.feed_out = nn.Linear(config.feed_forward, config.width, bias=False)
 
-    def project(self, x: Tensor) -> Tensor:
-        """(rows, D) -> query, key and value before norm and rotation, (rows, 3, H, D / H)."""
-        return _project(x, self.attention_in.weight).unflatten(1, (3, self.heads, -1))
+    def matrices(self, dtype: torch.dtype) -> Matrices:
+        """Its weights."""
+        layers = self.attention_in, self.attention_out, self.feed_in, self.feed_out
+        return Matrices(*(layer.weight.to(dtype) for layer in layers))
 
-    def update(self, x: Tensor, attended: Tensor) -> Tensor:
+    def project(self, x: Tensor, weights: Matrices) -> Tensor:
+        """(rows, D) -> query, key and value before norm and rotation, (rows, 3, H, D / H)."""
+        return _project(x, weights.attention_in).unflatten(1, (3, self.heads, -1))
+
+    def update(self, x: Tensor, attended: Tensor, weights: Matrices) -> Tensor:
         """Residual updates of rows (rows, D) by their attention (rows, H, D / H) and the feed-forward."""
-        weights = self.attention_out.weight, self.feed_in.weight, self.feed_out.weight
-        return _update(x, attended, *weights, self.dropout if self.training else 0.0)
+        return _update(x, attended, *weights[1:], self.dropout if self.training else 0.0)
 
 
 class Denoiser(nn.Module):
@@ -100,16 +114,17 @@ class Denoiser(nn.Module):
         rows, tokens = len(packed.context_places) + len(packed.target_places), self.prefix_length
         size_rows = packed.prefix_rows.view(-1, tokens)[:, -1]
         keys, values = [], []
-        for i, block in enumerate(self._layers):
-            query, key, value, *both = spread(block.project(x), rotation, packed.context_places, rows)
+        weights = [block.matrices(x.dtype) for block in self._layers]
+        for i, (block, matrices) in enumerate(zip(self._layers, weights, strict=True)):
+            query, key, value, *both = spread(block.project(x, matrices), rotation, packed.context_places, rows)
             keys.append(both[0])
             values.append(both[1])
             if i + 1 < len(self.blocks):
-                x = block.update(x, attention(query, key, value, packed.context_segments))
+                x = block.update(x, attention(query, key, value, packed.context_segments), matrices)
             else:  # Beyond this layer only the size tokens are read.
                 attended = attention(query[size_rows], key, value, packed.size_segments)
-                x = block.update(x[size_rows], attended)
-        return Encoded(keys, values, self.size_head(_norm(x)).view(-1, 2, LARGEST_SIDE), target_rotation)
+                x = block.update(x[size_rows], attended, matrices)
+        return Encoded(keys, values, weights, self.size_head(_norm(x)).view(-1, 2, LARGEST_SIDE), target_rotation)
 
     def denoise(
         self,
@@ -128,9 +143,10 @@ class Denoiser(nn.Module):
         rate = self.config.embedding_dropout if self.training else 0.0
         told = None if features is None else self.self_conditioning(features)
         x = _targets(colours, time, told, gain, self.output_cells.weight, self.time.weight, rate)
-        for block, key, value in zip(self._layers, encoded.keys, encoded.values, strict=True):
-            query, keys, values = insert(block.project(x), encoded.rotation, packed.target_places, key, value)
-            x = block.update(x, attention(query, keys, values, packed.target_segments))
+        layers = zip(self._layers, encoded.weights, encoded.keys, encoded.values, strict=True)
+        for block, weights, key, value in layers:
+            query, keys, values = insert(block.project(x, weights), encoded.rotation, packed.target_places, key, value)
+            x = block.update(x, attention(query, keys, values, packed.target_segments), weights)
         return _logits(x, self.colour_head.weight)
 
     @property
@@ -146,15 +162,14 @@ class Denoiser(nn.Module):
         shown = packed.context_colour
         if hidden is not None:
             shown = torch.where(hidden[packed.context_example], HIDDEN, shown)
-        cells = _embed(shown, self.input_cells.weight, self.config.embedding_dropout if self.training else 0.0)
         examples = packed.examples
         prefix = [self.task_table(examples.task)[:, None]]
         if _CONDITIONING_TOKENS[self.config.conditioning]:
             prefix.append(self.conditioning_table(packed.view_tokens))
         prefix.append(self.size_token.expand(len(examples.task), 1, -1))
         rows = torch.cat(prefix, 1).flatten(0, 1)
-        placed = take_rows(rows, packed.context_prefix.clamp(min=0), packed.prefix_rows)
-        return torch.where((packed.context_prefix >= 0)[:, None], placed.to(cells.dtype), cells)
+        rate = self.config.embedding_dropout if self.training else 0.0
+        return _contexts(shown, rows, packed.context_prefix, packed.prefix_rows, self.input_cells.weight, rate)
 
     def _initialise(self) -> None:
         deep = 1 / math.sqrt(2 * self.config.layers)
@@ -213,6 +228,14 @@ def _targets(
 
 
 @region
+def _contexts(
+    shown: Tensor, prefix: Tensor, context_prefix: Tensor, prefix_rows: Tensor, weight: Tensor, dropout: float
+) -> Tensor:
+    cells = _embed(shown, weight, dropout)
+    placed = take_rows(prefix, context_prefix.clamp(min=0), prefix_rows)
+    return torch.where((context_prefix >= 0)[:, None], placed.to(cells.dtype), cells)
+
+
 def _embed(colours: Tensor, weight: Tensor, dropout: float) -> Tensor:
     # A product with one-hot rows: its gradient is a product too, where that of a look-up adds up row by row.
     return functional.dropout(

@@ -145,11 +145,6 @@ def pack(table: Tensor, corpus: Corpus, prefix: int, budget: Budget) -> Packed:
     t_position = torch.stack([*t_place, torch.full_like(t_row, 2)], -1)
 
     start = context_start + target_start
-    # Rows of contexts look at their own alone: beside each stands a segment for its target, which has no queries.
-    none = torch.zeros_like(context_length)
-    both_lengths = torch.stack([context_length, target_length], 1).flatten()
-    readers = torch.stack([context_length, none], 1).flatten()
-    size_readers = torch.stack([none + 1, none], 1).flatten()
     return Packed(
         examples=examples,
         view_tokens=corpus.view_tokens[examples.view],
@@ -164,8 +159,8 @@ def pack(table: Tensor, corpus: Corpus, prefix: int, budget: Budget) -> Packed:
         target_colour=t_colour,
         target_position=t_position.to(torch.float32),
         target_real=t_real,
-        context_segments=segments(readers, both_lengths, longest[0], longest[0]),
-        size_segments=segments(size_readers, both_lengths, 1, longest[0]),
+        context_segments=segments(context_length, context_length, longest[0], longest[0], target_length),
+        size_segments=segments(torch.ones_like(context_length), context_length, 1, longest[0], target_length),
         target_segments=segments(target_length, context_length + target_length, longest[1], sum(longest)),
         context_places=start[c_example] + c_local,
         target_places=start[t_example] + context_length[t_example] + t_cell,

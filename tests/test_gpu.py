@@ -27,6 +27,7 @@ def test_the_kernel_and_its_gradients_equal_the_definition():
         assert (x - y.cpu().float()).norm() / x.norm() < 0.01
 
 
+@pytest.mark.filterwarnings("ignore")  # Of the compiler about itself.
 @pytest.mark.parametrize("compile_", ["never", "always"])
 def test_the_gradient_of_a_recorded_packed_step_equals_the_cpus(compile_):
     network = {"width": 128, "heads": 2, "dropout": 0.0, "embedding_dropout": 0.0, "input_grid_dropout": 0.0}
