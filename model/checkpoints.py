@@ -3,6 +3,7 @@
 Both files are functions of their content: no time, no path, the same bytes for the same training.
 """
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -18,7 +19,8 @@ from model.content import write_json
 from model.network import Denoiser
 from model.self_conditioning import Projection
 
-FORMAT: Literal[1] = 1
+FORMAT: Literal[2] = 2
+"""1 did not say whether the training stopped early, nor by their content which pairs were trained on."""
 
 
 class CheckpointError(ValueError):
@@ -28,13 +30,15 @@ class CheckpointError(ValueError):
 class Description(Frozen):
     """The JSON beside the weights."""
 
-    format: Literal[1]
+    format: Literal[2]
     experiment: str
     """version/size/dataset."""
     seed: int
     step: Positive
     """Updates done."""
     optimizer_steps: Positive
+    stopped_early: bool
+    """Whether train.early_stop ended the training at this step."""
     weights: str
     """ema or raw: the weights beside."""
     train: Train
@@ -167,8 +171,19 @@ def describe(stem: Path) -> Description:
     """The description beside the weights. Raises CheckpointError."""
     path = stem.with_name(stem.name + ".json")
     try:
-        return Description.model_validate_json(path.read_bytes())
+        text = path.read_bytes()
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error}; run the stages train and select") from error
+    try:
+        found = json.loads(text).get("format")
+    except (ValueError, AttributeError) as error:
+        raise CheckpointError(f"{path} is no checkpoint description: {error}") from error
+    if found != FORMAT:
+        raise CheckpointError(
+            f"{path} is of format {found}, but this code reads format {FORMAT}; train again with this code, or use the "
+            "checkpoint with the code of the commit that wrote it"
+        )
+    try:
+        return Description.model_validate_json(text)
     except ValidationError as error:
         raise CheckpointError(f"{path} is no checkpoint description of format {FORMAT}: {error}") from error

@@ -140,6 +140,8 @@ def _fields(section: list[Any]) -> list[str]:
     for part in section:
         if isinstance(kind, type) and issubclass(kind, BaseModel) and part in kind.model_fields:
             kind = kind.model_fields[part].annotation
+            if type(None) in get_args(kind):
+                kind = get_args(kind)[0]
         elif get_args(kind):
             kind = get_args(kind)[-1]
     return list(kind.model_fields) if isinstance(kind, type) and issubclass(kind, Frozen) else []

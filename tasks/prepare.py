@@ -1,7 +1,7 @@
 """Stage `prepare`: checked, filtered and packed tasks, their index, the splits, and the leak report.
 
 Training sees every train pair, and the test pairs of training tasks that are not held out. Test solutions go to files
-of their own: evaluation's is read by `score` alone, validation's by `select` alone.
+of their own: evaluation's is read by `score` alone, validation's by `select`, and by a training that may stop early.
 """
 
 import json

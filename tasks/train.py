@@ -26,11 +26,12 @@ from model.content import write_json
 from model.corpus import first_rows, task_rows
 from model.dataset import Dataset
 from model.training import Stopped, Training
+from model.validation import CROSS_ENTROPY, lowest
 from tasks import cost, paths
 from tasks.device import choose
 from tasks.params import resolved
 from tasks.stage import StageError, stage
-from tasks.tables import data_digest, read_dataset, read_tasks
+from tasks.tables import data_digest, read_dataset, read_tasks, read_validation
 
 
 @stage("train")
@@ -50,7 +51,8 @@ def main() -> None:
     if experiment.train.finetune.start:
         where = description["tasks"], description["first_rows"], rows
         start = checkpoints.start_weights(paths.START / "checkpoint", experiment.train, experiment.augment, *where)
-    training = Training(dataset, weight, rows, experiment.train, experiment.seed, device, start)
+    validation = read_validation(paths.TRAINING_VIEWS) if experiment.train.early_stop else None
+    training = Training(dataset, weight, rows, experiment.train, experiment.seed, device, start, validation)
     scratch = paths.SCRATCH / "train" / cost.training_key(experiment)
     scratch.mkdir(parents=True, exist_ok=True)
     if (scratch / "state.safetensors").exists():
@@ -84,13 +86,16 @@ def run(training: Training, scratch: Path, description: dict[str, Any]) -> None:
 
         def on_row(row: dict[str, float]) -> None:
             text = f"loss {row['loss']:.3f} accuracy {row['accuracy']:.3f}"
+            if CROSS_ENTROPY in row:
+                text += f" validation cross-entropy {row[CROSS_ENTROPY]:.3f}"
             progress.update(bar, completed=int(row["step"]), description=text)
             if not progress.console.is_terminal:
                 print(f"update {int(row['step'])} of {training.config.optimizer_steps}: {text}", flush=True)
 
         def on_candidate(step: int) -> None:
             stem = scratch / "candidates" / paths.candidate(step).name
-            checkpoints.save(stem, training.weights(), Description.model_validate(description | {"step": step}))
+            reached = {"step": step, "stopped_early": training.stopped_early}
+            checkpoints.save(stem, training.weights(), Description.model_validate(description | reached))
 
         def stop() -> bool:
             return bool(stopping)
@@ -104,6 +109,13 @@ def run(training: Training, scratch: Path, description: dict[str, Any]) -> None:
             )
         except Stopped as stopped:
             raise StageError(f"{stopped}; start the stage again to go on") from None
+    if training.config.early_stop and training.stopped_early:
+        update, value = lowest(training.history, training.config.early_stop)
+        print(
+            f"stopped early after update {training.step} of {training.config.optimizer_steps}: no validation "
+            f"cross-entropy below the {value:.4f} of update {update:.0f} since",
+            flush=True,
+        )
 
 
 def save(training: Training, path: Path) -> None:
