@@ -117,7 +117,15 @@ def find_leaks(rows: list[Row], evaluated: list[Evaluated], names: list[str]) ->
             if names[row[1]] != pair.task:
                 leaking.append(row)
     recurring = sum(leaks.canonical(pair.output) in outputs for pair in evaluated)
-    report = {"pairs_of_other_tasks": found, "own_demonstrations": own, "outputs_that_recur_alone": recurring}
+    marks: dict[str, list[str]] = {}
+    for pair in evaluated:
+        marks.setdefault(pair.task, []).append(leaks.fingerprint(pair.input, pair.output))
+    report = {
+        "pairs_of_other_tasks": found,
+        "own_demonstrations": own,
+        "outputs_that_recur_alone": recurring,
+        "evaluated_pairs": marks,
+    }
     return report, leaking
 
 
