@@ -136,6 +136,30 @@ def test_the_labs_reverse_step_would_be_an_error(monkeypatch):
         subject.probe()
 
 
+def test_the_blend_moves_half_of_the_cells_that_the_estimate_has_wrong(monkeypatch):
+    """Shares are uniform in 0..1 (ledger, v5), so that a wrong cell is taken half of the time."""
+    from model import loss
+
+    off = {"features": "none", "zeros_rate": 0.0, "training": "blend"}
+    subject = _run(_training(experiment(train={"self_conditioning": off}).train))
+    found = subject.probe()
+    assert set(found) == {"blend"}
+    network = subject.network
+    for always in (3, 7):  # An estimate that says one colour everywhere.
+        look = _look(subject)
+        monkeypatch.setattr(network, "denoise", lambda packed, *_, colour=always: _sure(packed, colour))
+        wrong = float((look.packed.target_colour != always)[look.real].float().mean())
+        assert look.blended(network) == pytest.approx(wrong / 2, abs=0.03)
+    monkeypatch.undo()
+    monkeypatch.setattr(loss, "blend", lambda logits, clean, share, draw: clean)
+    with pytest.raises(TrainingError, match=r"of no effect: .*training: blend .no cell of the truth is replaced"):
+        subject.probe()
+
+
+def _sure(packed, colour):
+    return torch.nn.functional.one_hot(torch.full_like(packed.target_colour, colour), 10).float()
+
+
 def _stages(config, *stages) -> None:
     paths.EXPERIMENT.write_text(yaml.safe_dump(config.model_dump(mode="json")))
     for stage in stages:

@@ -112,6 +112,7 @@ def test_every_version_trains_and_predicts_through_the_stages(raw, version, size
     assert ("ema" in probes) == (config.train.evaluated_weights == "ema")
     assert ("self_conditioning" in probes) == (version != "v5")
     assert ("reverse_step" in probes) == (version == "v7-temporal")
+    assert ("blend" in probes) == (version == "v5")
     history = json.loads(paths.HISTORY.read_text())
     assert history[-1]["step"] == 6
     assert history[-1]["loss"] > 0
