@@ -16,11 +16,10 @@ from model.views import make_views, voting_seed
 from tasks import augment, fetch, params, paths, predict, prepare, select, show, tables, train
 from tests import golden
 from tests.conftest import ROOT, experiment, puzzles
+from tests.golden import FINE_TUNED, VERSIONS
 
 PRESETS = params.read(ROOT / paths.PRESETS)
 EVERY, SIZES, DATASETS = (list(PRESETS[section]) for section in ("versions", "sizes", "datasets"))
-FINE_TUNED = [version for version in EVERY if "finetune" in PRESETS["versions"][version].get("train", {})]
-VERSIONS = [version for version in EVERY if version not in FINE_TUNED]
 LABS = ("toiny", "smol", "smol-deep", "mediom", "lorge", "huoge", "giont")
 
 
@@ -175,9 +174,16 @@ def test_every_version_trains_and_predicts_through_the_stages(raw, version, size
 @pytest.mark.parametrize("version", VERSIONS)
 def test_the_loss_curve_of_every_version_is_the_kept_one(version):
     """Eight updates on a CPU; `python -m tests.golden` writes them anew where a change of them is meant."""
-    kept = json.loads((golden.FOLDER / f"{version}.json").read_text())
-    found = golden.curve(version)
-    assert found == {key: pytest.approx(values, rel=1e-4) for key, values in kept.items()}
+    assert golden.curve(version) == {key: pytest.approx(v, rel=1e-4) for key, v in golden.kept(version).items()}
+
+
+def test_the_loss_curves_of_the_fine_tunings_are_the_kept_ones_and_all_differ():
+    found = golden.fine_tuned_curves()
+    assert set(found) == {"lora", "test-time", "test-time-10", "test-time-1"}
+    for version, curve in found.items():
+        assert curve == {key: pytest.approx(v, rel=1e-4) for key, v in golden.kept(version).items()}
+    losses = [curve["loss"] for curve in found.values()]
+    assert not any(np.allclose(a, b, rtol=1e-6) for i, a in enumerate(losses) for b in losses[:i])
 
 
 def test_the_curves_of_versions_that_train_differently_differ():
