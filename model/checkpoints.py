@@ -3,6 +3,7 @@
 Both files are functions of their content: no time, no path, the same bytes for the same training.
 """
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -18,7 +19,8 @@ from model.content import write_json
 from model.network import Denoiser
 from model.self_conditioning import Projection
 
-FORMAT: Literal[1] = 1
+FORMAT: Literal[2] = 2
+"""1 did not say whether the training stopped early, nor by their content which pairs were trained on."""
 
 
 class CheckpointError(ValueError):
@@ -28,13 +30,15 @@ class CheckpointError(ValueError):
 class Description(Frozen):
     """The JSON beside the weights."""
 
-    format: Literal[1]
+    format: Literal[2]
     experiment: str
     """version/size/dataset."""
     seed: int
     step: Positive
     """Updates done."""
     optimizer_steps: Positive
+    stopped_early: bool
+    """Whether train.early_stop ended the training at this step."""
     weights: str
     """ema or raw: the weights beside."""
     train: Train
@@ -50,6 +54,8 @@ class Description(Frozen):
     """Digest of the prepared data it was trained on."""
     tests_trained_on: Annotated[tuple[str, ...], Field(strict=False)]
     """Tasks whose test pairs were trained on, by this training or by the one that it started from."""
+    pairs_trained_on: Annotated[str, Field(pattern=r"^([0-9a-f]{16}( [0-9a-f]{16})*)?$")]
+    """Fingerprints (model.leaks) of the pairs that were trained on, by this training or its start: one line, sorted."""
     leaks: int
     """Evaluated pairs that occur among its training pairs, under any view, or among those of its start."""
 
@@ -120,9 +126,12 @@ def check_same(stem: Path, description: Description, tasks: list[str], augment: 
 
 
 def start_weights(
-    stem: Path, train: Train, augment: Augment, tasks: list[str], first_rows: list[int], task_rows: int
+    stem: Path, train: Train, augment: Augment, tasks: list[str], first_rows: list[int], task_rows: int, seed: int
 ) -> dict[str, Tensor]:
-    """Weights of a checkpoint for a training on `tasks`: the rows of tasks it knows, the mean of its rows for others.
+    """Weights of a checkpoint for a training on `tasks`: the rows of the tasks that it knows.
+
+    Rows of others start at the mean of its rows, with normal noise of deviation 0.01 (version ledger, v3-reverted), a
+    function of the seed.
 
     Raises CheckpointError where the network, the noise or the augmentation scheme is another, naming the difference.
     """
@@ -141,7 +150,8 @@ def start_weights(
         )
     weights = dict(network.state_dict())
     old = weights["task_table.weight"]
-    new = old.mean(0).repeat(task_rows, 1)
+    noise = torch.randn(task_rows, old.shape[1], generator=torch.Generator().manual_seed(seed))
+    new = old.mean(0) + _ROW_NOISE * noise
     blocks = dict(zip(description.tasks, _blocks(description.first_rows, description.task_rows), strict=True))
     for task, block in zip(tasks, _blocks(first_rows, task_rows), strict=True):
         known = blocks.get(task, range(0))
@@ -150,6 +160,8 @@ def start_weights(
     return weights | {"task_table.weight": new}
 
 
+_ROW_NOISE = 0.01
+"""Standard deviation of the rows of new tasks around the mean of the old."""
 _SAME: dict[str, tuple[str, ...]] = {
     "network": ("width", "layers", "heads", "feed_forward", "size_hidden", "conditioning", "time_input"),
     "noise": (),
@@ -167,8 +179,19 @@ def describe(stem: Path) -> Description:
     """The description beside the weights. Raises CheckpointError."""
     path = stem.with_name(stem.name + ".json")
     try:
-        return Description.model_validate_json(path.read_bytes())
+        text = path.read_bytes()
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error}; run the stages train and select") from error
+    try:
+        found = json.loads(text).get("format")
+    except (ValueError, AttributeError) as error:
+        raise CheckpointError(f"{path} is no checkpoint description: {error}") from error
+    if found != FORMAT:
+        raise CheckpointError(
+            f"{path} is of format {found}, but this code reads format {FORMAT}; train again with this code, or use the "
+            "checkpoint with the code of the commit that wrote it"
+        )
+    try:
+        return Description.model_validate_json(text)
     except ValidationError as error:
         raise CheckpointError(f"{path} is no checkpoint description of format {FORMAT}: {error}") from error

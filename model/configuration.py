@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from model.mechanisms import (
     Count,
+    EarlyStop,
     Finetune,
     Frozen,
     Names,
@@ -23,6 +24,7 @@ from model.mechanisms import (
 __all__ = [
     "Augment",
     "Count",
+    "EarlyStop",
     "Evaluation",
     "Experiment",
     "Fetch",
@@ -136,6 +138,8 @@ class Train(Frozen):
     """Updates a row of the history averages."""
     save_seconds: Annotated[float, Field(ge=0)]
     """Time between two saves of the resume state."""
+    early_stop: EarlyStop | None
+    """null: train to the last update."""
 
     @model_validator(mode="after")
     def _steps(self) -> Self:
@@ -147,6 +151,14 @@ class Train(Frozen):
             )
         if self.warmup_steps > self.optimizer_steps:
             raise ValueError(f"warmup_steps {self.warmup_steps} is more than optimizer_steps {self.optimizer_steps}")
+        stop = self.early_stop
+        if stop and stop.every % self.log_every:
+            raise ValueError(f"early_stop.every is {stop.every}; it must be a multiple of log_every, {self.log_every}")
+        if stop and stop.every + stop.patience >= self.optimizer_steps:
+            raise ValueError(
+                f"early_stop.patience is {stop.patience}; after the first look at update {stop.every} it must end "
+                f"before optimizer_steps, {self.optimizer_steps}, or it could never stop anything"
+            )
         return self
 
 
@@ -243,6 +255,11 @@ class Experiment(Frozen):
 
     @model_validator(mode="after")
     def _names(self) -> Self:
+        if self.train.early_stop and self.prepare.validation == "evaluation-solutions":
+            raise ValueError(
+                "train.early_stop would stop on the solutions that are reported (prepare.validation is "
+                "'evaluation-solutions'); set prepare.validation: held-out-training, or train.early_stop: null"
+            )
         for name in self.predict.evaluations:
             if name not in self.evaluations:
                 raise ValueError(f"predict names evaluation {name!r}; defined are {sorted(self.evaluations)}")

@@ -5,6 +5,7 @@ import hashlib
 import numpy as np
 
 from model.augmentation import D4, transform
+from model.dataset import Dataset
 from model.grids import COLOURS, Grid
 
 
@@ -19,6 +20,23 @@ def canonical(*cells: Grid) -> bytes:
 def exact(*cells: Grid) -> bytes:
     """Digest of grids as they are."""
     return hashlib.sha256(b"".join(bytes(g.shape) + g.tobytes() for g in cells)).digest()
+
+
+def fingerprint(*cells: Grid) -> str:
+    """The first 16 hexadecimal digits of `canonical`: enough to know a pair again, and short enough to keep."""
+    return canonical(*cells).hex()[:16]
+
+
+def fingerprints(dataset: Dataset) -> list[str]:
+    """Of every pair of a dataset, whose outputs are known."""
+    p = dataset.pairs
+
+    def grid(offset: int, height: int, width: int) -> Grid:
+        return dataset.cells[offset : offset + height * width].reshape(height, width)
+
+    shapes = (p.input_offset, p.input_height, p.input_width), (p.output_offset, p.output_height, p.output_width)
+    inputs, outputs = (zip(*(array.tolist() for array in shape), strict=True) for shape in shapes)
+    return [fingerprint(grid(*given), grid(*answer)) for given, answer in zip(inputs, outputs, strict=True)]
 
 
 def _digest(cells: list[Grid]) -> bytes:

@@ -140,13 +140,18 @@ def _first_pass(
         logits = network.denoise(packed, encoded.detached(), noisy, table.time[level], None, no_gain)
         if how.training == "blend":  # Version ledger, v5.
             share = uniform(key, _BLEND, packed.target_example)
-            mixed = torch.where(uniform(key, _BLEND_CELL, row) < share, logits.argmax(-1), clean)
+            mixed = blend(logits, clean, share, uniform(key, _BLEND_CELL, row))
             keep, replacement = uniform(key, _SECOND + _KEEP, row), uniform(key, _SECOND + _REPLACEMENT, row)
             return nothing, add_noise(mixed, table.alpha_bar[level], keep, replacement), level
         features = nothing if how.features == "none" else self_conditioning.features(how, logits)
         if how.training == "reverse-step":
             return features, reverse_step(logits, noisy, level, table, uniform(key, _REVERSE, row)), level - 1
         return features, noisy, level
+
+
+def blend(logits: Tensor, clean: Tensor, share: Tensor, draw: Tensor) -> Tensor:
+    """The clean grid, int64 (T,), with a share (T,) of its cells as estimated, by uniform draws from [0, 1), (T,)."""
+    return torch.where(draw < share, logits.argmax(-1), clean)
 
 
 def reverse_step(logits: Tensor, noisy: Tensor, level: Tensor, table: Levels, draw: Tensor) -> Tensor:

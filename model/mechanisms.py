@@ -86,6 +86,23 @@ class Network(Frozen):
         return self
 
 
+class EarlyStop(Frozen):
+    """When a training ends before its last update: its validation cross-entropy no longer falls."""
+
+    every: Positive
+    """Updates between two looks at the validation pairs."""
+    patience: Positive
+    """Updates without a new lowest cross-entropy after which the training ends."""
+    improvement: Annotated[float, Field(ge=0)]
+    """Nats below the lowest so far from which a value is a new lowest."""
+
+    @model_validator(mode="after")
+    def _patience(self) -> Self:
+        if self.patience % self.every:
+            raise ValueError(f"patience is {self.patience}; it must be a multiple of every, {self.every}")
+        return self
+
+
 class Finetune(Frozen):
     """Training that starts from a checkpoint."""
 

@@ -14,9 +14,9 @@ from model.noise import add_noise
 from model.packing import Packed
 from model.random import uniform
 
-_LEVEL, _KEEP, _REPLACEMENT, _REVERSE = range(100, 104)
+_LEVEL, _KEEP, _REPLACEMENT, _REVERSE, _BLEND, _BLEND_CELL = range(100, 106)
 _DRAWS = 64
-"""Reverse steps drawn of a batch: few of its cells move at one."""
+"""Reverse steps, or blends, drawn of a batch: few of its cells move at one."""
 
 
 class Look:
@@ -50,6 +50,17 @@ class Look:
             (loss.reverse_step(logits, self.noisy, self.level, self.table, draw) != self.noisy)[self.real]
             for draw in (uniform(self.key, _REVERSE, i, self.row) for i in range(_DRAWS))
         ]
+        return float(torch.stack(shares).float().mean())
+
+    @torch.no_grad()
+    def blended(self, network: Denoiser) -> float:
+        """Share of the real cells that a blend with the estimate changes, before they are noised anew."""
+        logits, clean = self._all(network, None), self.packed.target_colour.clamp(max=9)
+        shares = []
+        for i in range(_DRAWS):
+            share = uniform(self.key, _BLEND, i, self.packed.target_example)
+            mixed = loss.blend(logits, clean, share, uniform(self.key, _BLEND_CELL, i, self.row))
+            shares.append((mixed != clean)[self.real])
         return float(torch.stack(shares).float().mean())
 
     def _all(self, network: Denoiser, features: Tensor | None) -> Tensor:
@@ -88,6 +99,10 @@ def probe(network: Denoiser, average: Denoiser, look: Look, *, averaged: bool) -
         found["reverse_step"] = {"cells_moved": look.moved(evaluated)}
         if found["reverse_step"]["cells_moved"] == 0:
             idle.append("train.self_conditioning.training: reverse-step (no cell moves)")
+    if look.how.training == "blend" and look.how.rate > 0:
+        found["blend"] = {"cells_moved": look.blended(evaluated)}
+        if found["blend"]["cells_moved"] == 0:
+            idle.append("train.self_conditioning.training: blend (no cell of the truth is replaced)")
     return found, idle
 
 

@@ -26,6 +26,7 @@ from model.probes import Look, adapter_gradients, probe
 from model.random import hash_key
 from model.recording import Recorded
 from model.stream import Stream
+from model.validation import CROSS_ENTROPY, Validation, exhausted
 
 _BRANCH = 1 << 40
 """Keeps the branch's draws apart from the stream's, whose keys are chunk numbers."""
@@ -51,8 +52,12 @@ class Training:
         seed: int,
         device: torch.device,
         start: dict[str, Tensor] | None = None,
+        validation: Dataset | None = None,
     ) -> None:
-        """`weight` (pairs,) are the sampling weights of dataset.pairs, `start` weights to begin with."""
+        """`weight` (pairs,) are the sampling weights of dataset.pairs, `start` weights to begin with.
+
+        `validation` are pairs for config.early_stop, whose views must be those of `dataset`.
+        """
         self.config, self.seed, self.device = config, seed, device
         torch.manual_seed(seed)
         self.network = build(config, task_rows)
@@ -67,12 +72,20 @@ class Training:
         self.stream = Stream(dataset.pairs, dataset.views, weight, config.batch, self.network.prefix_length, seed)
         self.corpus = corpus(dataset, config.network, device)
         self.levels = loss.levels(schedule(config.noise), config.network.time_input, device)
+        self.validation: Validation | None = None
+        if config.early_stop:
+            if validation is None:
+                raise ValueError("train.early_stop needs validation pairs with their solutions")
+            how = config.network, config.self_conditioning, config.batch
+            self.validation = Validation(validation, *how, self.levels, seed)
         self.history: list[dict[str, float]] = []
+        self.stopped_early = False
         self.sums = torch.zeros(len(loss.METRICS) + 1, device=device)
         self.step = 0
         cuda = device.type == "cuda"
         self.half = config.precision == "bf16" or (config.precision == "auto" and cuda)
-        compilation.switch(config.compile == "always" or (config.compile == "auto" and cuda), dynamic=not cuda)
+        self.compiled = config.compile == "always" or (config.compile == "auto" and cuda)
+        compilation.switch(self.compiled, dynamic=not cuda)
         self.gradients = [torch.zeros_like(p) for p in self.parameters]
         self.add_gradient = Recorded(self._add_gradient) if cuda else self._add_gradient
         self.apply = Recorded(self._apply) if cuda else self._apply
@@ -85,16 +98,19 @@ class Training:
         on_save: Callable[[], None],
         stop: Callable[[], bool],
     ) -> None:
-        """Train to the last step. Raises TrainingError, or Stopped after a save when `stop()` says so."""
+        """Train to the last step, or until config.early_stop ends it, which makes `stopped_early` true.
+
+        Raises TrainingError, or Stopped after a save when `stop()` says so.
+        """
         batches = self.stream.batches(self.step * self.config.accumulation)
         every = self.config.optimizer_steps // self.config.candidates
         saved = time.monotonic()
         self.network.train()
-        while self.step < self.config.optimizer_steps:
+        while self.step < self.config.optimizer_steps and not self.stopped_early:
             self.update([next(batches) for _ in range(self.config.accumulation)])
             if self.step % self.config.log_every == 0 or self.step == self.config.optimizer_steps:
                 on_row(self._row())
-            if self.step % every == 0:
+            if self.step % every == 0 or self.stopped_early:
                 on_candidate(self.step)
             if stop():
                 on_save()
@@ -169,6 +185,7 @@ class Training:
             optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
         self.sums.copy_(tensors["sums"])
         self.step, self.history = plain["step"], plain["history"]
+        self.stopped_early = exhausted(self.history, self.config.early_stop)
 
     def _add_gradient(self, table: Tensor, key: Tensor, numbers: Tensor, budget: Budget, estimate: bool) -> None:
         """Add a packed batch's gradients and METRICS to those of this update; `numbers` are progress and told."""
@@ -231,5 +248,17 @@ class Training:
                 f"update {self.step}: loss {row['loss']}, gradient norm {row['gradient_norm']}; the training diverged. "
                 "Lower train.learning_rate or lengthen train.warmup_steps"
             )
+        if self.validation and self.config.early_stop and self.step % self.config.early_stop.every == 0:
+            row[CROSS_ENTROPY] = self._look(self.validation)
         self.history.append(row)
+        self.stopped_early = exhausted(self.history, self.config.early_stop)
         return row
+
+    def _look(self, validation: Validation) -> float:
+        averaged = self.config.evaluated_weights == "ema"
+        network = cast("Denoiser", self.average.module) if averaged else self.network
+        compilation.switch(False, dynamic=False)  # Its batches have shapes of their own.
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half, cache_enabled=False):
+            found = validation.cross_entropy(network)
+        compilation.switch(self.compiled, dynamic=self.device.type != "cuda")
+        return found

@@ -137,10 +137,10 @@ def sampling(
     data = Dataset(data.cells, data.pairs.rows(np.flatnonzero(data.pairs.number == 0)), data.views)
     names, network = [str(i) for i in range(tasks)], experiment.train.network
     description = Description(
-        format=FORMAT, experiment=experiment.name, seed=0, step=1, optimizer_steps=2, weights="raw",
-        train=experiment.train, prepare=experiment.prepare, augment=experiment.augment, tasks=tuple(names),
-        first_rows=tuple(first_rows(network, data.views).tolist()),
-        task_rows=task_rows(network, data.views), data="0" * 64, tests_trained_on=(), leaks=0,
+        format=FORMAT, experiment=experiment.name, seed=0, step=1, optimizer_steps=2, stopped_early=False,
+        weights="raw", train=experiment.train, prepare=experiment.prepare, augment=experiment.augment,
+        tasks=tuple(names), first_rows=tuple(first_rows(network, data.views).tolist()),
+        task_rows=task_rows(network, data.views), data="0" * 64, tests_trained_on=(), pairs_trained_on="", leaks=0,
     )  # fmt: skip
     subject = Training(data, np.ones(len(data.pairs)), description.task_rows, experiment.train, 0, device)
     predictor = InputSizes(subject.network.eval(), description, data, names, 0, device)

@@ -12,7 +12,10 @@ from tasks import paths
 def training_key(experiment: Experiment) -> str:
     """Digest of everything that decides the outcome of the experiment's training."""
     start = sorted(paths.START.glob("checkpoint.*"))
-    tables = digest(paths.CELLS, paths.PAIRS, paths.TASKS, paths.TRAINING_VIEWS, *start)
+    seen = [paths.CELLS, paths.PAIRS, paths.TASKS, paths.TRAINING_VIEWS]
+    if experiment.train.early_stop:
+        seen.append(paths.VALIDATION_SOLUTIONS)
+    tables = digest(*seen, *start)
     chosen = json.dumps([experiment.train.model_dump(mode="json"), experiment.seed, tables], sort_keys=True)
     return digest_text(chosen)[:32]
 

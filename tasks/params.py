@@ -2,10 +2,11 @@
 
 `python -m tasks.params` prints the resolved experiment; with `--write` it is the stage `params`, whose output every
 other stage reads. Presets merge in the order dataset, size, version, so that a version may insist on what it is; what
-it insists on for one size alone stands under its `by_size`.
+it insists on for one size or dataset alone stands under its `by_size` or `by_dataset`.
 """
 
 import difflib
+import functools
 import re
 import sys
 from collections.abc import Mapping
@@ -49,14 +50,17 @@ def resolve(params: Mapping[str, Any], presets: Mapping[str, Any], where: str = 
                 f"(presets.yaml, {section}){_nearest(str(name), known)}"
             )
         preset = dict(known[name])
-        by_size = preset.pop("by_size", {})
-        unknown = sorted(set(by_size) - set(presets.get("sizes", {})))
-        if unknown:
-            raise ConfigurationError(
-                f"presets.yaml: {section}.{name}.by_size names {unknown[0]!r}; allowed are "
-                f"{', '.join(presets['sizes'])}{_nearest(unknown[0], presets['sizes'])}"
-            )
-        merged = merge(merge(merged, preset), by_size.get(params["size"], {}))
+        layers = [preset]
+        for other in ("size", "dataset"):
+            cases = preset.pop(f"by_{other}", {})
+            unknown = sorted(set(cases) - set(presets.get(KINDS[other], {})))
+            if unknown:
+                raise ConfigurationError(
+                    f"presets.yaml: {section}.{name}.by_{other} names {unknown[0]!r}; allowed are "
+                    f"{', '.join(presets[KINDS[other]])}{_nearest(unknown[0], presets[KINDS[other]])}"
+                )
+            layers.append(cases.get(params.get(other), {}))
+        merged = functools.reduce(merge, layers, merged)
     return check(merge(merged, params), where)
 
 
@@ -140,6 +144,8 @@ def _fields(section: list[Any]) -> list[str]:
     for part in section:
         if isinstance(kind, type) and issubclass(kind, BaseModel) and part in kind.model_fields:
             kind = kind.model_fields[part].annotation
+            if type(None) in get_args(kind):
+                kind = get_args(kind)[0]
         elif get_args(kind):
             kind = get_args(kind)[-1]
     return list(kind.model_fields) if isinstance(kind, type) and issubclass(kind, Frozen) else []

@@ -1,7 +1,7 @@
 """Stage `prepare`: checked, filtered and packed tasks, their index, the splits, and the leak report.
 
 Training sees every train pair, and the test pairs of training tasks that are not held out. Test solutions go to files
-of their own: evaluation's is read by `score` alone, validation's by `select` alone.
+of their own: evaluation's is read by `score` alone, validation's by `select`, and by a training that may stop early.
 """
 
 import json
@@ -117,7 +117,15 @@ def find_leaks(rows: list[Row], evaluated: list[Evaluated], names: list[str]) ->
             if names[row[1]] != pair.task:
                 leaking.append(row)
     recurring = sum(leaks.canonical(pair.output) in outputs for pair in evaluated)
-    report = {"pairs_of_other_tasks": found, "own_demonstrations": own, "outputs_that_recur_alone": recurring}
+    marks: dict[str, list[str]] = {}
+    for pair in evaluated:
+        marks.setdefault(pair.task, []).append(leaks.fingerprint(pair.input, pair.output))
+    report = {
+        "pairs_of_other_tasks": found,
+        "own_demonstrations": own,
+        "outputs_that_recur_alone": recurring,
+        "evaluated_pairs": marks,
+    }
     return report, leaking
 
 

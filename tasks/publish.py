@@ -8,7 +8,7 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
 import typer
@@ -25,6 +25,9 @@ from tasks.tracking import Data, Model, Point, Record, Result
 CHECKPOINTS = ("best", "halfway", "final")
 CODE = ("model", "tasks", "flows", "dvc.yaml", "presets.yaml")
 """What `uncommitted` looks at: the parameters are in the run, and dvc.lock follows from it."""
+
+MODEL = ("step", "optimizer_steps", "stopped_early", "weights", "data", "leaks")
+"""What a model says of itself, out of its description."""
 
 Pair = tuple[str, str]
 """Checkpoint and evaluation."""
@@ -60,7 +63,7 @@ def content_key(experiment: Experiment) -> str:
     """Digest of all that the result is. Raises StageError naming what is missing."""
     stems = [paths.CHECKPOINTS / name for name in CHECKPOINTS]
     parts = [
-        *(paths.EXPERIMENT, paths.HISTORY, paths.SELECTION, paths.LEAKS),
+        *(paths.EXPERIMENT, paths.HISTORY, paths.PROBES, paths.SELECTION, paths.LEAKS),
         *(stem.with_suffix(suffix) for stem in stems for suffix in (".json", ".safetensors")),
         *(file(*pair) for pair in matrix(experiment) for file in (paths.score, paths.submission)),
     ]
@@ -90,7 +93,7 @@ def read(experiment: Experiment) -> Result:
             # MLflow allows none of / : . % " ' in the name of a model.
             name=f"{title(experiment)} {name}".translate(str.maketrans("/:.%\"' ", "-------")),
             step=description["step"],
-            params={key: str(description[key]) for key in ("step", "optimizer_steps", "weights", "data", "leaks")},
+            params={key: str(description[key]) for key in MODEL},
             tags={
                 **identity,
                 "arc.checkpoint": name,
@@ -136,7 +139,7 @@ def check(
 def training(experiment: Experiment, scores: Mapping[Pair, Any], tags: Mapping[str, str]) -> Record:
     """The run of the training: every parameter, the curves, and what was left behind."""
     history = json.loads(paths.HISTORY.read_text())
-    selection = json.loads(paths.SELECTION.read_text())
+    selection, probes = json.loads(paths.SELECTION.read_text()), json.loads(paths.PROBES.read_text())
     leaks = {score["source"]["leaks"] for score in scores.values()}
     spent = cost.read(experiment)
     curves = [("train", row) for row in history] + [("validation", row) for row in selection["candidates"]]
@@ -152,11 +155,13 @@ def training(experiment: Experiment, scores: Mapping[Pair, Any], tags: Mapping[s
         params=flat(experiment.model_dump(mode="json")),
         points=[
             *(Point(f"{k}/{name}", value, int(row["step"])) for k, row in curves for name, value in numbers(row)),
+            *(Point(f"probe/{name}", value, 0) for name, value in leaves(probes)),
             *(Point(f"pass_at_2/{c}-{e}", score["pass_at_2"], 0) for (c, e), score in scores.items()),
             *([Point("cost/training_seconds", spent["seconds"], 0)] if spent else []),
         ],
         artifacts={
-            path.name: path for path in (paths.PAGE, paths.EXPERIMENT, paths.HISTORY, paths.SELECTION, paths.LEAKS)
+            path.name: path
+            for path in (paths.PAGE, paths.EXPERIMENT, paths.HISTORY, paths.PROBES, paths.SELECTION, paths.LEAKS)
         },
     )
 
@@ -198,6 +203,15 @@ def numbers(row: Mapping[str, Any]) -> list[tuple[str, float]]:
         elif isinstance(value, int | float) and not isinstance(value, bool) and name != "step":
             found.append((name, float(value)))
     return found
+
+
+def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    """The numbers of nested mappings by name, such as ema/logits."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from leaves(value, f"{prefix}{name}/")
+        else:
+            yield prefix + name, float(value)
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

@@ -71,7 +71,7 @@ def main() -> None:
         write(paths.REPORTS / f"{name}.png", drawing.sheet(title, strips))
     page = render(
         experiment=experiment,
-        summary=summary(puzzles, history),
+        summary=summary(puzzles, history, experiment.train.optimizer_steps),
         scores=scores,
         selection=selection,
         leaks=leaks,
@@ -145,12 +145,14 @@ def limit(shares: Iterable[float]) -> float:
     return next(end for end in (0.05, 0.1, 0.25, 0.5, 1.0) if most <= end)
 
 
-def summary(puzzles: Mapping[str, Puzzle], history: Sequence[Mapping[str, float]]) -> str:
-    """What the experiment is, in a sentence."""
+def summary(puzzles: Mapping[str, Puzzle], history: Sequence[Mapping[str, float]], planned: int) -> str:
+    """What the experiment is, in a sentence; `planned` updates unless the training stopped early."""
+    done = int(history[-1]["step"])
+    updates = f"{done:,} updates" if done == planned else f"{done:,} of {planned:,} updates (stopped early)"
     grids = sum(len(puzzle.tests) for puzzle in puzzles.values())
     return (
-        f"A discrete-diffusion solver of ARC tasks, trained for {history[-1]['step']:,.0f} updates and asked {grids} "
-        f" test grids of {len(puzzles)} evaluation tasks."
+        f"A discrete-diffusion solver of ARC tasks, trained for {updates} and asked {grids} test grids of "
+        f"{len(puzzles)} evaluation tasks."
     )
 
 

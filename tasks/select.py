@@ -26,7 +26,10 @@ def main() -> None:
     results = [measure(stem, experiment.select, experiment.seed) for stem in stems]
     # Cell accuracy decides between equal scores; a later candidate wins over an earlier one.
     best = max(range(len(stems)), key=lambda i: (results[i]["pass_at_2"], results[i]["cell_accuracy"], i))
-    chosen = {"best": stems[best], "halfway": stems[len(stems) // 2 - 1], "final": stems[-1]}
+    done = [result["step"] for result in results]
+    # A training that stopped early has no candidate at its very half: the first one from there on.
+    halfway = next(i for i, step in enumerate(done) if 2 * step >= done[-1])
+    chosen = {"best": stems[best], "halfway": stems[halfway], "final": stems[-1]}
     for name, stem in chosen.items():
         for suffix in (".safetensors", ".json"):
             shutil.copyfile(stem.with_suffix(suffix), paths.CHECKPOINTS / f"{name}{suffix}")

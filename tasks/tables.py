@@ -1,6 +1,7 @@
 """The packed tables between stages: parquet and npy files to and from `model.dataset`'s arrays."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,10 @@ def read_tasks() -> list[dict[str, Any]]:
 
 
 def read_solutions(split: str) -> dict[str, list[Grid]]:
-    """Solutions of the 'validation' or 'evaluation' test inputs. Only select and score may ask."""
+    """Solutions of the 'validation' or 'evaluation' test inputs.
+
+    Validation's are for select, and for a training that may stop early; evaluation's are for score.
+    """
     path = paths.VALIDATION_SOLUTIONS if split == "validation" else paths.EVALUATION_SOLUTIONS
     return {name: [np.array(g, dtype=np.uint8) for g in grids] for name, grids in _json(path).items()}
 
@@ -51,6 +55,21 @@ def read_dataset(split: str, views: Path) -> Dataset:
     table = table[table["split"] == split]
     pairs = Pairs(**{name: table[name].to_numpy(np.int64) for name in Pairs.__dataclass_fields__})
     return Dataset(np.load(paths.CELLS), pairs, read_views(views))
+
+
+def read_validation(views: Path) -> Dataset:
+    """The pairs of the validation split with their solutions as outputs, for a training that may stop early."""
+    dataset, names, solutions = read_dataset("validation", views), read_tasks(), read_solutions("validation")
+    p = dataset.pairs
+    outputs = [solutions[names[task]["name"]][number] for task, number in zip(p.task, p.number, strict=True)]
+    sizes = np.array([grid.size for grid in outputs])
+    pairs = replace(
+        p,
+        output_offset=len(dataset.cells) + sizes.cumsum() - sizes,
+        output_height=np.array([grid.shape[0] for grid in outputs]),
+        output_width=np.array([grid.shape[1] for grid in outputs]),
+    )
+    return Dataset(np.concatenate([dataset.cells, *(grid.ravel() for grid in outputs)]), pairs, dataset.views)
 
 
 def write_views(path: Path, task: Ints, views: Views) -> None:

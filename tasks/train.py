@@ -25,12 +25,14 @@ from model.configuration import Experiment
 from model.content import write_json
 from model.corpus import first_rows, task_rows
 from model.dataset import Dataset
+from model.leaks import fingerprints
 from model.training import Stopped, Training
-from tasks import cost, paths
+from model.validation import CROSS_ENTROPY, lowest
+from tasks import cost, paths, start
 from tasks.device import choose
 from tasks.params import resolved
 from tasks.stage import StageError, stage
-from tasks.tables import data_digest, read_dataset, read_tasks
+from tasks.tables import data_digest, read_dataset, read_tasks, read_validation
 
 
 @stage("train")
@@ -46,11 +48,12 @@ def main() -> None:
     weight = np.where(evaluated, experiment.train.evaluation_weight, 1.0)
     rows = task_rows(experiment.train.network, dataset.views)
     description = describe(experiment, tasks, dataset)
-    start = None
+    weights = None
     if experiment.train.finetune.start:
-        where = description["tasks"], description["first_rows"], rows
-        start = checkpoints.start_weights(paths.START / "checkpoint", experiment.train, experiment.augment, *where)
-    training = Training(dataset, weight, rows, experiment.train, experiment.seed, device, start)
+        where = description["tasks"], description["first_rows"], rows, experiment.seed
+        weights = checkpoints.start_weights(start.STEM, experiment.train, experiment.augment, *where)
+    validation = read_validation(paths.TRAINING_VIEWS) if experiment.train.early_stop else None
+    training = Training(dataset, weight, rows, experiment.train, experiment.seed, device, weights, validation)
     scratch = paths.SCRATCH / "train" / cost.training_key(experiment)
     scratch.mkdir(parents=True, exist_ok=True)
     if (scratch / "state.safetensors").exists():
@@ -84,13 +87,16 @@ def run(training: Training, scratch: Path, description: dict[str, Any]) -> None:
 
         def on_row(row: dict[str, float]) -> None:
             text = f"loss {row['loss']:.3f} accuracy {row['accuracy']:.3f}"
+            if CROSS_ENTROPY in row:
+                text += f" validation cross-entropy {row[CROSS_ENTROPY]:.3f}"
             progress.update(bar, completed=int(row["step"]), description=text)
             if not progress.console.is_terminal:
                 print(f"update {int(row['step'])} of {training.config.optimizer_steps}: {text}", flush=True)
 
         def on_candidate(step: int) -> None:
             stem = scratch / "candidates" / paths.candidate(step).name
-            checkpoints.save(stem, training.weights(), Description.model_validate(description | {"step": step}))
+            reached = {"step": step, "stopped_early": training.stopped_early}
+            checkpoints.save(stem, training.weights(), Description.model_validate(description | reached))
 
         def stop() -> bool:
             return bool(stopping)
@@ -104,6 +110,13 @@ def run(training: Training, scratch: Path, description: dict[str, Any]) -> None:
             )
         except Stopped as stopped:
             raise StageError(f"{stopped}; start the stage again to go on") from None
+    if training.config.early_stop and training.stopped_early:
+        update, value = lowest(training.history, training.config.early_stop)
+        print(
+            f"stopped early after update {training.step} of {training.config.optimizer_steps}: no validation "
+            f"cross-entropy below the {value:.4f} of update {update:.0f} since",
+            flush=True,
+        )
 
 
 def save(training: Training, path: Path) -> None:
@@ -124,20 +137,25 @@ def restore(training: Training, path: Path) -> None:
 
 
 def describe(experiment: Experiment, tasks: list[dict[str, Any]], dataset: Dataset) -> dict[str, Any]:
-    """What every checkpoint of this training says of itself, but for its step.
+    """What every checkpoint of this training says of itself, but for how far it came.
 
-    A start that was trained on test pairs of tasks that are evaluated here leaks them.
+    Raises StageError for a start that was trained on evaluated pairs, unless prepare.leaks says keep.
     """
     leaks, names = json.loads(paths.LEAKS.read_text()), [task["name"] for task in tasks]
-    leaked = len(leaks["pairs_of_other_tasks"]) if leaks["leaks"] == "keep" else 0
+    leaked = set()
+    if leaks["leaks"] == "keep":
+        leaked = {(entry["task"], entry["test"]) for entry in leaks["pairs_of_other_tasks"]}
     held_out = {names[t] for t in read_dataset("validation", paths.TRAINING_VIEWS).pairs.task}
     with_tests = {names[t] for t in dataset.pairs.task if tasks[t]["origin"] == "training"}
-    trained = with_tests - held_out
+    trained, pairs = with_tests - held_out, set(fingerprints(dataset))
     if experiment.train.finetune.start:
-        start = checkpoints.describe(paths.START / "checkpoint")
-        trained |= set(start.tests_trained_on)
-        evaluated = read_dataset("evaluation", paths.TRAINING_VIEWS).pairs.task
-        leaked += start.leaks + sum(names[t] in start.tests_trained_on for t in evaluated)
+        before = start.describe()
+        leaked |= start.leaked(before, leaks)
+        trained |= set(before.tests_trained_on)
+        pairs |= set(before.pairs_trained_on.split())
+        seen = sorted(held_out & set(before.tests_trained_on))
+        if seen:
+            print(f"the start was trained on the test pairs of {len(seen)} of {len(held_out)} validation tasks")
     return {
         "format": checkpoints.FORMAT,
         "experiment": experiment.name,
@@ -152,7 +170,8 @@ def describe(experiment: Experiment, tasks: list[dict[str, Any]], dataset: Datas
         "task_rows": task_rows(experiment.train.network, dataset.views),
         "data": data_digest(),
         "tests_trained_on": sorted(trained),
-        "leaks": leaked,
+        "pairs_trained_on": " ".join(sorted(pairs)),
+        "leaks": len(leaked),
     }
 
 

@@ -65,6 +65,7 @@ def save_checkpoint(config: Experiment, name: str = "best", **changes: Any) -> c
         "seed": config.seed,
         "step": 1,
         "optimizer_steps": config.train.optimizer_steps,
+        "stopped_early": False,
         "weights": "raw",
         "train": config.train,
         "prepare": config.prepare,
@@ -74,6 +75,7 @@ def save_checkpoint(config: Experiment, name: str = "best", **changes: Any) -> c
         "task_rows": len(names),
         "data": tables.data_digest(),
         "tests_trained_on": [],
+        "pairs_trained_on": "",
         "leaks": 0,
     }
     description = checkpoints.Description.model_validate(values | changes)

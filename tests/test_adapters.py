@@ -12,7 +12,7 @@ from model.adapters import adapt, adapters, merged
 from model.checkpoints import build
 from model.configuration import Train
 from model.training import Training, TrainingError
-from tasks import augment, fetch, params, paths, predict, prepare, select, tables, train
+from tasks import augment, fetch, params, paths, predict, prepare, select, train
 from tests.conftest import experiment, puzzles
 from tests.test_training import dataset
 
@@ -136,6 +136,30 @@ def test_the_labs_reverse_step_would_be_an_error(monkeypatch):
         subject.probe()
 
 
+def test_the_blend_moves_half_of_the_cells_that_the_estimate_has_wrong(monkeypatch):
+    """Shares are uniform in 0..1 (ledger, v5), so that a wrong cell is taken half of the time."""
+    from model import loss
+
+    off = {"features": "none", "zeros_rate": 0.0, "training": "blend"}
+    subject = _run(_training(experiment(train={"self_conditioning": off}).train))
+    found = subject.probe()
+    assert set(found) == {"blend"}
+    network = subject.network
+    for always in (3, 7):  # An estimate that says one colour everywhere.
+        look = _look(subject)
+        monkeypatch.setattr(network, "denoise", lambda packed, *_, colour=always: _sure(packed, colour))
+        wrong = float((look.packed.target_colour != always)[look.real].float().mean())
+        assert look.blended(network) == pytest.approx(wrong / 2, abs=0.03)
+    monkeypatch.undo()
+    monkeypatch.setattr(loss, "blend", lambda logits, clean, share, draw: clean)
+    with pytest.raises(TrainingError, match=r"of no effect: .*training: blend .no cell of the truth is replaced"):
+        subject.probe()
+
+
+def _sure(packed, colour):
+    return torch.nn.functional.one_hot(torch.full_like(packed.target_colour, colour), 10).float()
+
+
 def _stages(config, *stages) -> None:
     paths.EXPERIMENT.write_text(yaml.safe_dump(config.model_dump(mode="json")))
     for stage in stages:
@@ -148,7 +172,7 @@ def _keep_as_start() -> None:
         (paths.OWN / f"start{suffix}").write_bytes((paths.CHECKPOINTS / f"final{suffix}").read_bytes())
 
 
-@pytest.mark.parametrize("version", ["lora", "test-time", "test-time-1"])
+@pytest.mark.parametrize("version", ["lora", "test-time", "test-time-10", "test-time-1"])
 def test_fine_tuning_by_name_through_the_stages(raw, version):
     raw(puzzles())
     _stages(experiment(), prepare, augment, train, select)
@@ -165,50 +189,3 @@ def test_fine_tuning_by_name_through_the_stages(raw, version):
     assert all(norm > 0 for norm in probes["adapter_gradients"].values())
     history = json.loads(paths.HISTORY.read_text())
     assert history[-1]["step"] == config.train.optimizer_steps
-
-
-def test_new_tasks_start_at_the_mean_of_the_old_and_known_ones_at_their_own(raw):
-    from model import checkpoints
-
-    raw(puzzles())
-    _stages(experiment(), prepare, augment, train, select)
-    old = checkpoints.load(paths.CHECKPOINTS / "final", torch.device("cpu"))[0].task_table.weight
-    config = experiment()
-    tasks = ["cccccccc", "dddddddd", "aaaaaaaa"]
-    stem = paths.CHECKPOINTS / "final"
-    new = checkpoints.start_weights(stem, config.train, config.augment, tasks, [0, 1, 2], 3)["task_table.weight"]
-    assert torch.equal(new[[0, 2]], old[[2, 0]])
-    assert torch.allclose(new[1], old.mean(0))
-    other = experiment(train={"network": {"time_input": "index"}}).train
-    with pytest.raises(
-        checkpoints.CheckpointError, match=r"train.network.time_input 'log-snr', but here it is 'index'"
-    ):
-        checkpoints.start_weights(stem, other, config.augment, tasks, [0, 1, 2], 3)
-
-
-def test_a_start_that_was_trained_on_an_evaluated_test_pair_leaks_it(raw):
-    """As an aa2 checkpoint does, scored on aa1: 376 of the evaluation tasks are training tasks there."""
-    files = puzzles()
-    both = {name: dict(contents) for name, contents in files.items()}
-    for kind in ("challenges", "solutions"):
-        both[f"arc-agi_training_{kind}.json"]["cccccccc"] = both[f"arc-agi_evaluation_{kind}.json"].pop("cccccccc")
-    pair = {"input": [[7, 7]], "output": [[7], [0]]}
-    both["arc-agi_evaluation_challenges.json"]["dddddddd"] = {"train": [pair], "test": [{"input": [[8, 0]]}]}
-    both["arc-agi_evaluation_solutions.json"]["dddddddd"] = [[[8], [9]]]
-    raw(both)
-    _stages(experiment(prepare={"validation_tasks": 1}, seed=3), prepare, augment, train, select)
-    trained = json.loads((paths.CHECKPOINTS / "final.json").read_text())["tests_trained_on"]
-    assert "cccccccc" in trained
-    _keep_as_start()
-    raw(files)
-    config = experiment(version="lora", train={"finetune": {"rank": 1}})
-    paths.EXPERIMENT.write_text(yaml.safe_dump(config.model_dump(mode="json")))
-    fetch.copy_start("start")
-    _stages(config, prepare, augment, train)
-    stem = next(paths.CANDIDATES.glob("*.json"))
-    assert json.loads(stem.read_text())["leaks"] == len(tables.read_solutions("evaluation")["cccccccc"])
-
-
-def test_a_missing_start_is_named(workspace):
-    with pytest.raises(Exception, match=r"start is 'gone', but data/own/gone.safetensors is missing"):
-        fetch.copy_start("gone")

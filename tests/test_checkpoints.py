@@ -128,6 +128,15 @@ def test_an_unknown_task_is_an_error_and_never_the_first(trained):
         checkpoints.check_same(trained, description, [*described["tasks"], "yyyyyyyy"], description.augment)
 
 
-def test_another_format_is_refused(trained):
-    _rewrite(trained, format=2)
-    assert "no checkpoint description of format 1" in _refused_by_predict()
+@pytest.mark.parametrize("format_", [1, 3, None])
+def test_another_format_is_refused_with_what_to_do(trained, format_):
+    _rewrite(trained, format=format_)
+    says = f"final.json is of format {format_}, but this code reads format 2; train again with this code"
+    assert says in _refused_by_predict()
+
+
+def test_a_file_that_is_no_description_is_refused(trained):
+    path = trained.with_suffix(".json")
+    for text in ("[]", "{", json.dumps({"format": 2})):
+        path.write_text(text)
+        assert "final.json is no checkpoint description" in _refused_by_predict()

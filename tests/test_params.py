@@ -79,6 +79,20 @@ def test_a_versions_values_for_a_size_win_over_both_and_a_misspelt_size_is_named
         params.resolve(values, presets)
 
 
+def test_what_a_version_says_of_a_dataset_wins_over_what_it_says_of_a_size():
+    presets = copy.deepcopy(PRESETS)
+    presets["versions"]["v3"]["by_size"] = {"tiny": {"train": {"batch": 24, "log_every": 7}}}
+    presets["versions"]["v3"]["by_dataset"] = {"aa2": {"train": {"batch": 48}}}
+    values = {key: SMALL[key] for key in ("version", "size", "dataset", "seed")}
+    assert params.resolve(values, presets).train.batch == 24
+    train = params.resolve(values | {"dataset": "aa2"}, presets).train
+    assert (train.batch, train.log_every) == (48, 7)
+    assert params.resolve(values | {"dataset": "aa2", "train": {"batch": 8}}, presets).train.batch == 8
+    presets["versions"]["v3"]["by_dataset"]["aa3"] = {}
+    with pytest.raises(ConfigurationError, match=r"versions.v3.by_dataset names 'aa3'.*did you mean 'aa2'"):
+        params.resolve(values, presets)
+
+
 def test_exponents_are_numbers_and_a_repeated_key_is_refused(tmp_path):
     path = tmp_path / "params.yaml"
     path.write_text("a: 4e-4\nb: 1E6\n")

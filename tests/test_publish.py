@@ -60,7 +60,7 @@ def test_the_run_of_the_training_holds_parameters_curves_models_and_files(place)
     outputs = where.get_run(run).outputs.model_outputs
     assert {(o.model_id, o.step) for o in outputs} == {(by_name[n].model_id, s) for n, s in steps.items()}
 
-    files = (paths.PAGE, paths.EXPERIMENT, paths.HISTORY, paths.SELECTION, paths.LEAKS)
+    files = (paths.PAGE, paths.EXPERIMENT, paths.HISTORY, paths.PROBES, paths.SELECTION, paths.LEAKS)
     assert {a.path for a in where.list_artifacts(run)} == {file.name for file in files}
     for file in files:
         assert Path(where.download_artifacts(run, file.name)).read_bytes() == file.read_bytes()
@@ -70,6 +70,10 @@ def test_the_run_of_the_training_holds_parameters_curves_models_and_files(place)
     for pair in PAIRS:
         given = json.loads((paths.SCORES / f"{pair}.json").read_text())
         assert parent.data.metrics[f"pass_at_2/{pair}"] == given["pass_at_2"]
+    probed = json.loads(paths.PROBES.read_text())["self_conditioning"]
+    assert {f"probe/self_conditioning/{name}": value for name, value in probed.items()} == {
+        name: value for name, value in parent.data.metrics.items() if name.startswith("probe/")
+    }
     assert parent.data.metrics["cost/training_seconds"] > 0
     assert parent.data.tags["arc.device"] == "cpu"
     assert parent.data.tags["arc.leaks"] == "0"

