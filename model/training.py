@@ -27,6 +27,7 @@ from model.random import hash_key
 from model.recording import Recorded
 from model.stream import Stream
 from model.validation import CROSS_ENTROPY, Validation, exhausted
+from model.workers import Workers
 
 _BRANCH = 1 << 40
 """Keeps the branch's draws apart from the stream's, whose keys are chunk numbers."""
@@ -59,6 +60,8 @@ class Training:
         `validation` are pairs for config.early_stop, whose views must be those of `dataset`.
         """
         self.config, self.seed, self.device = config, seed, device
+        self.workers = Workers()
+        self.micro_batches = self.workers.mine(config.accumulation)
         torch.manual_seed(seed)
         self.network = build(config, task_rows)
         if start is not None:
@@ -86,7 +89,10 @@ class Training:
         self.half = config.precision == "bf16" or (config.precision == "auto" and cuda)
         self.compiled = config.compile == "always" or (config.compile == "auto" and cuda)
         compilation.switch(self.compiled, dynamic=not cuda)
-        self.gradients = [torch.zeros_like(p) for p in self.parameters]
+        sizes = [p.numel() for p in self.parameters]
+        self.gradient = torch.zeros(sum(sizes), device=device)
+        parts = self.gradient.split(sizes)
+        self.gradients = [part.view_as(p) for part, p in zip(parts, self.parameters, strict=True)]
         self.add_gradient = Recorded(self._add_gradient) if cuda else self._add_gradient
         self.apply = Recorded(self._apply) if cuda else self._apply
 
@@ -110,28 +116,32 @@ class Training:
             self.update([next(batches) for _ in range(self.config.accumulation)])
             if self.step % self.config.log_every == 0 or self.step == self.config.optimizer_steps:
                 on_row(self._row())
+            late = time.monotonic() - saved >= self.config.save_seconds
+            stopping, saving, self.stopped_early = self.workers.any(stop(), late, self.stopped_early)
             if self.step % every == 0 or self.stopped_early:
                 on_candidate(self.step)
-            if stop():
-                on_save()
-                raise Stopped(f"stopped after update {self.step} of {self.config.optimizer_steps}; the state is saved")
-            if time.monotonic() - saved >= self.config.save_seconds:
+            if stopping or saving:
+                self._collect()
                 on_save()
                 saved = time.monotonic()
+            if stopping:
+                raise Stopped(f"stopped after update {self.step} of {self.config.optimizer_steps}; the state is saved")
 
     def update(self, batches: list[list[tuple[int, ...]]]) -> None:
         """One optimiser update on these micro-batches."""
-        torch.manual_seed((self.seed << 32) + self.step)  # Dropout draws from torch's own generator.
         estimate, told = self._branch()
-        for micro, rows in enumerate(batches):
+        for micro in self.micro_batches:
+            # Dropout draws from torch's own generator.
+            torch.manual_seed((self.seed << 32) + self.step * self.config.accumulation + micro)
             padded = self.stream.budget if self.device.type == "cuda" else None
-            table, budget = fill(self._rows(rows), self.network.prefix_length, padded)
+            table, budget = fill(self._rows(batches[micro]), self.network.prefix_length, padded)
             key = hash_key(torch.tensor(self.seed), self.step, micro)
             numbers = torch.tensor([self.step / self.config.optimizer_steps, told])
             self.add_gradient(torch.from_numpy(table), key, numbers, budget, estimate)
         for optimizer in self.optimizers:
             set_rate(optimizer, learning_rate(self.config, self.step))
         self.average.set_weight(self.step)
+        self.workers.add(self.gradient)
         self.apply()
         self.step += 1
 
@@ -184,6 +194,8 @@ class Training:
                 state.setdefault(int(parameter), {})[entry] = value
             optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
         self.sums.copy_(tensors["sums"])
+        if self.workers.rank:  # The first worker's hold those of all.
+            self.sums.zero_()
         self.step, self.history = plain["step"], plain["history"]
         self.stopped_early = exhausted(self.history, self.config.early_stop)
 
@@ -206,7 +218,7 @@ class Training:
         for optimizer in self.optimizers:
             optimizer.step()
         self.average.update()
-        torch._foreach_zero_(self.gradients)
+        self.gradient.zero_()
 
     def _rows(self, rows: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
         """Rows of the stream with the row of the task table in place of the task."""
@@ -223,8 +235,18 @@ class Training:
         told = estimate or coin < how.rate + how.zeros_rate
         return estimate or how.training == "reverse-step", float(told)
 
+    def _collect(self, *, keep: bool = False) -> None:
+        """Give the first worker, or with `keep` all of them, the sums of all."""
+        if self.workers.count > 1:
+            if self.workers.rank:
+                self.sums[-1] = 0  # Every worker has the norm of the whole gradient.
+            self.workers.add(self.sums)
+            if self.workers.rank and not keep:
+                self.sums.zero_()
+
     def _row(self) -> dict[str, float]:
         """Means since the last row; asks the device for the sums, which waits for it."""
+        self._collect(keep=True)
         sums = dict(zip((*loss.METRICS, "gradient_norm"), self.sums.tolist(), strict=True))
         self.sums.zero_()
         last = self.history[-1]["step"] if self.history else 0

@@ -1,11 +1,27 @@
 """Which device the stages use, and what must be set before they do."""
 
 import os
+import sys
 
 import torch
 
 from tasks.gpu_lock import take
 from tasks.stage import StageError
+
+
+def spread(module: str, *arguments: str) -> None:
+    """Become torchrun over as many processes of `module` as ARC_GPUS says, unless this is one of them already."""
+    wanted = os.environ.get("ARC_GPUS") or "1"
+    if not wanted.isdecimal() or int(wanted) < 1:
+        raise StageError(f"ARC_GPUS is {wanted!r}; allowed is the number of GPUs (or processes, on a CPU) of a stage")
+    if wanted == "1" or "RANK" in os.environ:
+        return
+    if torch.cuda.is_available() and int(wanted) > torch.cuda.device_count():
+        raise StageError(f"ARC_GPUS is {wanted}, but torch sees {torch.cuda.device_count()} GPUs")
+    run = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", wanted, "-m", module, *arguments]
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, torch.get_num_threads() // int(wanted))))
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, *run])
 
 
 def choose() -> torch.device:

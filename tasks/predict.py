@@ -7,8 +7,10 @@ import typer
 from model import checkpoints
 from model.content import digest
 from model.prediction import Failure
+from model.workers import Workers
 from tasks import paths, predictions
 from tasks.answers import answers
+from tasks.device import spread
 from tasks.params import resolved
 from tasks.stage import stage
 
@@ -19,11 +21,13 @@ def main(
     evaluation: Annotated[str, typer.Argument(help="A name under `evaluations` of the parameters")],
 ) -> None:
     """Write data/predictions/CHECKPOINT-EVALUATION.parquet."""
-    experiment = resolved()
+    spread("tasks.predict", checkpoint, evaluation)
+    experiment, workers = resolved(), Workers()
     config = experiment.evaluations[evaluation]
     stem = paths.CHECKPOINTS / checkpoint
     failures: list[Failure] = []
-    given, dataset, names = answers(stem, "evaluation", config, experiment.seed, failures)
+    share = workers.rank, workers.count
+    given, dataset, names = answers(stem, "evaluation", config, experiment.seed, failures, share)
     rows = [
         {
             "task": names[dataset.pairs.task[answer.pair]],
@@ -44,7 +48,6 @@ def main(
         }
         for answer in given
     ]
-    rows.sort(key=lambda row: (row["task"], row["test"], row["view"], row["attempt"]))
     description = checkpoints.describe(stem)
     source = predictions.Source(
         checkpoint=digest(stem.with_suffix(".safetensors"), stem.with_suffix(".json")),
@@ -61,7 +64,16 @@ def main(
             for f in failures
         ),
     )
-    predictions.write(paths.predictions(checkpoint, evaluation), rows, source)
+    path = paths.predictions(checkpoint, evaluation)
+    parts = [paths.SCRATCH / "predict" / f"{path.name}-{worker}" for worker in range(workers.count)]
+    if workers.count > 1:
+        predictions.write(parts[workers.rank], rows, source)
+        workers.wait()
+        if workers.rank:
+            return
+        rows, source = predictions.joined(parts)
+    rows.sort(key=lambda row: (row["task"], row["test"], row["view"], row["attempt"]))
+    predictions.write(path, rows, source)
     for task, test, view, attempt, message in source.failures:
         print(f"task {task}, test {test}, view {view}, attempt {attempt} failed and counts as wrong: {message}")
 

@@ -62,6 +62,16 @@ def write(path: Path, rows: Sequence[dict[str, Any]], source: Source) -> None:
     part.replace(path)
 
 
+def joined(parts: Sequence[Path]) -> tuple[list[dict[str, Any]], Source]:
+    """Rows and source of the shares that several processes wrote, which are removed."""
+    tables = [pq.read_table(part) for part in parts]
+    sources = [Source.model_validate_json(table.schema.metadata[b"source"]) for table in tables]
+    failures = tuple(sorted(failure for source in sources for failure in source.failures))
+    for part in parts:
+        part.unlink()
+    return [row for table in tables for row in table.to_pylist()], sources[0].model_copy(update={"failures": failures})
+
+
 def read(path: Path) -> tuple[pd.DataFrame, Source]:
     """Rows, with `cells` as grids, and their source. Raises StageError for a file that is none or is cut short."""
     try:

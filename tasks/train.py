@@ -29,7 +29,7 @@ from model.leaks import fingerprints
 from model.training import Stopped, Training
 from model.validation import CROSS_ENTROPY, lowest
 from tasks import cost, paths, start
-from tasks.device import choose
+from tasks.device import choose, spread
 from tasks.params import resolved
 from tasks.stage import StageError, stage
 from tasks.tables import data_digest, read_dataset, read_tasks, read_validation
@@ -38,6 +38,7 @@ from tasks.tables import data_digest, read_dataset, read_tasks, read_validation
 @stage("train")
 def main() -> None:
     """Write data/checkpoints/candidates, history.json and probes.json."""
+    spread("tasks.train")
     experiment, device = resolved(), choose()
     tasks = read_tasks()
     dataset = read_dataset("train", paths.TRAINING_VIEWS)
@@ -56,6 +57,7 @@ def main() -> None:
     training = Training(dataset, weight, rows, experiment.train, experiment.seed, device, weights, validation)
     scratch = paths.SCRATCH / "train" / cost.training_key(experiment)
     scratch.mkdir(parents=True, exist_ok=True)
+    first = training.workers.rank == 0
     if (scratch / "state.safetensors").exists():
         restore(training, scratch / "state.safetensors")
         print(f"going on after update {training.step} of {experiment.train.optimizer_steps}", flush=True)
@@ -64,7 +66,10 @@ def main() -> None:
         run(training, scratch, description)
     finally:
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-        cost.add(experiment, time.monotonic() - started, name)
+        if first:
+            cost.add(experiment, (time.monotonic() - started) * training.workers.count, name)
+    if not first:
+        return
     probes = training.probe()
     shutil.rmtree(paths.CANDIDATES, ignore_errors=True)
     paths.CHECKPOINTS.mkdir(parents=True, exist_ok=True)
@@ -82,7 +87,8 @@ def run(training: Training, scratch: Path, description: dict[str, Any]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda n, _: stopping.append(n))
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns) as progress:
+    first = training.workers.rank == 0
+    with Progress(*columns, disable=not first) as progress:
         bar = progress.add_task("training", total=training.config.optimizer_steps, completed=training.step)
 
         def on_row(row: dict[str, float]) -> None:
@@ -90,10 +96,12 @@ def run(training: Training, scratch: Path, description: dict[str, Any]) -> None:
             if CROSS_ENTROPY in row:
                 text += f" validation cross-entropy {row[CROSS_ENTROPY]:.3f}"
             progress.update(bar, completed=int(row["step"]), description=text)
-            if not progress.console.is_terminal:
+            if first and not progress.console.is_terminal:
                 print(f"update {int(row['step'])} of {training.config.optimizer_steps}: {text}", flush=True)
 
         def on_candidate(step: int) -> None:
+            if not first:
+                return
             stem = scratch / "candidates" / paths.candidate(step).name
             reached = {"step": step, "stopped_early": training.stopped_early}
             checkpoints.save(stem, training.weights(), Description.model_validate(description | reached))
@@ -105,12 +113,12 @@ def run(training: Training, scratch: Path, description: dict[str, Any]) -> None:
             training.run(
                 on_row=on_row,
                 on_candidate=on_candidate,
-                on_save=lambda: save(training, scratch / "state.safetensors"),
+                on_save=lambda: save(training, scratch / "state.safetensors") if first else None,
                 stop=stop,
             )
         except Stopped as stopped:
             raise StageError(f"{stopped}; start the stage again to go on") from None
-    if training.config.early_stop and training.stopped_early:
+    if first and training.config.early_stop and training.stopped_early:
         update, value = lowest(training.history, training.config.early_stop)
         print(
             f"stopped early after update {training.step} of {training.config.optimizer_steps}: no validation "

@@ -1,0 +1,72 @@
+"""Two processes against one: the same training, saved and resumed, and the same predictions."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from model.workers import Workers
+from tasks import augment, paths, prepare
+from tests.conftest import ROOT, experiment, puzzles
+
+pytestmark = pytest.mark.slow
+
+
+def _stage(processes: int, *module: str, fails: bool = False) -> str:
+    kept = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+    settings = {"ARC_GPUS": str(processes), "ARC_DEVICE": "cpu", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", *module]
+    done = subprocess.run(command, capture_output=True, text=True, env=kept | settings, timeout=300)
+    assert (done.returncode != 0) == fails, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.fixture
+def prepared(raw):
+    resolved = experiment(train={"accumulation": 2, "batch": 4, "network": {"dropout": 0.1}})
+    paths.EXPERIMENT.write_text(yaml.safe_dump(resolved.model_dump(mode="json")))
+    raw(puzzles())
+    prepare.main()
+    augment.main()
+    return resolved
+
+
+def test_two_workers_train_as_one_does_and_predict_the_same(prepared):
+    weights, histories, answers = [], [], []
+    for processes in (1, 2):
+        _stage(processes, "tasks.train")
+        final = paths.candidate(prepared.train.optimizer_steps)
+        weights.append(load_file(final.with_suffix(".safetensors")))
+        histories.append(pd.DataFrame(json.loads(paths.HISTORY.read_text())))
+        if processes == 1:
+            for suffix in (".safetensors", ".json"):
+                (paths.CHECKPOINTS / f"final{suffix}").write_bytes(final.with_suffix(suffix).read_bytes())
+    for processes in (1, 2):
+        _stage(processes, "tasks.predict", "final", "votes")
+        answers.append(pd.read_parquet(paths.predictions("final", "votes")))
+    for name, ours in weights[1].items():
+        assert torch.allclose(ours, weights[0][name], rtol=1e-4, atol=1e-6), name
+    pd.testing.assert_frame_equal(*histories, rtol=1e-4)
+    exact = ["task", "test", "view", "attempt", "height", "width", "cells"]
+    assert len(answers[0]) == 8
+    pd.testing.assert_frame_equal(answers[0][exact], answers[1][exact])
+    assert not list(paths.SCRATCH.glob("predict/*"))
+
+
+def test_an_update_that_cannot_be_shared_is_refused(prepared, monkeypatch):
+    assert "train.accumulation is 2, but 3 GPUs share" in _stage(3, "tasks.train", fails=True)
+    assert "ARC_GPUS is 'two'" in subprocess.run(
+        [sys.executable, "-m", "tasks.train"], capture_output=True, text=True, env=os.environ | {"ARC_GPUS": "two"},
+        cwd=ROOT,
+    ).stderr  # fmt: skip
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    worker = Workers()
+    worker.count = 2
+    assert [list(worker.mine(n)) for n in (2, 4)] == [[1], [1, 3]]
