@@ -51,6 +51,8 @@ def _newest(device: torch.device) -> Callable[..., Tensor] | None:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*cannot be converted to a JitArgument")
             result = flash_attn_varlen_func(*arguments, **options)
-        return result[0] if isinstance(result, tuple) else result
+        output = result[0] if isinstance(result, tuple) else result
+        assert isinstance(output, Tensor)
+        return output
 
     return attend

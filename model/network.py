@@ -78,7 +78,7 @@ class Block(nn.Module):
 
     def project(self, x: Tensor, weights: Matrices) -> Tensor:
         """(rows, D) -> query, key and value before norm and rotation, (rows, 3, H, D / H)."""
-        return _project(x, weights.attention_in).unflatten(1, (3, self.heads, -1))
+        return _project(x, weights.attention_in).view(len(x), 3, self.heads, -1)
 
     def update(self, x: Tensor, attended: Tensor, weights: Matrices) -> Tensor:
         """Residual updates of rows (rows, D) by their attention (rows, H, D / H) and the feed-forward."""

@@ -91,7 +91,7 @@ class Training:
         compilation.switch(self.compiled, dynamic=not cuda)
         sizes = [p.numel() for p in self.parameters]
         self.gradient = torch.zeros(sum(sizes), device=device)
-        parts = self.gradient.split(sizes)
+        parts = torch.split(self.gradient, sizes)
         self.gradients = [part.view_as(p) for part, p in zip(parts, self.parameters, strict=True)]
         self.add_gradient = Recorded(self._add_gradient) if cuda else self._add_gradient
         self.apply = Recorded(self._apply) if cuda else self._apply

@@ -4,6 +4,7 @@ Shares are of the rate that one large product reaches in the same run. `--profil
 """
 
 import json
+import sys
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,8 +25,9 @@ from model.dataset import Dataset, Pairs
 from model.prediction import Predictor
 from model.training import Training
 from model.views import make_views
+from model.workers import Workers
 from tasks import fetch, params, paths
-from tasks.device import choose
+from tasks.device import choose, spread
 
 KINDS = {"short": 5, "mixed": 0, "30x30": 30}
 """Side of every grid; 0 for the grids of ARC-AGI-1 as they are."""
@@ -83,7 +85,7 @@ def training(experiment: Experiment, kind: str, device: torch.device, updates: i
     batches = subject.stream.batches()
 
     def update() -> None:
-        subject.update([next(batches)])
+        subject.update([next(batches) for _ in range(config.accumulation)])
 
     update()
     synchronize(device)
@@ -93,14 +95,15 @@ def training(experiment: Experiment, kind: str, device: torch.device, updates: i
     synchronize(device)
     marks, examples, rows, operations = time.perf_counter(), 0, 0, 0.0
     for _ in range(updates):
-        batch = next(batches)
+        micro_batches = [next(batches) for _ in range(config.accumulation)]
+        batch = [row for micro in micro_batches for row in micro]
         lengths = Lengths(
             np.array([r[3] * r[4] + subject.network.prefix_length for r in batch]),
             np.array([r[6] * r[7] for r in batch]),
         )
         examples, rows = examples + len(batch), rows + int(lengths.context.sum() + lengths.target.sum())
         operations += arithmetic.training(config.network, lengths, config.self_conditioning.rate)
-        subject.update([batch])
+        subject.update(micro_batches)
     synchronize(device)
     seconds = time.perf_counter() - marks
     if profile:
@@ -114,7 +117,7 @@ def training(experiment: Experiment, kind: str, device: torch.device, updates: i
         "flop_per_s": operations / seconds,
         "seconds_to_first_update": first,
         "peak_memory_gb": torch.cuda.max_memory_allocated() / 1e9 if device.type == "cuda" else None,
-        "fill": rows / (updates * (subject.stream.budget.context + subject.stream.budget.target)),
+        "fill": rows / (updates * config.accumulation * (subject.stream.budget.context + subject.stream.budget.target)),
     }
 
 
@@ -163,6 +166,15 @@ def sampling(
     }
 
 
+def attention_kernel(device: torch.device) -> str:
+    """Name of what computes attention here."""
+    if device.type == "cpu":
+        return "scaled-dot-product in buckets"
+    from model.flash import kernel
+
+    return kernel(device)
+
+
 def synchronize(device: torch.device) -> None:
     """Wait for the device."""
     if device.type == "cuda":
@@ -192,14 +204,17 @@ def main(
     profile: Annotated[bool, typer.Option(help="Show where one update's time goes.")] = False,
     out: Annotated[Path, typer.Option(help="JSON with every number.")] = Path(".scratch/bench.json"),
 ) -> None:
-    """Measure training and sampling and write the numbers."""
-    device = choose()
+    """Measure training and sampling and write the numbers. ARC_GPUS spreads the training."""
+    spread("tasks.bench", *sys.argv[1:])
+    device, workers = choose(), Workers()
     rate = product_rate(device)
     results: dict[str, Any] = {
         "device": torch.cuda.get_device_name(device)
         if device.type == "cuda"
         else f"cpu, {torch.get_num_threads()} threads",
         "torch": torch.__version__,
+        "gpus": workers.count,
+        "attention": attention_kernel(device),
         "product_flop_per_s": rate,
         "training": [],
         "sampling": [],
@@ -211,11 +226,15 @@ def main(
         experiment = params.resolve(values, params.read(paths.PRESETS))
         for kind in kinds.split(","):
             row = training(experiment, kind, device, updates, profile)
-            results["training"].append({"size": size, **row, "share_of_product": row["flop_per_s"] / rate})
-            print(json.dumps(results["training"][-1]), flush=True)
-        for evaluation in ("attempts", "votes") if tasks else ():
+            share = row["flop_per_s"] / rate / workers.count
+            results["training"].append({"size": size, **row, "share_of_product": share})
+            if workers.rank == 0:
+                print(json.dumps(results["training"][-1]), flush=True)
+        for evaluation in ("attempts", "votes") if tasks and workers.count == 1 else ():
             results["sampling"].append({"size": size, **sampling(experiment, device, tasks, evaluation, profile)})
             print(json.dumps(results["sampling"][-1]), flush=True)
+    if workers.rank:
+        return
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(results, indent=1))
     show(results)
@@ -224,7 +243,8 @@ def main(
 def show(results: dict[str, Any]) -> None:
     """The table."""
     product = results["product_flop_per_s"] / 1e12
-    table = Table(title=f"{results['device']}, torch {results['torch']}: product {product:.2f} TFLOP/s")
+    where = f"{results['gpus']} x {results['device']}, torch {results['torch']}, attention: {results['attention']}"
+    table = Table(title=f"{where}: product {product:.2f} TFLOP/s")
     for column in ("size", "grids", "ms", "examples/s", "rows/s", "ns/row", "TFLOP/s", "share", "first s", "GB"):
         table.add_column(column, justify="right")
     for r in results["training"]:
@@ -233,7 +253,7 @@ def show(results: dict[str, Any]) -> None:
             f"{r['ns_per_row']:.1f}", f"{r['flop_per_s'] / 1e12:.3f}", f"{100 * r['share_of_product']:.0f} %",
             f"{r['seconds_to_first_update']:.1f}", "-" if r["peak_memory_gb"] is None else f"{r['peak_memory_gb']:.1f}",
         )  # fmt: skip
-    Console().print(table)
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
     for r in results["sampling"]:
         print(f"{r['size']}: {r['answers']} answers to {r['grids']} grids, {r['steps']} steps: {r['seconds']:.2f} s "
               f"({r['grids_per_s']:.2f} grids/s; first time {r['seconds_first']:.2f} s)")  # fmt: skip
