@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
 import torch
+from torch import Tensor
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -38,3 +39,10 @@ def region(function: Callable[P, R], *, static: bool = False) -> Callable[P, R]:
         return compiled[_dynamic](*args, **kwargs)
 
     return call
+
+
+def of_fixed_shape(weight: Tensor) -> Tensor:
+    """Mark a tensor whose shape is the same at every call, so that kernels for any number of rows know its width."""
+    if _dynamic:
+        torch._dynamo.mark_static(weight)
+    return weight

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from model.attention import attention, take_rows
-from model.compilation import region
+from model.compilation import of_fixed_shape, region
 from model.configuration import Network
 from model.grids import COLOURS, HIDDEN, LARGEST_SIDE
 from model.heads import EPSILON, Rotation, insert, rotation_of, spread
@@ -74,7 +74,7 @@ class Block(nn.Module):
     def matrices(self, dtype: torch.dtype) -> Matrices:
         """Its weights."""
         layers = self.attention_in, self.attention_out, self.feed_in, self.feed_out
-        return Matrices(*(layer.weight.to(dtype) for layer in layers))
+        return Matrices(*(of_fixed_shape(layer.weight.to(dtype)) for layer in layers))
 
     def project(self, x: Tensor, weights: Matrices) -> Tensor:
         """(rows, D) -> query, key and value before norm and rotation, (rows, 3, H, D / H)."""
@@ -224,7 +224,7 @@ def _targets(
     dropout: float,
 ) -> Tensor:
     x = _embed(colours, cell_weight, dropout) + _time(time, time_weight)
-    return x if told is None else x + gain[:, None] * told
+    return x if told is None else x + (gain[:, None] * told).to(x.dtype)  # Else all layers would run in float32.
 
 
 @region

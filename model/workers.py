@@ -18,7 +18,7 @@ class Workers:
         self.rank, self.count = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
         if self.count > 1 and not distributed.is_initialized():
             backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-            distributed.init_process_group(backend)  # type: ignore[no-untyped-call]
+            distributed.init_process_group(backend)
 
     def mine(self, micro_batches: int) -> range:
         """The micro-batches of an update that are this worker's. Raises ValueError where they cannot be shared."""

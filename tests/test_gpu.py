@@ -3,13 +3,16 @@
 import pytest
 import torch
 
-from model import compilation
+from model import compilation, heads
 from model.attention import attention, reference, segments
 from model.training import Training
 from tests.conftest import experiment
 from tests.test_training import dataset
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+pytestmark = [
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"),
+    pytest.mark.filterwarnings("ignore"),  # Of the compilers about themselves.
+]
 
 
 def test_the_kernel_and_its_gradients_equal_the_definition():
@@ -27,7 +30,32 @@ def test_the_kernel_and_its_gradients_equal_the_definition():
         assert (x - y.cpu().float()).norm() / x.norm() < 0.01
 
 
-@pytest.mark.filterwarnings("ignore")  # Of the compiler about itself.
+@pytest.mark.parametrize(("heads_", "width"), [(3, 128), (2, 64), (3, 24)])
+def test_the_heads_kernel_and_its_gradients_equal_plain_torch(heads_, width):
+    contexts, targets = 21, 13
+    order = torch.randperm(contexts + targets)
+    places = order[:contexts], order[contexts:]
+    inputs = [torch.randn(n, 3, heads_, width) for n in (contexts, targets)]
+    rotations = [tuple(torch.rand(n, 1, width // 2) for _ in range(2)) for n in (contexts, targets)]
+    own = torch.zeros(contexts + targets, 1, 1).index_fill(0, places[0], 1)
+    weights = [
+        torch.randn(n, heads_, width) for n in (contexts, *[contexts + targets] * 2, targets, *[contexts + targets] * 2)
+    ]
+    found = []
+    for device in ("cpu", "cuda"):
+        qkv = [x.to(device).requires_grad_() for x in inputs]
+        turns = [tuple(t.to(device) for t in r) for r in rotations]
+        where = [p.to(device) for p in places]
+        query, keys, values, *both = heads.spread(qkv[0], turns[0], where[0], contexts + targets)
+        asked, all_keys, all_values = heads.insert(qkv[1], turns[1], where[1], *both)
+        mask = own.to(device) > 0
+        results = query, torch.where(mask, keys, 0), torch.where(mask, values, 0), asked, all_keys, all_values
+        value = sum((r * w.to(device)).sum() for r, w in zip(results, weights, strict=True))
+        found.append([asked, query, all_keys, all_values, *torch.autograd.grad(value, qkv)])
+    for a, b in zip(*found, strict=True):
+        assert torch.allclose(a, b.cpu(), atol=1e-5)
+
+
 @pytest.mark.parametrize("compile_", ["never", "always"])
 def test_the_gradient_of_a_recorded_packed_step_equals_the_cpus(compile_):
     network = {"width": 128, "heads": 2, "dropout": 0.0, "embedding_dropout": 0.0, "input_grid_dropout": 0.0}
