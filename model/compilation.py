@@ -21,6 +21,8 @@ def switch(on: bool, *, dynamic: bool) -> None:
     """Compile the regions from now on, or stop; `dynamic` shapes are for batches whose sizes vary."""
     global _dynamic
     _dynamic = dynamic if on else None
+    # A region serves contexts, targets and size tokens, with and without gradients, of every batch shape in use.
+    torch._dynamo.config.recompile_limit = 64
 
 
 def region(function: Callable[P, R], *, static: bool = False) -> Callable[P, R]:

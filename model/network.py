@@ -82,7 +82,9 @@ class Block(nn.Module):
 
     def update(self, x: Tensor, attended: Tensor, weights: Matrices) -> Tensor:
         """Residual updates of rows (rows, D) by their attention (rows, H, D / H) and the feed-forward."""
-        return _update(x, attended, *weights[1:], self.dropout if self.training else 0.0)
+        dropout = self.dropout if self.training else 0.0
+        x, inner = _gated(x, attended, weights.attention_out, weights.feed_in, dropout)
+        return _fed(x, inner, weights.feed_out, dropout)
 
 
 class Denoiser(nn.Module):
@@ -204,10 +206,15 @@ def _project(x: Tensor, weight: Tensor) -> Tensor:
 
 
 @region
-def _update(x: Tensor, attended: Tensor, out: Tensor, feed_in: Tensor, feed_out: Tensor, dropout: float) -> Tensor:
+def _gated(x: Tensor, attended: Tensor, out: Tensor, feed_in: Tensor, dropout: float) -> tuple[Tensor, Tensor]:
     x = x + functional.dropout(functional.linear(attended.flatten(1), out), dropout)
     gate, up = functional.linear(_norm(x), feed_in).chunk(2, -1)
-    inner = functional.silu(gate) * up
+    return x, functional.silu(gate) * up
+
+
+@region
+def _fed(x: Tensor, inner: Tensor, feed_out: Tensor, dropout: float) -> Tensor:
+    # A region of its own, which keeps `inner`: as one with `_gated` it would be computed again on the way back.
     if dropout == 0:
         return torch.addmm(x, inner, feed_out.T)  # The product adds x by the way.
     return x + functional.dropout(functional.linear(inner, feed_out), dropout)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from model import compilation
-from tests.test_network import ROWS, _network, _run
+from tests.test_network import ROWS, _network, _pack, _say
 
 pytestmark = [
     pytest.mark.slow,
@@ -23,12 +23,11 @@ def dynamic(request):
 
 def test_compiled_equals_eager_and_gradients_agree(dynamic):
     net = _network()
-    results = []
+    packed, results = _pack(net, ROWS), []
+    features = torch.randn(100, 10, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     for on in (False, True):
         compilation.switch(on, dynamic=dynamic)
-        _, encoded, logits = _run(
-            net, ROWS, features=torch.randn(100, 10, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-        )
+        _, encoded, logits = _say(net, packed, features=features)
         value = logits.square().mean() + encoded.size_logits.square().mean()
         gradients = torch.autograd.grad(value, list(net.parameters()), allow_unused=True)
         results.append([value, *(g for g in gradients if g is not None)])
@@ -36,13 +35,14 @@ def test_compiled_equals_eager_and_gradients_agree(dynamic):
         assert torch.allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
-def test_steps_that_write_in_place_equal_those_that_interleave(dynamic):
+def test_compiled_steps_of_a_denoising_equal_an_eager_one(dynamic):
     net = _network()
-    compilation.switch(True, dynamic=dynamic)
+    packed = _pack(net, ROWS)
     with torch.no_grad():
-        packed, encoded, logits = _run(net, ROWS)
-        roomy = net.make_room(packed, encoded)
+        _, _, logits = _say(net, packed)
+        compilation.switch(True, dynamic=dynamic)
+        _, encoded, _ = _say(net, packed)
         cell = packed.target_cell
-        arguments = cell * 7 % 10, (cell % 3).double(), None, torch.ones(1).double()
         for _ in range(2):
-            assert torch.allclose(net.denoise(packed, roomy, *arguments), logits, rtol=1e-4, atol=1e-6)
+            again = net.denoise(packed, encoded, cell * 7 % 10, (cell % 3).double(), None, torch.ones(1).double())
+            assert torch.allclose(again, logits, rtol=1e-4, atol=1e-6)

@@ -20,12 +20,19 @@ def _network(**network):
     return net
 
 
-def _run(net, rows, budget=None, hidden=None, features=None):
+def _pack(net, rows, budget=None):
     corpus = Corpus(
         CELLS, torch.from_numpy(geometry(np.arange(8))), torch.arange(10).expand(8, 10), torch.arange(16).view(8, 2)
     )
     table, budget = fill(rows, net.prefix_length, budget)
-    packed = pack(torch.from_numpy(table), corpus, net.prefix_length, budget)
+    return pack(torch.from_numpy(table), corpus, net.prefix_length, budget)
+
+
+def _run(net, rows, budget=None, hidden=None, features=None):
+    return _say(net, _pack(net, rows, budget), hidden, features)
+
+
+def _say(net, packed, hidden=None, features=None):
     encoded = net.encode(packed, hidden)
     cells = packed.target_cell
     colours = cells * 7 % 10
