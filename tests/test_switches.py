@@ -250,12 +250,28 @@ def _recoloured(rate, share):
     return np.array(found)
 
 
-def test_pixel_noise_recolours_its_share_of_black_cells_in_its_share_of_examples():
-    everywhere = _recoloured(1.0, 0.25)
-    assert everywhere[:, 0].sum() / everywhere[:, 1].sum() == pytest.approx(0.25, abs=0.05)
-    whole = _recoloured(0.5, 1.0)
-    assert set(np.unique(whole[:, 0] / whole[:, 1])) == {0.0, 1.0}
-    assert (whole[:, 0] > 0).mean() == pytest.approx(0.5, abs=0.1)
+@pytest.mark.parametrize("share", [0.02, 0.25, 1.0])
+def test_pixel_noise_recolours_the_ledgers_number_of_black_cells(share):
+    """Ledger 2.2: max(1, floor(share x black cells)) of an example, with the rate's chance."""
+    everywhere = _recoloured(1.0, share)
+    assert [hit for hit, _ in everywhere.tolist()] == [max(1, int(share * black)) for _, black in everywhere.tolist()]
+    sometimes = _recoloured(0.5, share)
+    assert (sometimes[:, 0] > 0).mean() == pytest.approx(0.5, abs=0.1)
+
+
+def test_pixel_noise_takes_every_black_cell_as_often():
+    subject = _training()
+    table, budget = fill([(0, 0, 0, 5, 5, 25, 5, 5)], subject.network.prefix_length, None)
+    packed = pack(torch.from_numpy(table), subject.corpus, subject.network.prefix_length, budget)
+    packed = packed._replace(context_colour=torch.where(packed.context_colour <= 9, 0, packed.context_colour))
+    config = experiment(train={"pixel_noise_rate": 1.0, "pixel_noise_share": 0.2}).train
+    hits = sum(
+        (loss.pixel_noise(packed, config, hash_key(torch.tensor(i))).context_colour > 0).double() for i in range(600)
+    )
+    cells = hits[packed.context_colour == 0]
+    assert len(cells) == 25
+    assert cells.sum() == 600 * 5
+    assert (cells - 120).abs().max() < 5 * (600 * 0.2 * 0.8) ** 0.5
 
 
 def test_the_gain_is_the_ledgers():
