@@ -25,7 +25,7 @@ def _config(stop, **changes):
     return experiment(train=values).train
 
 
-def _held_out():
+def held_out():
     """One pair of every task, with other cells than the training's."""
     data = dataset()
     cells = np.random.default_rng(9).integers(0, 10, len(data.cells)).astype(np.uint8)
@@ -34,7 +34,7 @@ def _held_out():
 
 def _training(config):
     torch.use_deterministic_algorithms(True)
-    return Training(dataset(), np.ones(18), 6, config, 0, torch.device("cpu"), None, _held_out())
+    return Training(dataset(), np.ones(18), 6, config, 0, torch.device("cpu"), None, held_out())
 
 
 def _row(step, value):
@@ -91,7 +91,7 @@ def test_the_look_is_the_mean_cross_entropy_over_cells_whatever_the_batch():
     subject = run(_training(_config(None)))
     config = subject.config
     table = loss.levels(schedule(config.noise), config.network.time_input, torch.device("cpu"))
-    held = _held_out()
+    held = held_out()
     look = Validation(held, config.network, config.self_conditioning, 6, table, 0)
     found = look.cross_entropy(subject.network)
     assert found == look.cross_entropy(subject.network)
