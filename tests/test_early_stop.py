@@ -51,8 +51,9 @@ def test_patience_runs_out_so_many_updates_after_the_lowest_value_by_hand():
     assert not exhausted(history, None)
 
 
-def test_it_stops_where_the_history_says_and_the_last_candidate_is_that_update():
-    subject, candidates = _training(_config(EVERY_2, learning_rate=0.1)), []
+@pytest.mark.parametrize("accumulation", [1, 3])
+def test_it_stops_where_the_history_says_and_the_last_candidate_is_that_update(accumulation):
+    subject, candidates = _training(_config(EVERY_2, learning_rate=0.1, accumulation=accumulation)), []
     ignore = lambda *_: None  # noqa: E731
     subject.run(on_row=ignore, on_candidate=candidates.append, on_save=lambda: None, stop=lambda: False)
     looks = {row["step"]: row[CROSS_ENTROPY] for row in subject.history if CROSS_ENTROPY in row}
