@@ -177,11 +177,17 @@ def _size_loss(packed: Packed, size_logits: Tensor, counted: Tensor) -> tuple[Te
 
 
 def pixel_noise(packed: Packed, config: Train, key: Tensor) -> Packed:
-    """Recolour a share of the black input cells of some examples (version ledger 2.2)."""
+    """Recolour a share of the black input cells of some examples, rounded down but at least one (ledger 2.2)."""
     if config.pixel_noise_rate == 0 or config.pixel_noise_share == 0:
         return packed
-    row = torch.arange(len(packed.context_colour), device=key.device)
-    noisy = uniform(key, _PIXEL, packed.context_example) < config.pixel_noise_rate
-    noisy &= (packed.context_colour == 0) & (uniform(key, _PIXEL_CELL, row) < config.pixel_noise_share)
+    example, black = packed.context_example, packed.context_colour == 0
+    row = torch.arange(len(example), device=key.device)
+    count = torch.zeros(len(packed.examples.task), dtype=torch.float64, device=key.device)
+    wanted = (count.index_add(0, example, black.double()) * config.pixel_noise_share).floor().clamp(min=1)
+    # The wanted number of each example's black cells: those with the lowest draws. Its rows lie together.
+    order = uniform(key, _PIXEL_CELL, row).masked_fill(~black, 2.0).argsort(stable=True)
+    order = order[example[order].argsort(stable=True)]
+    rank = torch.empty_like(row).scatter_(0, order, row) - torch.searchsorted(example, example)
+    noisy = black & (rank < wanted[example]) & (uniform(key, _PIXEL, example) < config.pixel_noise_rate)
     colour = 1 + (uniform(key, _PIXEL_COLOUR, row) * (COLOURS - 1)).to(torch.int64)
     return packed._replace(context_colour=torch.where(noisy, colour, packed.context_colour))

@@ -82,6 +82,39 @@ def test_a_target_alone_is_adapted_alone_and_has_a_gradient(start, target):
     assert all(norm > 0 for norm in subject.probe()["adapter_gradients"].values())
 
 
+@pytest.mark.parametrize(
+    ("switch", "trained"),
+    [
+        ({"rank": 2}, {"up", "down"}),
+        ({"alpha": 16.0}, set()),
+        ({"dropout": 0.5}, set()),
+        ({"targets": ["feed_in"]}, {"fewer"}),
+        ({"adapters": "none"}, {"other"}),
+    ],
+)
+def test_a_switch_of_fine_tuning_changes_what_it_claims_and_only_that(start, switch, trained):
+    def trainable(subject):
+        return {name: tuple(p.shape) for name, p in subject.network.named_parameters() if p.requires_grad}
+
+    rest = {"log_every": 1, "network": {"dropout": 0.0, "embedding_dropout": 0.0}}  # Their draws follow the adapters'.
+    before, after = (
+        _training(experiment(train={"finetune": LORA | other} | rest).train, start) for other in ({}, switch)
+    )
+    old, new = trainable(before), trainable(after)
+    if "other" in trained:  # All weights, and no adapter.
+        assert new == {name: tuple(tensor.shape) for name, tensor in start.items()}
+    elif "fewer" in trained:
+        assert set(new) == {name for name in old if "feed_in" in name or name == "task_table.weight"}
+    else:
+        changed = {name.rsplit(".")[-1] for name in old if old[name] != new[name]}
+        assert changed == trained
+        assert set(new) == set(old)
+    _run(before), _run(after)
+    # Adapters start as zero, so that whatever they are the first loss is that of the start; the later ones differ.
+    assert before.history[0]["loss"] == pytest.approx(after.history[0]["loss"], rel=1e-6)
+    assert before.history[-1]["loss"] != after.history[-1]["loss"]
+
+
 def test_adapters_without_a_start_and_a_rank_beyond_the_matrix_are_refused(start):
     with pytest.raises(params.ConfigurationError, match="nothing to adapt"):
         experiment(train={"finetune": {"adapters": "lora"}})

@@ -25,7 +25,7 @@ def _config(stop, **changes):
     return experiment(train=values).train
 
 
-def _held_out():
+def held_out():
     """One pair of every task, with other cells than the training's."""
     data = dataset()
     cells = np.random.default_rng(9).integers(0, 10, len(data.cells)).astype(np.uint8)
@@ -34,7 +34,7 @@ def _held_out():
 
 def _training(config):
     torch.use_deterministic_algorithms(True)
-    return Training(dataset(), np.ones(18), 6, config, 0, torch.device("cpu"), None, _held_out())
+    return Training(dataset(), np.ones(18), 6, config, 0, torch.device("cpu"), None, held_out())
 
 
 def _row(step, value):
@@ -51,8 +51,9 @@ def test_patience_runs_out_so_many_updates_after_the_lowest_value_by_hand():
     assert not exhausted(history, None)
 
 
-def test_it_stops_where_the_history_says_and_the_last_candidate_is_that_update():
-    subject, candidates = _training(_config(EVERY_2, learning_rate=0.1)), []
+@pytest.mark.parametrize("accumulation", [1, 3])
+def test_it_stops_where_the_history_says_and_the_last_candidate_is_that_update(accumulation):
+    subject, candidates = _training(_config(EVERY_2, learning_rate=0.1, accumulation=accumulation)), []
     ignore = lambda *_: None  # noqa: E731
     subject.run(on_row=ignore, on_candidate=candidates.append, on_save=lambda: None, stop=lambda: False)
     looks = {row["step"]: row[CROSS_ENTROPY] for row in subject.history if CROSS_ENTROPY in row}
@@ -91,7 +92,7 @@ def test_the_look_is_the_mean_cross_entropy_over_cells_whatever_the_batch():
     subject = run(_training(_config(None)))
     config = subject.config
     table = loss.levels(schedule(config.noise), config.network.time_input, torch.device("cpu"))
-    held = _held_out()
+    held = held_out()
     look = Validation(held, config.network, config.self_conditioning, 6, table, 0)
     found = look.cross_entropy(subject.network)
     assert found == look.cross_entropy(subject.network)

@@ -6,7 +6,9 @@ import torch
 from model import compilation, heads
 from model.attention import attention, reference, segments
 from model.training import Training
+from model.validation import CROSS_ENTROPY
 from tests.conftest import experiment
+from tests.test_early_stop import held_out
 from tests.test_training import dataset
 
 pytestmark = [
@@ -88,3 +90,18 @@ def test_the_gradient_of_a_recorded_packed_step_equals_the_cpus(compile_):
         assert seen[1]["loss"] == pytest.approx(seen[0]["loss"], rel=0.02)
         gpu.network.load_state_dict(cpu.network.state_dict())
     compilation.switch(False, dynamic=False)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_looks_at_validation_pairs_between_recorded_updates_change_none_of_them():
+    network = {"width": 128, "heads": 2}
+    losses = []
+    for stop in (None, {"every": 1, "patience": 10, "improvement": 0.0}):
+        config = experiment(train={"network": network, "log_every": 1, "compile": "never", "early_stop": stop}).train
+        subject = Training(dataset(), torch.ones(18).numpy(), 6, config, 0, torch.device("cuda"), None, held_out())
+        subject.run(on_row=lambda _: None, on_candidate=lambda _: None, on_save=lambda: None, stop=lambda: False)
+        losses.append([row["loss"] for row in subject.history])
+        looks = [row[CROSS_ENTROPY] for row in subject.history if CROSS_ENTROPY in row]
+        assert len(looks) == (len(subject.history) if stop else 0)
+    assert looks[0] == pytest.approx(2.3, abs=0.1)  # Hardly trained: a tenth for every colour.
+    assert losses[1] == pytest.approx(losses[0][: len(losses[1])], rel=1e-2)

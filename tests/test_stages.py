@@ -134,6 +134,19 @@ def test_prepare_splits_packs_and_hides_solutions(raw):
     assert set(tables.read_solutions("validation")) == {"aaaaaaaa", "bbbbbbbb"}
 
 
+def test_the_labs_validation_is_of_evaluation_tasks_and_holds_out_no_training_task(raw):
+    raw(puzzles())
+    config = experiment(prepare={"validation": "evaluation-solutions"})
+    paths.EXPERIMENT.write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    prepare.main()
+    table = pd.read_parquet(paths.PAIRS)
+    # Both test pairs of bbbbbbbb and the one of aaaaaaaa are trained on now; the evaluated pair is not.
+    assert table["split"].value_counts().to_dict() == {"train": 8, "validation": 1, "evaluation": 1}
+    assert set(table[table["split"] != "train"]["task"]) == {2}
+    assert (table[table["split"] != "train"]["output_offset"] == -1).all()
+    assert paths.VALIDATION_SOLUTIONS.read_text() == paths.EVALUATION_SOLUTIONS.read_text()
+
+
 def test_an_evaluated_pair_of_another_task_is_found_under_a_view_and_left_out(raw):
     files = puzzles()
     evaluated = np.array(files["arc-agi_evaluation_challenges.json"]["cccccccc"]["test"][0]["input"], dtype=np.uint8)

@@ -1,8 +1,13 @@
 """Every switch of a version changes what it claims to change, and only that."""
 
+import functools
+import json
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from model import loss, self_conditioning
 from model.checkpoints import build
@@ -10,21 +15,56 @@ from model.corpus import task_rows
 from model.packing import fill, pack
 from model.random import hash_key
 from model.training import Training
-from tests.conftest import experiment
+from tasks import augment, params, paths, prepare, tables, train
+from tasks.stage import StageError
+from tests.conftest import experiment, puzzles
 from tests.test_training import dataset
 
 HOW = "self_conditioning"
 
 
-def _training(steps=6, **train):
-    values = {"optimizer_steps": steps, "warmup_steps": 2, "log_every": 1, **train}
-    config = experiment(train=values).train
+BASE = {"optimizer_steps": 6, "warmup_steps": 2, "log_every": 1, "save_seconds": 1e9}
+
+
+def _training(**train):
+    config = experiment(train=params.merge(BASE, train)).train
     data = dataset()
-    weight = np.ones(len(data.pairs))
     rows = task_rows(config.network, data.views)
-    subject = Training(data, weight, rows, config, 0, torch.device("cpu"))
+    subject = Training(data, np.ones(len(data.pairs)), rows, config, 0, torch.device("cpu"))
     subject.run(on_row=lambda _: None, on_candidate=lambda _: None, on_save=lambda: None, stop=lambda: False)
     return subject
+
+
+@functools.cache
+def _aspects(text):
+    """Everything of a training that a switch may change, by name."""
+    config = experiment(train=params.merge(BASE, json.loads(text))).train
+    data, candidates, saves = dataset(), [], []
+    rows = task_rows(config.network, data.views)
+    subject = Training(data, np.ones(len(data.pairs)), rows, config, 0, torch.device("cpu"))
+    shapes = {name: tuple(tensor.shape) for name, tensor in subject.network.state_dict().items()}
+    subject.run(
+        on_row=lambda _: None,
+        on_candidate=candidates.append,
+        on_save=lambda: saves.append(subject.step),
+        stop=lambda: False,
+    )
+    losses = [[row[name] for name in ("loss", "cross_entropy", "size_cross_entropy")] for row in subject.history]
+    return {
+        "shapes": shapes,
+        "first loss": losses[0],
+        "later losses": losses[1:],
+        "rates": [row["learning_rate"] for row in subject.history],
+        "rows": [row["step"] for row in subject.history],
+        "trained": _bytes(subject.network.state_dict()),
+        "kept": _bytes(subject.weights()),
+        "candidates": candidates,
+        "saves": saves,
+    }
+
+
+def _bytes(weights):
+    return b"".join(tensor.numpy().tobytes() for _, tensor in sorted(weights.items()))
 
 
 def _losses(**train):
@@ -63,32 +103,114 @@ def test_the_projection_changes_its_own_weights_alone(projection):
     assert all(here[name].shape == linear[name].shape for name in set(here) - own)
 
 
-@pytest.mark.parametrize(
-    ("switch", "acts"),
-    [
-        ({HOW: {"gain": "progress"}}, True),
-        ({HOW: {"features": "log-probabilities"}}, True),
-        ({HOW: {"rate": 0.0, "zeros_rate": 0.0}}, True),
-        ({HOW: {"training": "reverse-step"}}, True),
-        ({HOW: {"training": "blend"}}, True),
-        ({HOW: {"inference": "two-pass"}}, False),
-        ({HOW: {"temperature": 2.0}}, False),  # of the log-probabilities; here are probabilities
-        ({"network": {"time_input": "index"}}, True),
-        ({"network": {"time_input": "log-alpha-bar"}}, True),
-        ({"network": {"conditioning": "task"}}, True),
-        ({"pixel_noise_rate": 1.0, "pixel_noise_share": 0.5}, True),
-        ({"pixel_noise_rate": 1.0}, False),  # a share of none
-        ({"candidates": 6}, False),
-        ({"ema_decay": 0.999}, False),
-        ({"optimizer": "muon"}, True),
-        ({"accumulation": 2}, True),
-        ({"weight_decay": 0.5}, True),
-        ({"gradient_clip": 0.01}, True),
-        ({"size_loss_weight": 1.0}, True),
-    ],
-)
-def test_a_switch_of_the_training_acts_on_it_if_it_claims_to(switch, acts):
-    assert (_losses(**switch) != _losses()) == acts
+COURSE = {"later losses", "trained", "kept"}
+"""What follows from another update, whatever it was."""
+ALL = COURSE | {"first loss"}
+RATE = COURSE | {"rates"}
+SHAPES = ALL | {"shapes"}
+LOG = {HOW: {"features": "log-probabilities"}}
+
+SWITCHES: list[tuple[dict[str, Any], dict[str, Any], set[str]]] = [
+    # What it is switched from beyond the defaults, the switch, and all that it changes. An untrained network gives
+    # every colour a tenth, so what acts on colours alone leaves the first loss as it is.
+    ({}, {"network": {"width": 48}}, SHAPES),
+    ({}, {"network": {"layers": 1}}, SHAPES),
+    ({}, {"network": {"heads": 4}}, ALL),
+    ({}, {"network": {"feed_forward": 32}}, SHAPES),
+    ({}, {"network": {"size_hidden": 8}}, SHAPES),
+    ({}, {"network": {"dropout": 0.0}}, ALL),
+    ({}, {"network": {"embedding_dropout": 0.0}}, ALL),
+    ({}, {"network": {"input_grid_dropout": 0.9}}, ALL),
+    ({}, {"network": {"conditioning": "task"}}, SHAPES),
+    ({}, {"network": {"conditioning": "d4"}}, SHAPES),
+    ({}, {"network": {"conditioning": "rotation-flip-colour"}}, ALL),
+    ({}, {"network": {"conditioning": "augmented-task"}}, SHAPES),
+    ({}, {"network": {"time_input": "index"}}, COURSE),
+    ({}, {"network": {"time_input": "log-alpha-bar"}}, COURSE),
+    ({}, {"noise": {"steps": 64}}, COURSE),
+    ({}, {"noise": {"offset": 0.1}}, COURSE),
+    ({}, {"noise": {"alpha_bar_final": 0.2}}, COURSE),
+    ({}, LOG, COURSE),
+    (LOG, {HOW: {"temperature": 2.0}}, COURSE),
+    ({}, {HOW: {"temperature": 2.0}}, set()),  # of the log-probabilities; here are probabilities
+    ({}, {HOW: {"projection": "mlp"}}, SHAPES),
+    ({}, {HOW: {"projection": "gated-norm"}}, SHAPES),
+    ({}, {HOW: {"gain": "progress"}}, COURSE),
+    ({}, {HOW: {"rate": 0.0}}, COURSE),
+    ({}, {HOW: {"zeros_rate": 0.0}}, COURSE),
+    ({}, {HOW: {"training": "reverse-step"}}, COURSE),
+    ({}, {HOW: {"training": "blend"}}, COURSE),
+    ({}, {HOW: {"inference": "two-pass"}}, set()),
+    ({}, {"optimizer": "muon"}, COURSE),
+    ({}, {"learning_rate": 0.01}, RATE),
+    ({}, {"weight_decay": 0.5}, COURSE),
+    ({}, {"schedule": "constant"}, RATE),
+    ({}, {"schedule": "linear"}, RATE),
+    ({}, {"final_rate": 0.5}, RATE),
+    ({}, {"warmup_steps": 4}, RATE),
+    ({}, {"optimizer_steps": 8}, RATE | {"rows", "candidates"}),
+    ({}, {"batch": 4}, ALL),
+    ({}, {"accumulation": 2}, ALL),
+    ({}, {"gradient_clip": 0.01}, COURSE),
+    ({}, {"size_loss_weight": 1.0}, ALL),
+    ({}, {"pixel_noise_rate": 1.0}, set()),  # a share of none
+    ({}, {"pixel_noise_share": 0.5}, set()),  # of no example
+    ({"pixel_noise_share": 0.5}, {"pixel_noise_rate": 1.0}, ALL),
+    ({}, {"evaluated_weights": "ema"}, {"kept"}),
+    ({}, {"ema_decay": 0.999}, set()),
+    ({}, {"ema_warmup_steps": 2}, set()),
+    ({"evaluated_weights": "ema"}, {"ema_decay": 0.999}, {"kept"}),
+    ({"evaluated_weights": "ema"}, {"ema_warmup_steps": 2}, {"kept"}),
+    ({}, {"precision": "bf16"}, ALL),
+    ({}, {"precision": "fp32"}, set()),  # What auto is on a CPU; so is never.
+    ({}, {"compile": "never"}, set()),
+    ({}, {"candidates": 6}, {"candidates"}),
+    ({}, {"log_every": 2}, {"first loss", "later losses", "rates", "rows"}),
+    ({}, {"save_seconds": 0.0}, {"saves"}),
+]
+ELSEWHERE = {
+    "early_stop": "test_early_stop",
+    "evaluation_weight": "below, and test_stream",
+    "finetune": "test_adapters, test_start",
+}
+
+
+def _leaves(values):
+    return {f"{k}.{n}" for k, v in values.items() if isinstance(v, dict) for n in v} | {
+        k for k, v in values.items() if not isinstance(v, dict)
+    }
+
+
+def test_no_switch_of_the_training_is_left_out():
+    there = _leaves(experiment().train.model_dump())
+    tested = {name for _, switch, _ in SWITCHES for name in _leaves(switch)}
+    assert {name for name in there - tested if name.split(".")[0] not in ELSEWHERE} == set()
+
+
+@pytest.mark.parametrize(("base", "switch", "changes"), SWITCHES, ids=[json.dumps(s) for _, s, _ in SWITCHES])
+def test_a_switch_of_the_training_changes_what_it_claims_and_only_that(base, switch, changes):
+    before, after = _aspects(json.dumps(base)), _aspects(json.dumps(params.merge(base, switch)))
+    assert {name for name in before if before[name] != after[name]} == changes
+
+
+@pytest.mark.parametrize("weight", [1.0, 10.0])
+def test_the_evaluation_weight_is_that_of_the_pairs_of_evaluation_tasks(raw, monkeypatch, weight):
+    raw(puzzles())
+    config = experiment(train={"evaluation_weight": weight}, prepare={"validation_tasks": 1})
+    paths.EXPERIMENT.write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    prepare.main()
+    augment.main()
+    given = {}
+
+    def spy(dataset, weights, *_):
+        names = [task["name"] for task in tables.read_tasks()]
+        given.update(zip([names[task] for task in dataset.pairs.task], weights.tolist(), strict=True))
+        raise StageError("seen")
+
+    monkeypatch.setattr(train, "Training", spy)
+    with pytest.raises(SystemExit, match="seen"):
+        train.main()
+    assert given == {"aaaaaaaa": 1.0, "bbbbbbbb": 1.0, "cccccccc": weight}
 
 
 def test_without_features_nothing_else_of_self_conditioning_matters():
@@ -128,12 +250,28 @@ def _recoloured(rate, share):
     return np.array(found)
 
 
-def test_pixel_noise_recolours_its_share_of_black_cells_in_its_share_of_examples():
-    everywhere = _recoloured(1.0, 0.25)
-    assert everywhere[:, 0].sum() / everywhere[:, 1].sum() == pytest.approx(0.25, abs=0.05)
-    whole = _recoloured(0.5, 1.0)
-    assert set(np.unique(whole[:, 0] / whole[:, 1])) == {0.0, 1.0}
-    assert (whole[:, 0] > 0).mean() == pytest.approx(0.5, abs=0.1)
+@pytest.mark.parametrize("share", [0.02, 0.25, 1.0])
+def test_pixel_noise_recolours_the_ledgers_number_of_black_cells(share):
+    """Ledger 2.2: max(1, floor(share x black cells)) of an example, with the rate's chance."""
+    everywhere = _recoloured(1.0, share)
+    assert [hit for hit, _ in everywhere.tolist()] == [max(1, int(share * black)) for _, black in everywhere.tolist()]
+    sometimes = _recoloured(0.5, share)
+    assert (sometimes[:, 0] > 0).mean() == pytest.approx(0.5, abs=0.1)
+
+
+def test_pixel_noise_takes_every_black_cell_as_often():
+    subject = _training()
+    table, budget = fill([(0, 0, 0, 5, 5, 25, 5, 5)], subject.network.prefix_length, None)
+    packed = pack(torch.from_numpy(table), subject.corpus, subject.network.prefix_length, budget)
+    packed = packed._replace(context_colour=torch.where(packed.context_colour <= 9, 0, packed.context_colour))
+    config = experiment(train={"pixel_noise_rate": 1.0, "pixel_noise_share": 0.2}).train
+    hits = sum(
+        (loss.pixel_noise(packed, config, hash_key(torch.tensor(i))).context_colour > 0).double() for i in range(600)
+    )
+    cells = hits[packed.context_colour == 0]
+    assert len(cells) == 25
+    assert cells.sum() == 600 * 5
+    assert (cells - 120).abs().max() < 5 * (600 * 0.2 * 0.8) ** 0.5
 
 
 def test_the_gain_is_the_ledgers():
