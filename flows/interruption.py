@@ -3,7 +3,6 @@
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 from flows import records
 from tasks import paths
@@ -25,34 +24,26 @@ def publish(run: str, worktree: Path, status: str, reason: str) -> None:
 
 def write(run: str, status: str, reason: str) -> None:
     """Write a run with `status` to the store, from the worktree of the run."""
-    from tasks import store
+    from tasks import store, tracking
     from tasks.params import resolved
     from tasks.publish import flat
 
     experiment, place, where = resolved(), store.store(), records.progress(run)
     with store.locked(place):
         store.create(place)
-    import mlflow
-    from mlflow import entities
+        client = tracking.connect(place)
+        number = tracking.experiment_id(client, place, experiment.publish.experiment)
+    from mlflow.entities import Param
 
-    mlflow.set_tracking_uri(place.uri)
-    client: Any = mlflow.MlflowClient()
-    found = client.get_experiment_by_name(experiment.publish.experiment)
-    location = str(place.artifacts / experiment.publish.experiment) if place.artifacts else None
-    number = (
-        found.experiment_id
-        if found
-        else client.create_experiment(experiment.publish.experiment, artifact_location=location)
-    )
     tags = {"arc.run": "interrupted", "arc.flow_run": run, "arc.stage": where.stage, "arc.reason": reason}
     tags |= {"arc.experiment": experiment.name, "arc.seed": str(experiment.seed)}
     name = f"{experiment.name} seed {experiment.seed}, interrupted"
     made = client.create_run(number, run_name=name, tags=tags).info.run_id
-    params = [entities.Param(*param) for param in flat(experiment.model_dump(mode="json")).items()]
+    client.set_terminated(made, status)  # First, so that whatever ends this leaves no run that reads RUNNING.
+    params = [Param(*param) for param in flat(experiment.model_dump(mode="json")).items()]
     for i in range(0, len(params), 100):
         client.log_batch(made, params=params[i : i + 100])
     client.log_metric(made, "train/last_update", where.step, step=where.step)
-    client.set_terminated(made, status)
 
 
 if __name__ == "__main__":

@@ -38,12 +38,12 @@ def runs(connection: SyncPrefectClient, *types: StateType, since: Any = None) ->
             return found
 
 
-def recover(connection: SyncPrefectClient) -> list[str]:
-    """Settle every run that is shown as active. To be called while no worker works; says what it did."""
-    told = [settle(connection, run, "its worker ended") for run in runs(connection, *ACTIVE) if _lost(run)]
+def recover(connection: SyncPrefectClient) -> list[tuple[UUID, str]]:
+    """Settle every run that is shown as active. To be called while no worker works; says what it did with each."""
+    told = [(run.id, settle(connection, run, "its worker ended")) for run in runs(connection, *ACTIVE) if _lost(run)]
     # A run that still could say that it crashed had no worker left to look after it.
     crashed = [run for run in runs(connection, StateType.CRASHED) if run.deployment_id]
-    return told + [settle(connection, run, run.state.message or "crashed") for run in crashed]
+    return told + [(run.id, settle(connection, run, run.state.message or "crashed")) for run in crashed]
 
 
 def settle(connection: SyncPrefectClient, run: Any, reason: str) -> str:
@@ -83,10 +83,9 @@ def asked_to_end(connection: SyncPrefectClient, run: UUID) -> bool:
     return StateType.CANCELLING in kinds[begun + 1 :]
 
 
-def cancelled(connection: SyncPrefectClient, run: UUID) -> Any:
+def cancelled(connection: SyncPrefectClient, run: UUID) -> None:
     """Mark a run that was cancelled, whatever its end looked like to Prefect."""
     connection.set_flow_run_state(run, Cancelled(message="cancelled"), force=True)
-    return connection.read_flow_run(run)
 
 
 def end_tasks(connection: SyncPrefectClient, run: UUID, message: str) -> None:

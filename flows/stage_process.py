@@ -1,6 +1,5 @@
 """One stage as a process: `dvc repro --single-item STAGE`, its log line by line, and its end, however it comes."""
 
-import ctypes
 import os
 import re
 import select
@@ -14,6 +13,7 @@ from dataclasses import dataclass, field
 import psutil
 
 from flows import places
+from tasks.stage import die_with_parent
 
 SAVE_SECONDS = 28.0
 """What a stage gets to save when its run is ended; Prefect kills the run after 30."""
@@ -21,8 +21,6 @@ NOISE = re.compile(
     r"(To track the changes with git|To enable auto staging|Use `dvc push`)|\s+(git add|dvc config core)"
 )
 """What DVC advises after every stage."""
-_libc = ctypes.CDLL(None)
-_PR_SET_PDEATHSIG = 1
 
 
 @dataclass
@@ -62,7 +60,7 @@ def run_stage(stage: str, on_line: Callable[[str], None]) -> Outcome:
         errors="replace",
         env={**os.environ, **places.environment()},
         # Not a session of its own: Prefect ends the group of the run, and this would be left over.
-        preexec_fn=_die_with_parent,
+        preexec_fn=die_with_parent,
     )
     assert process.stdout
     try:
@@ -117,8 +115,3 @@ def _send(process: psutil.Process, number: signal.Signals) -> None:
         process.send_signal(number)
     except psutil.NoSuchProcess:
         return
-
-
-def _die_with_parent() -> None:
-    """DVC ends with the flow, and the stage with DVC: see tasks/stage.py."""
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

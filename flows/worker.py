@@ -28,10 +28,8 @@ from prefect.workers.process import ProcessJobConfiguration, ProcessWorker, Proc
 from flows import (
     admission,
     deployment,
+    ending,
     freeze,
-    interruption,
-    night,
-    notification,
     places,
     processes,
     recovery,
@@ -96,7 +94,7 @@ class Worker(ProcessWorker):
     async def _submit_run_and_capture_errors(self, flow_run: Any, task_status: Any = None) -> Any:
         result = await super()._submit_run_and_capture_errors(flow_run, task_status)
         try:
-            await asyncio.to_thread(after, str(flow_run.id))
+            await asyncio.to_thread(_after, flow_run.id)
         except Exception as error:  # The worker must outlive whatever one run leaves behind: `arc doctor` finds it.
             print(f"after run {flow_run.id}: {error!r}", file=sys.stderr, flush=True)
         return result
@@ -121,36 +119,15 @@ class _Noting:
             self.inner.started(pid)
 
 
-def after(run: str) -> None:
-    """What is due when a run has ended: resume it or let it rest, tell MLflow, remove the worktree."""
-    with deployment.client() as connection:
-        found: Any = connection.read_flow_run(UUID(run))
-        if recovery.asked_to_end(connection, found.id) and found.state.type != StateType.CANCELLED:
-            found = recovery.cancelled(connection, found.id)
-        kind, message = found.state.type, found.state.message or "killed"
-        if kind == StateType.CRASHED:
-            print(recovery.resume(connection, found.id, found.name, message), flush=True)
-            return
-        if kind in (StateType.CANCELLED, StateType.FAILED):
-            recovery.end_tasks(connection, found.id, message)
-            interruption.publish(
-                run, places.worktree_of(run), "KILLED" if kind == StateType.CANCELLED else "FAILED", message
-            )
-        table = night.rows(connection, night.since(night.HOURS))
-        night.publish(connection, table)
-    notification.send(f"{found.name}: {found.state.name}", message)
-    if kind != StateType.SCHEDULED:
-        freeze.remove(run)
-
-
 def work() -> None:
     """Work until told to end. Raises FlowError when another worker works here."""
     with only_one():
         slots = max(1, deployment.gpus())
         with deployment.client() as connection:
             deployment.ensure(connection, slots)
-            for line in recovery.recover(connection):
+            for run, line in recovery.recover(connection):
                 print(line, flush=True)
+                ending.close(connection, run)
             waiting = recovery.runs(connection, StateType.SCHEDULED)
         commits = [commit for run in waiting if (commit := admission.commit_of(run))]
         for line in freeze.clean([str(run.id) for run in waiting], commits):
@@ -164,8 +141,8 @@ def work() -> None:
         except KeyboardInterrupt:
             print("ending: what runs saves first, and is resumed by the next `arc worker`", flush=True)
         finally:
-            for run in worker.started:
-                processes.end(run)
+            for name in worker.started:
+                processes.end(name)
 
 
 @contextlib.contextmanager
@@ -207,9 +184,16 @@ def _cancel(worker: Worker) -> None:
             if time.time() - run.state.timestamp.timestamp() < HEARD_SECONDS:
                 continue
             if str(run.id) in worker.started:
-                processes.end(str(run.id))  # Then `after` marks it.
-            elif run.deployment_id:
+                processes.end(str(run.id))  # Then `_after` marks it.
+            else:
                 print(recovery.settle(connection, run, "cancelled"), flush=True)
+                ending.close(connection, run.id)
+
+
+def _after(run: UUID) -> None:
+    with deployment.client() as connection:
+        for line in ending.after(connection, run):
+            print(line, flush=True)
 
 
 def _admit() -> None:

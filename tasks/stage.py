@@ -8,6 +8,8 @@ from collections.abc import Callable
 from typing import ParamSpec
 
 P = ParamSpec("P")
+_libc = ctypes.CDLL(None)
+_PR_SET_PDEATHSIG = 1
 
 
 class StageError(RuntimeError):
@@ -20,7 +22,7 @@ def stage(name: str) -> Callable[[Callable[P, None]], Callable[P, None]]:
     def decorate(main: Callable[P, None]) -> Callable[P, None]:
         @functools.wraps(main)
         def run(*args: P.args, **kwargs: P.kwargs) -> None:
-            _die_with_parent()
+            die_with_parent()
             try:
                 main(*args, **kwargs)
             except (ValueError, StageError) as error:
@@ -31,8 +33,10 @@ def stage(name: str) -> Callable[[Callable[P, None]], Callable[P, None]]:
     return decorate
 
 
-def _die_with_parent() -> None:
-    """Have the kernel end this process when DVC dies, so that no second training starts beside an orphan (Linux)."""
+def die_with_parent() -> None:
+    """Have the kernel end this process when its parent dies, so that none is left over (Linux).
+
+    Fit for `preexec_fn`: it loads nothing.
+    """
     if sys.platform == "linux":
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -17,7 +17,7 @@ import psutil
 import typer
 
 from tasks import paths, store
-from tasks.stage import StageError, _die_with_parent, stage
+from tasks.stage import StageError, die_with_parent, stage
 
 HOST = "127.0.0.1"
 START_SECONDS = 120
@@ -161,7 +161,7 @@ def start(page: Page, port: int) -> "subprocess.Popen[bytes]":
             stdout=file,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            preexec_fn=_die_with_parent,
+            preexec_fn=die_with_parent,
         )
 
 
