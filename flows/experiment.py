@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from flows.places import FlowError
 from flows.progress import Progress
 from flows.request import Request
 from flows.stage_process import run_stage, stage_names
-from tasks import paths
+from tasks import paths, store, tracking
 
 NAME = "experiment"
 
@@ -119,7 +119,7 @@ def show_results(request: Request, worktree: Path, branch: str, run: str) -> Non
         page = places.folder_of(run) / "report.html"
         page.write_bytes((worktree / paths.PAGE).read_bytes())
         lines.append(f"- report: [{page}]({page.as_uri()})")
-    lines += [f"- MLflow: {link}" for link in mlflow_links(worktree)]
+    lines += [f"- MLflow (`make ui`): {link}" for link in mlflow_links(worktree)]
     create_markdown_artifact("\n".join(lines), key="links", description="The report, the MLflow run, and the branch")
 
 
@@ -136,15 +136,16 @@ def score_row(path: Path) -> dict[str, Any]:
     }
 
 
-def mlflow_links(worktree: Path) -> Sequence[str]:
-    """Where the MLflow run of the published result is; none where nothing was published."""
-    if not (worktree / paths.PUBLISHED).exists():
+def mlflow_links(worktree: Path) -> list[str]:
+    """The MLflow run of the published result, and the report there; none where nothing was published."""
+    file, place = worktree / paths.PUBLISHED, store.store()
+    found = tracking.run_of(place, json.loads(file.read_text())["key"]) if file.exists() else None
+    if not found:
         return []
-    published = json.loads((worktree / paths.PUBLISHED).read_text())
-    address = f"http://127.0.0.1:{os.environ.get('ARC_MLFLOW_PORT', '5000')}"
-    return [
-        f"[{name}]({address}/#/experiments), experiment {published['experiment']}" for name in published["runs"][:1]
-    ]
+    # A page of one's own is `make ui`; a store that is a server is its own page.
+    page = place.uri if place.uri.startswith("http") else f"http://127.0.0.1:{os.environ.get('ARC_MLFLOW_PORT', 5000)}"
+    address = f"{page}/#/experiments/{found[0]}/runs/{found[1]}"
+    return [f"[the run]({address})", f"[the report there]({address}/artifacts/report.html)"]
 
 
 def _shown(show: Callable[[], None]) -> None:

@@ -22,7 +22,7 @@ KIND = "arc.run"
 """Tag: 'experiment' of the run of a training, 'evaluation' of those below it."""
 
 COMPLETE = """
-    select count(*) from runs join experiments using (experiment_id)
+    select experiment_id, runs.run_uuid from runs join experiments using (experiment_id)
     join tags result on result.run_uuid = runs.run_uuid and result.key = ? and result.value = ?
     join tags kind on kind.run_uuid = runs.run_uuid and kind.key = ? and kind.value = 'experiment'
     where runs.status = 'FINISHED' and runs.lifecycle_stage = 'active' and experiments.lifecycle_stage = 'active'
@@ -80,19 +80,26 @@ class Result:
     data: Data
 
 
-def holds(place: Store, key: str) -> bool:
-    """Whether the complete result `key` is in the store."""
+def run_of(place: Store, key: str) -> tuple[str, str] | None:
+    """Ids of the MLflow experiment and run of the complete result `key`; None where the store lacks it."""
     if place.empty:
-        return False
+        return None
     if place.database is None:
         with _explained(place):
             runs = _runs(connect(place), f"tags.`{KEY}` = '{key}'")
-        return any(run.data.tags[KIND] == "experiment" and run.info.status == "FINISHED" for run in runs)
+        found = [run.info for run in runs if run.data.tags[KIND] == "experiment" and run.info.status == "FINISHED"]
+        return (found[0].experiment_id, found[0].run_id) if found else None
     with contextlib.closing(sqlite3.connect(f"file:{quote(str(place.database))}?mode=ro", uri=True)) as connection:
         try:
-            return bool(connection.execute(COMPLETE, (KEY, key, KIND)).fetchone()[0])
+            row = connection.execute(COMPLETE, (KEY, key, KIND)).fetchone()
         except sqlite3.DatabaseError as error:
             raise StageError(f"{place.database} is no MLflow store: {error}; move it away, or repair it") from error
+    return (str(row[0]), str(row[1])) if row else None
+
+
+def holds(place: Store, key: str) -> bool:
+    """Whether the complete result `key` is in the store."""
+    return run_of(place, key) is not None
 
 
 def publish(place: Store, key: str, read: Callable[[], Result]) -> bool:
