@@ -9,11 +9,14 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
+import yaml
+from safetensors import safe_open
 
 ROOT = Path(__file__).parent.parent
 NAME = "v3/tiny/aa1-6x6"
@@ -32,7 +35,10 @@ SMALL = {
     "predict.evaluations": "[attempts]",
 }
 SHORT = {**SMALL, "train.optimizer_steps": 20}
-LONG = {**SMALL, "train.optimizer_steps": 20000, "train.log_every": 20, "train.save_seconds": 1}
+LONG = {**SMALL, "train.optimizer_steps": 50000, "train.log_every": 20, "train.save_seconds": 1}
+"""Minutes: nothing waits for its end."""
+ACTIVE = ("RUNNING", "PENDING", "CANCELLING")
+ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 
 
 class Lab:
@@ -108,6 +114,10 @@ class Lab:
         rows = self.api(f"/flow_run_states/?flow_run_id={run}", method="GET")
         return [(row["name"], row["message"] or "") for row in sorted(rows, key=lambda row: row["timestamp"])]
 
+    def tasks(self, run: str) -> list[dict[str, Any]]:
+        """Every task run of a run."""
+        return list(self.api("/task_runs/filter", {"flow_runs": {"id": {"any_": [run]}}}))
+
     def log(self, run: str) -> list[str]:
         """A run's log."""
         wanted = {"logs": {"flow_run_id": {"any_": [run]}}, "limit": 200, "sort": "TIMESTAMP_ASC"}
@@ -127,7 +137,9 @@ class Lab:
 
     def start_worker(self) -> psutil.Process:
         """`arc worker` in a session of its own."""
-        with (self.folder / "worker.log").open("ab") as file:
+        log = self.folder / "worker.log"
+        before = log.read_text().count("working") if log.exists() else 0
+        with log.open("ab") as file:
             process = subprocess.Popen(
                 [sys.executable, "-m", "flows.arc", "worker"],
                 cwd=self.folder,
@@ -137,6 +149,8 @@ class Lab:
                 start_new_session=True,
             )
         self.worker = psutil.Process(process.pid)
+        until(lambda: process.poll() is not None or log.read_text().count("working") > before, 120)
+        assert process.poll() is None, log.read_text()
         return self.worker
 
     def processes(self, run: str | None = None) -> list[psutil.Process]:
@@ -156,13 +170,48 @@ class Lab:
 
     def process(self, run: str | None, *words: str) -> psutil.Process:
         """The youngest process with these words in its command."""
-        found = [p for p in self.processes(run) if all(word in " ".join(p.cmdline()) for word in words)]
+        found = [p for p in self.processes(run) if all(word in _command(p) for word in words)]
         return max(found, key=lambda p: p.create_time())
 
+    @staticmethod
+    def alive(process: psutil.Process) -> bool:
+        """Whether it lives; one that nobody has waited for does not."""
+        try:
+            return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return False
+
     def mlflow(self) -> list[tuple[str, str]]:
-        """Name and status of every run in MLflow's database."""
+        """Name and status of every run in MLflow's database; none before there is one."""
+        if not (self.folder / "mlflow.db").exists():
+            return []
         with sqlite3.connect(self.folder / "mlflow.db") as connection:
             return list(connection.execute("select name, status from runs order by start_time"))
+
+    def only(self, last: str) -> None:
+        """Leave the stages up to `last`, for tests of the queue itself."""
+        path = self.folder / "dvc.yaml"
+        project = yaml.safe_load(path.read_text())
+        names = list(project["stages"])
+        project["stages"] = {name: project["stages"][name] for name in names[: names.index(last) + 1]}
+        path.write_text(yaml.safe_dump(project, sort_keys=False))
+        self.commit(f"stages up to {last}")
+
+    def training(self, run: str) -> list[psutil.Process]:
+        """Its processes that train."""
+        return [p for p in self.processes(run) if "tasks.train" in _command(p)]
+
+    def saved(self) -> int:
+        """Update of the resume state on the disk; 0 where there is none."""
+        for path in self.folder.glob(".scratch/train/*/state.safetensors"):
+            with safe_open(path, framework="np") as file:
+                return int(json.loads(file.metadata()["plain"])["step"])
+        return 0
+
+    def resumed_from(self, run: str) -> int:
+        """Update after which the run went on; 0 as long as it did not."""
+        lines = [line for line in self.log(run) if "going on after update" in line]
+        return int(lines[-1].split()[4]) if lines else 0
 
     def stop(self) -> None:
         """End everything that was started."""
@@ -173,6 +222,21 @@ class Lab:
                 except psutil.NoSuchProcess:
                     continue
             time.sleep(0.1)
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[Lab]:
+    """A project that is ended after the test."""
+    made = Lab(tmp_path)
+    yield made
+    made.stop()
+
+
+def _command(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
 
 
 def until(what: Callable[[], Any], seconds: float, every: float = 0.2) -> Any:
