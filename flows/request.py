@@ -27,15 +27,28 @@ def names(section: str) -> list[str]:
     return list(read(paths.PRESETS)[section])
 
 
-def override_pattern() -> str:
-    """A regular expression of every override that a form may accept: the key exists, the value has its type."""
-    choices = [f"{_literally(key)}={value}" for key, value in _knobs(Experiment, "") if key not in NAMED]
-    return f"^({'|'.join(choices)})$".replace(_ANY, "[A-Za-z0-9_-]+")
+def override_schema() -> dict[str, Any]:
+    """JSON Schema of every override that a form may accept: the key exists, the value has its type.
+
+    In small parts, since a form shows the part that refuses: of a known key its own values only.
+    """
+    values: dict[str, list[str]] = {}
+    for key, value in _knobs(Experiment, ""):
+        if key not in NAMED:
+            values.setdefault(_literally(key).replace(_ANY, "[A-Za-z0-9_-]+"), []).append(value)
+    unknown = {"not": {"pattern": f"^({'|'.join(values)})="}}
+    parts: list[dict[str, Any]] = [{"if": unknown, "then": {"const": EXPECTED}}]
+    for key, alternatives in values.items():
+        parts.append({"if": {"pattern": f"^{key}="}, "then": {"pattern": f"^{key}=({'|'.join(alternatives)})$"}})
+    # As a condition that always holds, since a page draws other fields for a bare allOf.
+    return {"type": "string", "if": {}, "then": {"allOf": parts}}
 
 
+EXPECTED = "KEY=VALUE, with a key that `python -m tasks.params` prints"
+"""What a form says to anything else: it shows the one value that would have been right."""
 _ANY = "<name>"
 _VALUES = {
-    bool: "(true|false)",
+    bool: "true|false",
     int: "[0-9]+",
     float: r"[0-9]*\.?[0-9]+([eE][-+]?[0-9]+)?",
     str: ".*",
@@ -60,7 +73,7 @@ def _knob(kind: Any, key: str) -> Iterator[tuple[str, str]]:
     elif origin is dict:
         yield from _knob(get_args(kind)[1], f"{key}.{_ANY}")
     elif origin is Literal:
-        yield key, f"({'|'.join(_literally(str(value)) for value in get_args(kind))})"
+        yield key, "|".join(_literally(str(value)) for value in get_args(kind))
     elif origin in (Union, types.UnionType):
         for part in get_args(kind):
             yield from [(key, "null")] if part is type(None) else _knob(part, key)
@@ -102,7 +115,7 @@ class Request(BaseModel):
         Field(
             description="KEY=VALUE each, such as train.optimizer_steps=2000; "
             "`python -m tasks.params` prints every key.",
-            json_schema_extra=lambda schema: schema.update(items={"type": "string", "pattern": override_pattern()}),
+            json_schema_extra=lambda schema: schema.update(items=override_schema()),
         ),
     ] = []
     priority: Annotated[Priority, Field(description="high runs before every normal one; no run is interrupted.")] = (

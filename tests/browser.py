@@ -58,10 +58,21 @@ class Page:
     def click(self, selector: str, number: int = 0) -> None:
         """Click one of the elements that a selector finds, as a mouse does."""
         found = f"[...document.querySelectorAll({json.dumps(selector)})][{number}]"
-        box = self.until(f"{found} && ({found}.scrollIntoView({{block: 'center'}}), {found}.getBoundingClientRect())")
+        box = self.until(
+            f"{found} && ({found}.scrollIntoView({{block: 'center'}}), {found}.getBoundingClientRect().toJSON())"
+        )
         x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
         for kind in ("mousePressed", "mouseReleased"):
             self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+
+    def choose(self, number: int, value: str) -> None:
+        """Choose from one of the page's drop-downs, which must offer the value."""
+        found = f"[...document.querySelectorAll('select:not(:empty)')][{number}]"
+        offered = self.value(f"[...{found}.options].map(option => option.value)")
+        assert value in offered, offered
+        self.value(
+            f"{found}.value = {json.dumps(value)}, {found}.dispatchEvent(new Event('change', {{bubbles: true}}))"
+        )
 
     def type(self, text: str) -> None:
         """Type where the cursor is."""
@@ -80,7 +91,13 @@ def browser(folder: Path) -> Iterator[Page]:
     program = shutil.which("chromium")
     if not program:
         pytest.skip("no chromium: apt-get install chromium")
-    options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0", "--window-size=1200,1250"]
+    options = [
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--remote-debugging-port=0",
+        "--window-size=1200,1250",
+    ]
     process = subprocess.Popen(
         [program, *options, f"--user-data-dir={folder}", "about:blank"],
         stdout=subprocess.DEVNULL,

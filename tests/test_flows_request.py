@@ -1,5 +1,4 @@
 import json
-import re
 import subprocess
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -9,7 +8,7 @@ import yaml
 from jsonschema import Draft202012Validator
 
 from flows import freeze
-from flows.request import NAMED, Request, names, override_pattern
+from flows.request import EXPECTED, NAMED, Request, names, override_schema
 from tasks import paths
 from tasks.params import ConfigurationError, read, resolve
 from tests.conftest import ROOT
@@ -35,10 +34,11 @@ def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
 @pytest.mark.parametrize("size", names("sizes"))
 def test_the_form_accepts_every_value_that_an_experiment_has(version: str, size: str) -> None:
     experiment = resolve({**PLAIN, "version": version, "size": size}, read(paths.PRESETS))
+    form = Draft202012Validator(override_schema())
     for key, value in leaves(experiment.model_dump(mode="json")):
         if key not in NAMED:
             text = yaml.safe_dump(value, default_flow_style=True).removesuffix("\n").removesuffix("\n...")
-            assert re.fullmatch(override_pattern(), f"{key}={text}"), f"{key}={text}"
+            assert form.is_valid(f"{key}={text}"), f"{key}={text}"
 
 
 @pytest.mark.parametrize(
@@ -60,6 +60,14 @@ def test_the_schema_alone_refuses(wrong: str) -> None:
     form = Draft202012Validator(Request.model_json_schema())
     assert form.is_valid({**PLAIN, "overrides": ["train.batch=8"]})
     assert not form.is_valid({**PLAIN, "overrides": [wrong]})
+
+
+def test_a_refusal_names_what_would_be_right() -> None:
+    form = Draft202012Validator(override_schema())
+    [error] = form.iter_errors("train.optimizer=adam")
+    assert error.message == r"'train.optimizer=adam' does not match '^train\\.optimizer=(adamw|muon)$'"
+    [error] = form.iter_errors("train.stepz=3")
+    assert error.message == f"{EXPECTED!r} was expected"
 
 
 def test_the_schema_refuses_names_that_presets_lack() -> None:
