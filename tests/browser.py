@@ -65,6 +65,12 @@ class Page:
         for kind in ("mousePressed", "mouseReleased"):
             self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
+    def press(self, words: str) -> None:
+        """Click the button with these words."""
+        found = f"[...document.querySelectorAll('button')].findIndex(button => button.innerText == {json.dumps(words)})"
+        self.until(f"{found} >= 0")
+        self.click("button", self.value(found))
+
     def choose(self, number: int, value: str) -> None:
         """Choose from one of the page's drop-downs, which must offer the value."""
         found = f"[...document.querySelectorAll('select:not(:empty)')][{number}]"
