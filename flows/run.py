@@ -7,6 +7,7 @@ from pathlib import Path
 import psutil
 
 from flows import freeze, places, processes
+from flows.places import FlowError
 from flows.request import Request
 from flows.server import address, answers
 
@@ -29,6 +30,8 @@ def run(request: Request) -> None:
 
 def main(text: str) -> None:
     """Run the flow in the current worktree, and remove that afterwards."""
+    from prefect.exceptions import TerminationSignal
+
     from flows import interruption
     from flows.experiment import experiment
 
@@ -39,6 +42,10 @@ def main(text: str) -> None:
         if run := os.environ.get(processes.VARIABLE):
             status = "FAILED" if isinstance(error, Exception) else "KILLED"
             interruption.publish(run, worktree, status, str(error) or type(error).__name__)
+        if isinstance(error, FlowError):
+            sys.exit(f"arc: {error}")
+        if isinstance(error, KeyboardInterrupt | TerminationSignal):
+            sys.exit("arc: ended; a training has saved, and the same command goes on from there")
         raise
     finally:
         os.chdir(places.home())
