@@ -19,7 +19,7 @@ from prefect.client.schemas.objects import State
 from prefect.exceptions import PrefectException
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
-from prefect.states import Completed
+from prefect.states import Completed, Failed
 
 from flows import freeze, places, processes, reasons, records
 from flows.places import FlowError
@@ -36,7 +36,7 @@ class StageFailed(FlowError):
 
 
 @flow(name=NAME, persist_result=False, retries=0)
-def experiment(request: Request) -> None:
+def experiment(request: Request) -> State[None] | None:
     """Run one experiment: data, training, selection of the checkpoint, and every evaluation of the matrix.
 
     Args:
@@ -46,28 +46,38 @@ def experiment(request: Request) -> None:
     os.environ[processes.VARIABLE] = run
     processes.note(run, os.getpid())
     logger.info("%s in %s, code of %s", request.title, worktree, os.environ.get("ARC_COMMIT", "this checkout"))
+    try:
+        run_stages(run)
+    except StageFailed as error:
+        return Failed(message=str(error))  # Its own words, where an exception's would come with Prefect's around them.
+    keep_scores(worktree, run)
+    branch = freeze.keep(request, worktree)
+    logger.info("kept on %s: `git switch %s && dvc checkout` restores it", branch, branch)
+    _shown(lambda: show_results(request, worktree, branch, run))
+    return None
+
+
+def run_stages(run: str) -> None:
+    """Every stage, in DVC's order. Raises StageFailed."""
     states: dict[str, State[Any]] = {}
     for stage, needed in stage_names():
         upstream = [states[name] for name in needed]
         step = stage_task.with_options(name=stage, task_run_name=stage)
         states[stage] = step(stage, run, wait_for=upstream, return_state=True)
         if not states[stage].is_completed():
-            states[stage].result()  # Raises what the stage raised; its message becomes the run's.
-    if "publish" in states:
-        # A result out of DVC's cache was published elsewhere, or long ago: this store may lack it.
-        done = subprocess.run(
-            [sys.executable, "-m", "tasks.publish", "--if-missing"],
-            capture_output=True,
-            text=True,
-            env={**os.environ, **places.environment()},
-        )
-        if done.returncode:
-            raise StageFailed(f"publish: {(done.stderr or done.stdout).strip()}")
-        logger.info(done.stdout.strip())
-    keep_scores(worktree, run)
-    branch = freeze.keep(request, worktree)
-    logger.info("kept on %s: `git switch %s && dvc checkout` restores it", branch, branch)
-    _shown(lambda: show_results(request, worktree, branch, run))
+            states[stage].result()  # Raises what the stage raised.
+    if "publish" not in states:
+        return
+    # A result out of DVC's cache was published elsewhere, or long ago: this store may lack it.
+    done = subprocess.run(
+        [sys.executable, "-m", "tasks.publish", "--if-missing"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **places.environment()},
+    )
+    if done.returncode:
+        raise StageFailed(f"publish: {(done.stderr or done.stdout).strip()}")
+    get_run_logger().info(done.stdout.strip())
 
 
 @task(persist_result=False, cache_policy=NO_CACHE, retries=0)

@@ -3,11 +3,11 @@
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import psutil
 
 from flows import freeze, places, processes
-from flows.places import FlowError
 from flows.request import Request
 from flows.server import address, answers
 
@@ -36,20 +36,20 @@ def main(text: str) -> None:
     from flows.experiment import experiment
 
     request, worktree = Request.model_validate_json(text), Path.cwd()
+    flow = experiment.with_options(flow_run_name=request.title.replace("{", "{{").replace("}", "}}"))
+    status, why = "KILLED", "ended; a training has saved, and the same command goes on from there"
     try:
-        experiment.with_options(flow_run_name=request.title.replace("{", "{{").replace("}", "}}"))(request)
-    except BaseException as error:
-        if run := os.environ.get(processes.VARIABLE):
-            status = "FAILED" if isinstance(error, Exception) else "KILLED"
-            interruption.publish(run, worktree, status, str(error) or type(error).__name__)
-        if isinstance(error, FlowError):
-            sys.exit(f"arc: {error}")
-        if isinstance(error, KeyboardInterrupt | TerminationSignal):
-            sys.exit("arc: ended; a training has saved, and the same command goes on from there")
-        raise
+        state: Any = flow(request, return_state=True)
+        status, why = ("", "") if state.is_completed() else ("FAILED", state.message)
+    except (KeyboardInterrupt, TerminationSignal):
+        pass  # Told below.
     finally:
+        if status and (run := os.environ.get(processes.VARIABLE)):
+            interruption.publish(run, worktree, status, why)
         os.chdir(places.home())
         freeze.remove(worktree.name)
+    if why:
+        sys.exit(f"arc: {why}")
 
 
 if __name__ == "__main__":

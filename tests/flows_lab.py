@@ -54,7 +54,9 @@ class Lab:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
-        inherited = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT", "ARC_", "MLFLOW", "GIT_"))}
+        # Without what a shell or the Makefile sets: the project itself must do.
+        ours = ("PREFECT", "ARC_", "MLFLOW", "GIT_", "DVC_", "DO_NOT_TRACK")
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
         self.environment = {
             **inherited,
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),

@@ -29,7 +29,7 @@ EXAMINE = "import json; from flows import doctor; print(json.dumps([vars(found) 
 def wrong(lab: Lab, what: str) -> list[dict[str, str]]:
     """Findings about `what` that have a mend."""
     found = json.loads(lab.sh(sys.executable, "-c", EXAMINE))
-    assert any(row["what"] == what for row in found) or what in ("run", "worktree")
+    assert any(row["what"] == what for row in found) or what in ("run", "worktree", "lock")
     return [row for row in found if row["what"] == what and row["mend"]]
 
 

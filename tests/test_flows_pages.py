@@ -1,7 +1,6 @@
 """The pages of the queue as a person uses them: a real server, and Debian's chromium."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import yaml
@@ -70,7 +69,7 @@ def test_the_form_offers_what_there_is_and_refuses_what_is_wrong(lab: Lab, page:
     assert run["state"]["type"] == "SCHEDULED"
 
 
-def test_the_pages_show_stages_progress_scores_and_links(lab: Lab, page: Page, tmp_path: Path) -> None:
+def test_the_pages_show_stages_progress_scores_and_links(lab: Lab, page: Page) -> None:
     lab.start_worker()
     [run] = lab.queue(SHORT)
     until(lambda: lab.state(run) == "COMPLETED", 200)
@@ -83,5 +82,9 @@ def test_the_pages_show_stages_progress_scores_and_links(lab: Lab, page: Page, t
     text = page.text()
     for key in ("scores", "train", "links", "update 20 of 20, loss"):
         assert key in text
-    page.open(f"http://127.0.0.1:{lab.port}/artifacts/key/scores", "document.body.innerText.includes('best-attempts')")
-    page.open(f"http://127.0.0.1:{lab.port}/artifacts/key/links", "document.body.innerText.includes('git switch exp/')")
+    made = {row["key"]: row["id"] for row in lab.api("/artifacts/latest/filter")}
+    for key, shown in (("scores", "best-attempts"), ("links", "git switch exp/"), ("train", "update 20 of 20")):
+        page.open(
+            f"http://127.0.0.1:{lab.port}/artifacts/artifact/{made[key]}",
+            f"document.body.innerText.includes({shown!r})",
+        )
