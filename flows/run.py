@@ -1,6 +1,7 @@
 """`arc run`: one experiment now, frozen like a queued one, with or without a server."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,8 @@ def main(text: str) -> None:
     from flows import interruption
     from flows.experiment import experiment
 
+    # Prefect hands the signal on when it has ended the flow; what follows below is still due then.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     request, worktree = Request.model_validate_json(text), Path.cwd()
     flow = experiment.with_options(flow_run_name=request.title.replace("{", "{{").replace("}", "}}"))
     status, why = "KILLED", "ended; a training has saved, and the same command goes on from there"
