@@ -3,8 +3,10 @@
 import contextlib
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +14,7 @@ from tests.flows_lab import (
     ACTIVE,
     ENDED,
     LONG,
+    NAME,
     Lab,
     lab,  # noqa: F401
     until,
@@ -120,6 +123,27 @@ def test_two_power_cuts_at_the_same_step_leave_it_failed(lab: Lab) -> None:
     assert "it died there before" in lab.states(run)[-1][1]
     assert [status for _, status in lab.mlflow()] == ["FAILED"]
     assert not {row["state"]["type"] for row in lab.tasks(run)} & set(ACTIVE)
+
+
+def test_arc_run_saves_when_it_is_told_to_end_and_goes_on(lab: Lab) -> None:
+    chosen = [part for key, value in LONG.items() for part in ("--set", f"{key}={value}")]
+    command = [sys.executable, "-m", "flows.arc", "run", NAME, *chosen]
+
+    def start() -> "subprocess.Popen[bytes]":
+        return subprocess.Popen(command, cwd=lab.folder, env=lab.environment, start_new_session=True, **quiet)
+
+    quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    first = start()
+    until(lambda: lab.saved() >= 100, 120)
+    first.terminate()
+    assert first.wait(60) == 1
+    assert not lab.processes()
+    assert [status for _, status in lab.mlflow()] == ["KILLED"]
+    assert not list((lab.folder / ".scratch" / "worktrees").iterdir())
+    step, second = lab.saved(), start()
+    until(lambda: lab.saved() > step, 120)
+    second.send_signal(signal.SIGINT)
+    assert second.wait(60) == 1
 
 
 def test_a_full_disk_fails_with_its_reason_and_goes_on_when_there_is_room(lab: Lab) -> None:

@@ -1,9 +1,11 @@
 """The queue with real servers and workers, each in a copy of the project of its own."""
 
 import contextlib
+import socket
 import sqlite3
 import subprocess
 import sys
+import time
 import urllib.error
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -204,6 +206,56 @@ def test_everything_listens_on_this_machine_only(lab: Lab) -> None:
     found = [c.laddr.ip for p in lab.processes() for c in p.net_connections() if c.status == psutil.CONN_LISTEN]
     assert found
     assert set(found) <= {"127.0.0.1", "::1"}
+
+
+def test_orchestration_costs_at_most_five_seconds_a_stage(lab: Lab) -> None:
+    lab.sh("dvc", "repro", "fetch")  # What both share is there before.
+    lab.start_worker()
+    [run] = lab.queue(SHORT, "--seeds", "1")
+    until(lambda: lab.state(run) in ENDED, 300)
+    [row] = lab.runs()
+    stages = lab.record(run, "stages")
+    assert sum(stage["cached"] for stage in stages) <= 3
+    # From the moment of asking: worktree, start of the flow, stages, artifacts, branch.
+    created, ended = (datetime.fromisoformat(row[key]) for key in ("created", "end_time"))
+    queued = (ended - created).total_seconds()
+    lab.stop()
+    values: Any = dict(zip(("version", "size", "dataset"), NAME.split("/"), strict=True)) | {"seed": 2}
+    for key, value in SHORT.items():
+        values = override(values, f"{key}={value}")
+    (lab.folder / "params.yaml").write_text(yaml.safe_dump(values))
+    began = time.monotonic()
+    lab.sh("dvc", "repro")
+    bare = time.monotonic() - began
+    print(
+        f"queue {queued:.1f} s, dvc repro {bare:.1f} s, {len(stages)} stages: {(queued - bare) / len(stages):.1f} s each"
+    )
+    assert queued - bare <= 5 * len(stages)
+
+
+def test_nothing_is_told_to_the_network(tmp_path: Path) -> None:
+    with socket.socket() as proxy:
+        proxy.bind(("127.0.0.1", 0))
+        proxy.listen()
+        proxy.settimeout(1)
+        address = f"http://127.0.0.1:{proxy.getsockname()[1]}"
+        variables = dict.fromkeys(("http_proxy", "https_proxy", "all_proxy"), address)
+        variables["no_proxy"] = "127.0.0.1,localhost"
+        lab = Lab(tmp_path, **variables, **{name.upper(): value for name, value in variables.items()})
+        try:
+            # The proxy is used: else this test could not fail.
+            asked = "import urllib.request; urllib.request.urlopen('http://example.invalid', timeout=0.1)"
+            subprocess.run([sys.executable, "-c", asked], env=lab.environment, stderr=subprocess.DEVNULL)
+            heard, _ = proxy.accept()
+            heard.close()
+            lab.start_worker()
+            [run] = lab.queue(SHORT)
+            until(lambda: lab.state(run) in ENDED, 300)
+            lab.sh("dvc", "status")
+            with pytest.raises(TimeoutError):
+                proxy.accept()
+        finally:
+            lab.stop()
 
 
 def test_arc_run_needs_no_server(lab: Lab) -> None:
