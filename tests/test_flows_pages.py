@@ -82,7 +82,7 @@ def test_the_pages_show_stages_progress_scores_and_links(lab: Lab, page: Page) -
     text = page.text()
     for key in ("scores", "train", "links", "update 20 of 20, loss"):
         assert key in text
-    made = {row["key"]: row["id"] for row in lab.api("/artifacts/latest/filter")}
+    made = {row["key"]: row["latest_id"] for row in lab.api("/artifacts/latest/filter")}
     for key, shown in (("scores", "best-attempts"), ("links", "git switch exp/"), ("train", "update 20 of 20")):
         page.open(
             f"http://127.0.0.1:{lab.port}/artifacts/artifact/{made[key]}",
