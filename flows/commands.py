@@ -1,4 +1,4 @@
-"""`arc run`, `arc worker` and `arc queue`, as a terminal sees them. Imports what it needs when it runs."""
+"""The commands of runs and the queue, as a terminal sees them. Imports what it needs when it runs."""
 
 import os
 import sys

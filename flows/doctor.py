@@ -87,7 +87,10 @@ def locks() -> Iterator[Finding]:
 def ports() -> Iterator[Finding]:
     """Whether the server answers, and nobody else sits on its port."""
     if server.answers():
-        yield Finding("server", f"answers at {server.address()}")
+        if server.ours():
+            yield Finding("server", f"answers at {server.address()}")
+        else:
+            yield Finding("server", f"the one at {server.address()} is of another checkout", server.FREE_PORT)
         return
     with socket.socket() as probe, contextlib.suppress(OSError):
         probe.settimeout(1)
@@ -95,7 +98,7 @@ def ports() -> Iterator[Finding]:
         yield Finding(
             "server",
             f"port {server.port()} is another program's",
-            "set PREFECT_SERVER_API_PORT to a free port, for every command",
+            server.FREE_PORT,
         )
         return
     yield Finding("server", f"none at {server.address()}", "`arc worker` starts one")
@@ -103,9 +106,8 @@ def ports() -> Iterator[Finding]:
 
 def worker() -> Iterator[Finding]:
     """Whether `arc worker` works here."""
-    path = places.scratch() / "worker.lock"
-    row = json.loads(path.read_text() or "{}") if path.exists() else {}
-    if row and psutil.pid_exists(row["process"]):
+    # Its lock, not its number: that returns.
+    if row := gpu_lock.holder(places.scratch() / "worker.lock"):
         yield Finding("worker", f"process {row['process']} since {row['since']}")
     else:
         yield Finding("worker", "none works", "`arc worker`, if anything waits")
@@ -113,7 +115,7 @@ def worker() -> Iterator[Finding]:
 
 def runs() -> Iterator[Finding]:
     """Runs shown as active that are dead, and worktrees without a run."""
-    if not server.answers():
+    if not (server.answers() and server.ours()):
         return
     os.environ["PREFECT_API_URL"] = server.address()
     from prefect.client.schemas.objects import StateType

@@ -25,7 +25,7 @@ from flows import freeze, places, processes, reasons, records
 from flows.places import FlowError
 from flows.progress import Progress
 from flows.request import Request
-from flows.stage_process import run_stage, stage_names
+from flows.stage_process import Outcome, run_stage, stage_names
 from tasks import paths, store, tracking
 
 NAME = "experiment"
@@ -91,16 +91,19 @@ def stage_task(stage: str, run: str) -> State[None]:
             logger.info(text)
             progress.line(text)
 
-        outcome = run_stage(stage, on_line)
-        why = reasons.reason(outcome.lines) if outcome.code else "done"
-        row = records.StageRecord(
-            stage=stage,
-            seconds=outcome.seconds,
-            device_seconds=outcome.device_seconds,
-            cached=outcome.cached,
-            outcome=why,
-        )
-        records.add_stage(run, row)
+        outcome, why = Outcome(), "interrupted"
+        try:
+            run_stage(stage, on_line, outcome)
+            why = reasons.reason(outcome.lines) if outcome.code else "done"
+        finally:
+            row = records.StageRecord(
+                stage=stage,
+                seconds=outcome.seconds,
+                device_seconds=outcome.device_seconds,
+                cached=outcome.cached,
+                outcome=why,
+            )
+            records.add_stage(run, row)
         if not outcome.code:
             return Completed(name="Cached" if outcome.cached else "Completed", message=f"{outcome.seconds:.1f} s")
         if not reasons.killed(outcome.lines):

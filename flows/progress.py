@@ -13,6 +13,7 @@ from flows import records
 
 LINE = re.compile(r"update (\d+) of (\d+): loss (\S+) accuracy (\S+)")
 RESUMED = re.compile(r"going on after update (\d+) of (\d+)")
+TAKEN = re.compile(r"device \S+ taken$")
 EVERY_SECONDS = 5.0
 
 
@@ -25,20 +26,25 @@ class Progress:
         self.shown = 0.0
         self.first: tuple[float, int] | None = None
         """Time and update of the first line: the rate is measured from there."""
-        last = records.progress(run)
+        last, now = records.progress(run), time.time()
         # A stage that starts anew is where it died, until it says something else.
-        self.place = last if last.stage == stage else records.Progress(stage=stage)
+        place = last if last.stage == stage else records.Progress(stage=stage)
+        self.place = place.model_copy(update={"began": now, "taken": 0.0, "at": now})
         records.set_progress(run, self.place)
 
     def line(self, text: str) -> None:
         """Take in a line of the log."""
         resumed, update = RESUMED.match(text), LINE.match(text)
-        if not (resumed or update):
-            return
+        said: dict[str, float] = {"at": time.time()}
+        if TAKEN.match(text):
+            said["taken"] = said["at"]
         match = update or resumed
-        assert match
-        self.place = records.Progress(stage=self.stage, step=int(match[1]), total=int(match[2]))
+        if match:
+            said |= {"step": int(match[1]), "total": int(match[2])}
+        self.place = self.place.model_copy(update=said)
         records.set_progress(self.run, self.place)
+        if not match:
+            return
         now = time.monotonic()
         self.first = self.first or (now, self.place.step)
         done = self.place.step == self.place.total

@@ -40,6 +40,12 @@ class Progress(BaseModel):
     stage: str = ""
     step: int = 0
     total: int = 0
+    began: float = 0.0
+    """Unix time when the stage began; 0 when it has ended."""
+    taken: float = 0.0
+    """When it took the device; 0 before."""
+    at: float = 0.0
+    """When it last said something."""
 
 
 def progress(run: str) -> Progress:
@@ -60,6 +66,19 @@ def stages(run: str) -> list[StageRecord]:
 def add_stage(run: str, row: StageRecord) -> None:
     """Add a stage that has ended."""
     _write(run, "stages", [*_read(run, "stages", []), row.model_dump()])
+    set_progress(run, progress(run).model_copy(update={"began": 0.0, "taken": 0.0}))
+
+
+def end_stage(run: str, outcome: str) -> None:
+    """Add the stage that the run was in when it died, as far as its last word tells, if it was in one."""
+    last = progress(run)
+    if last.began:
+        device_seconds = last.at - last.taken if last.taken else 0.0
+        seconds = last.at - last.began
+        row = StageRecord(
+            stage=last.stage, seconds=seconds, device_seconds=device_seconds, cached=False, outcome=outcome
+        )
+        add_stage(run, row)
 
 
 def deaths(run: str) -> list[Death]:

@@ -65,6 +65,7 @@ def resume(connection: SyncPrefectClient, run: UUID, name: str, reason: str) -> 
     place = f"in {where.stage}, after update {where.step}" if where.step else f"in {where.stage or 'no stage yet'}"
     message = f"died {place}: {reason}"
     end_tasks(connection, run, message)
+    records.end_stage(str(run), reason)
     if not records.add_death(str(run), reason):
         connection.set_flow_run_state(run, Failed(message=f"{message}; it died there before"), force=True)
         return f"{name}: {message}; it died there before and is left failed"

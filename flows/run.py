@@ -10,7 +10,7 @@ import psutil
 
 from flows import freeze, places, processes
 from flows.request import Request
-from flows.server import address, answers
+from flows.server import address, answers, ours
 
 
 def run(request: Request) -> None:
@@ -20,10 +20,10 @@ def run(request: Request) -> None:
         print(f"warning: {snapshot.warning}", file=sys.stderr)
     worktree = freeze.lay_out(snapshot.commit, freeze.name_of(psutil.Process()))
     environment = {**os.environ, **places.environment(), "ARC_COMMIT": snapshot.commit}
-    if answers():
+    if answers() and ours():
         environment["PREFECT_API_URL"] = address()
     else:
-        print("no server answers: the flow starts one for itself (10 to 30 s)", file=sys.stderr)
+        print("no server of this project answers: the flow starts one for itself (10 to 30 s)", file=sys.stderr)
         environment.pop("PREFECT_API_URL", None)
     os.chdir(worktree)
     os.execve(sys.executable, [sys.executable, "-m", "flows.run", request.model_dump_json()], environment)

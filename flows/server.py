@@ -1,5 +1,6 @@
 """The Prefect server of this machine: started when it is missing, on 127.0.0.1 unless told otherwise."""
 
+import contextlib
 import fcntl
 import json
 import os
@@ -14,8 +15,10 @@ import psutil
 from flows import places
 from flows.places import FlowError
 from model.content import write_json
+from tasks import ui
 
 START_SECONDS = 120.0
+FREE_PORT = "set PREFECT_SERVER_API_PORT to a free port, for every command here"
 
 
 def host() -> str:
@@ -42,12 +45,27 @@ def answers(seconds: float = 2.0) -> bool:
         return False
 
 
+def ours() -> bool:
+    """Whether what listens there is this project's server: another checkout's runs are not ours to recover."""
+    if os.environ.get("PREFECT_API_URL"):
+        return True  # Named by hand.
+    page = ui.prefect_page()
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            listens = {c.laddr.port for c in process.net_connections("tcp") if c.status == psutil.CONN_LISTEN}
+            if port() in listens:
+                return page.ours(process)
+    return False
+
+
 def ensure() -> None:
     """Start the server unless it answers, and wait until it does. Raises FlowError.
 
     It outlives whoever starts it, since runs need it until their end.
     """
     if answers():
+        if not ours():
+            raise FlowError(f"the server at {address()} is of another checkout; {FREE_PORT}")
         return
     if os.environ.get("PREFECT_API_URL", address()) != f"http://{host()}:{port()}/api":
         raise FlowError(f"{address()} (PREFECT_API_URL) does not answer, and is no server that can be started here")

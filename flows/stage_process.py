@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import psutil
 
 from flows import places
+from flows.progress import TAKEN
 from tasks.stage import die_with_parent
 
 SAVE_SECONDS = 28.0
@@ -48,9 +49,12 @@ def stage_names() -> list[tuple[str, list[str]]]:
         return [(str(s.addressing), [str(d.addressing) for d in direct.successors(s)]) for s in plan_repro(graph)]
 
 
-def run_stage(stage: str, on_line: Callable[[str], None]) -> Outcome:
-    """Ask DVC for the stage. When this process is told to end, the stage is told too, and has ended on return."""
-    outcome, started, taken = Outcome(), time.monotonic(), 0.0
+def run_stage(stage: str, on_line: Callable[[str], None], outcome: Outcome) -> None:
+    """Ask DVC for the stage; fills in `outcome`, also when this raises.
+
+    When this process is told to end, the stage is told too, and has ended when this raises.
+    """
+    started, taken = time.monotonic(), 0.0
     process = subprocess.Popen(
         ["dvc", "repro", "--single-item", stage],
         stdin=subprocess.DEVNULL,
@@ -69,7 +73,7 @@ def run_stage(stage: str, on_line: Callable[[str], None]) -> Outcome:
             if not text or NOISE.match(text):
                 continue
             outcome.lines.append(text)
-            if re.match(r"device \S+ taken$", text):
+            if TAKEN.match(text):
                 taken = time.monotonic()
             outcome.cached |= bool(re.match(r"Stage '.*' (didn't change, skipping|is cached)", text))
             on_line(text)
@@ -81,7 +85,6 @@ def run_stage(stage: str, on_line: Callable[[str], None]) -> Outcome:
         process.stdout.close()
         outcome.seconds = time.monotonic() - started
         outcome.device_seconds = time.monotonic() - taken if taken else 0.0
-    return outcome
 
 
 def _end(process: subprocess.Popen[str], outcome: Outcome) -> None:

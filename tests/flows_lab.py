@@ -67,6 +67,7 @@ class Lab:
             "GIT_CONFIG_GLOBAL": os.devnull,
             **environment,
         }
+        self.port = int(self.environment["PREFECT_SERVER_API_PORT"])
         self.sh("git", "init", "-q", "-b", "main")
         self.sh("git", "config", "user.name", "tests")
         self.sh("git", "config", "user.email", "tests@localhost")

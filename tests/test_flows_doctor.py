@@ -60,6 +60,21 @@ def test_each_damage_is_found_and_its_mend_mends(lab: Lab) -> None:
     assert "ok" in lab.arc("doctor")
 
 
+def test_a_server_of_another_checkout_is_left_alone(tmp_path: Path) -> None:
+    first = Lab(tmp_path / "first")
+    second = Lab(tmp_path / "second", PREFECT_SERVER_API_PORT=str(first.port))
+    try:
+        first.queue(SHORT)
+        for command in (("queue", NAME), ("queue", "--list"), ("worker",), ("night",)):
+            second.arc(*command, code=1)
+        [finding] = wrong(second, "server")
+        assert "another checkout" in finding["found"]
+        assert len(first.runs()) == 1
+        assert wrong(first, "server") == []
+    finally:
+        first.stop()
+
+
 @pytest.fixture
 def heard() -> Iterator[tuple[str, list[dict[str, str]]]]:
     """Address of a listener, and what it was sent."""

@@ -34,6 +34,7 @@ def test_cancelling_saves_frees_and_is_told_to_mlflow(lab: Lab) -> None:
     assert seconds < 35
     until(lambda: lab.state(run) == "CANCELLED", 35)
     step = lab.saved()
+    assert lab.record(run, "stages")[-1]["outcome"] == "interrupted"
     print(f"cancel: no process after {seconds:.1f} s, saved {step}, last known {lab.step(run)}")
     assert step >= lab.step(run)
     until(lambda: [status for _, status in lab.mlflow()] == ["KILLED"], 60)
@@ -47,6 +48,7 @@ def test_cancelling_saves_frees_and_is_told_to_mlflow(lab: Lab) -> None:
 @pytest.mark.parametrize("victim", ["stage", "flow", "worker", "server", "all"])
 def test_a_kill_costs_at_most_what_was_not_saved(lab: Lab, victim: str) -> None:
     lab.start_worker()
+    asked = time.monotonic()
     [run] = lab.queue(LONG)
     until(lambda: lab.saved() >= 100 and lab.step(run) >= 200, 120)
     saved, known, began = lab.saved(), lab.step(run), time.monotonic()
@@ -74,6 +76,9 @@ def test_a_kill_costs_at_most_what_was_not_saved(lab: Lab, victim: str) -> None:
         seconds, lost = time.monotonic() - began, max(0, known - lab.resumed_from(run))
         assert lab.resumed_from(run) >= saved
         assert len(lab.record(run, "deaths")) == 1
+        spent = [row["device_seconds"] for row in lab.record(run, "stages") if row["stage"] == "train"]
+        assert len(spent) == 1, "the part before is counted, once"
+        assert 0 < spent[0] < seconds + began - asked
     until(lambda: len(lab.training(run)) == 1, 20)
     left = [process for process in old if lab.alive(process)]
     active = [row["id"] for row in lab.runs() if row["state"]["type"] in ACTIVE]

@@ -62,6 +62,15 @@ def test_a_run_may_die_once_at_a_place() -> None:
     assert [death.step for death in records.deaths("a")] == [100, 100, 200, 0]
 
 
+def test_a_stage_that_died_counts_up_to_its_last_word_and_once() -> None:
+    records.set_progress("a", records.Progress(stage="train", step=5, total=9, began=100.0, taken=110.0, at=160.0))
+    records.end_stage("a", "killed")
+    records.end_stage("a", "killed")
+    [row] = records.stages("a")
+    assert (row.stage, row.seconds, row.device_seconds, row.outcome) == ("train", 60.0, 50.0, "killed")
+    assert records.progress("a").step == 5
+
+
 @pytest.mark.parametrize(
     ("code", "wanted"),
     [

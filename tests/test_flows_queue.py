@@ -78,7 +78,6 @@ def test_what_is_bumped_goes_first_and_what_is_cancelled_or_later_not_at_all(lab
     states = {run["name"].split("seed ")[1][0]: run["state"]["type"] for run in lab.runs()}
     assert states["0"] == "CANCELLED"
     assert states["4"] == "SCHEDULED"
-    assert "Cancelled" in lab.arc("night") or "seed 0" not in lab.arc("night"), "what never began is no part of it"
 
 
 def test_a_hand_started_repro_waits_for_the_queue_and_says_for_whom(lab: Lab) -> None:
