@@ -73,6 +73,11 @@ def template() -> dict[str, Any]:
     return ProcessWorker.get_default_base_job_template()
 
 
+def slots() -> int:
+    """How many runs at once: one a GPU, or one alone where ARC_GPUS spreads each over several."""
+    return max(1, gpus()) if os.environ.get("ARC_GPUS", "1") in ("", "1") else 1
+
+
 def gpus() -> int:
     """GPUs of this machine that may be used; asked in a process of its own, which leaves nothing on them."""
     asked = "import torch; print(torch.cuda.device_count())"

@@ -122,7 +122,7 @@ class _Noting:
 def work() -> None:
     """Work until told to end. Raises FlowError when another worker works here."""
     with only_one():
-        slots = max(1, deployment.gpus())
+        slots = deployment.slots()
         with deployment.client() as connection:
             deployment.ensure(connection, slots)
             for run, line in recovery.recover(connection):
