@@ -5,6 +5,7 @@ import os
 import shutil
 import socket
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +15,7 @@ USER = "postgres"
 
 
 @contextlib.contextmanager
-def database(folder: Path) -> Iterator[str]:
+def database() -> Iterator[str]:
     """Address of a running, empty database, as Prefect takes it. Skips where the package is missing."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
     if not found:
@@ -22,30 +23,28 @@ def database(folder: Path) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    data = folder / "postgresql"
-    data.mkdir()
-    # PostgreSQL does not run as root: then the package's user runs it, who must reach the folder.
+    # PostgreSQL does not run as root: then the package's user runs it, whom pytest's own folders shut out.
     root = os.geteuid() == 0
-    if root:
-        shutil.chown(data, USER)
-        for part in (folder, *folder.parents):
-            if not part.stat().st_mode & 0o001:
-                part.chmod(part.stat().st_mode | 0o011)
+    with tempfile.TemporaryDirectory() as name:
+        data = Path(name)
+        if root:
+            shutil.chown(data, USER)
 
-    def run(name: str, *arguments: str) -> None:
-        command = [str(found[-1] / name), *arguments]
-        subprocess.run(
-            ["runuser", "-u", USER, "--", *command] if root else command,
-            check=True,
-            cwd=data,
-            stdout=subprocess.DEVNULL,
-            stdin=subprocess.DEVNULL,
-        )
+        def run(program: str, *arguments: str) -> None:
+            command = [str(found[-1] / program), *arguments]
+            subprocess.run(
+                ["runuser", "-u", USER, "--", *command] if root else command,
+                check=True,
+                cwd=data,
+                stdout=subprocess.DEVNULL,
+                stdin=subprocess.DEVNULL,
+            )
 
-    run("initdb", "-D", str(data / "cluster"), "-U", USER, "--auth=trust", "--no-sync")
-    options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={data}"
-    run("pg_ctl", "-D", str(data / "cluster"), "-l", str(data / "log"), "-w", "-o", options, "start")
-    try:
-        yield f"postgresql+asyncpg://{USER}@127.0.0.1:{port}/postgres"
-    finally:
-        run("pg_ctl", "-D", str(data / "cluster"), "-m", "immediate", "stop")
+        cluster = ("-D", str(data / "cluster"))
+        run("initdb", *cluster, "-U", USER, "--auth=trust", "--no-sync")
+        options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={data}"
+        run("pg_ctl", *cluster, "-l", str(data / "log"), "-w", "-o", options, "start")
+        try:
+            yield f"postgresql+asyncpg://{USER}@127.0.0.1:{port}/postgres"
+        finally:
+            run("pg_ctl", *cluster, "-m", "immediate", "stop")
