@@ -36,6 +36,7 @@ TRAINING = """
 
 
 def test_high_goes_first_and_never_two_at_once(lab: Lab) -> None:
+    lab.only("train")
     first = lab.queue(SHORT, "--seeds", "0,1")
     lab.start_worker()
     until(lambda: lab.training(first[0]), 120)
