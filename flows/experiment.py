@@ -48,10 +48,12 @@ def experiment(request: Request) -> State[None] | None:
     logger.info("%s in %s, code of %s", request.title, worktree, os.environ.get("ARC_COMMIT", "this checkout"))
     try:
         run_stages(run)
-    except StageFailed as error:
-        return Failed(message=str(error))  # Its own words, where an exception's would come with Prefect's around them.
-    keep_scores(worktree, run)
-    branch = freeze.keep(request, worktree)
+        keep_scores(worktree, run)
+        branch = freeze.keep(request, worktree)
+    except FlowError as error:  # Its own words, where an exception's would come with Prefect's around them.
+        return Failed(message=str(error))
+    except OSError as error:  # Of what is written beside the stages.
+        return Failed(message=reasons.reason([str(error)]))
     logger.info("kept on %s: `git switch %s && dvc checkout` restores it", branch, branch)
     _shown(lambda: show_results(request, worktree, branch, run))
     return None

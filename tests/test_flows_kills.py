@@ -151,33 +151,36 @@ def test_arc_run_saves_when_it_is_told_to_end_and_goes_on(lab: Lab) -> None:
     assert second.wait(60) == 1
 
 
-def test_a_full_disk_fails_with_its_reason_and_goes_on_when_there_is_room(lab: Lab) -> None:
-    scratch = lab.folder / ".scratch" / "train"
-    scratch.mkdir(parents=True)
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "none", str(scratch)], capture_output=True)
-    if mounted.returncode:
+@pytest.mark.parametrize("full", ["resume states", "everything"])
+def test_a_full_disk_fails_with_its_reason_and_goes_on_when_there_is_room(tmp_path: Path, full: str) -> None:
+    folder = tmp_path / "lab"
+    disk, size = (folder, "200m") if full == "everything" else (folder / ".scratch" / "train", "3m")
+    disk.mkdir(parents=True)
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(disk)]
+    if subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("no right to mount a tmpfs")
+    lab = Lab(folder)
     try:
         lab.start_worker()
         [run] = lab.queue(LONG)
         until(lambda: lab.step(run) >= 100 and lab.saved(), 120)
         began = time.monotonic()
-        fill(scratch / "ballast")
+        fill(disk / "ballast")
         until(lambda: lab.state(run) in ENDED, 60)
+        until(lambda: not lab.processes(run), 10)
+        seconds, lost = time.monotonic() - began, max(0, lab.step(run) - lab.saved())
         name, message = lab.states(run)[-1]
+        print(f"disk full of {full}: failed after {seconds:.1f} s, lost {lost} updates; {message}")
         assert name == "Failed"
         assert "the disk is full" in message
-        until(lambda: not lab.processes(run), 10)
         step = lab.saved()
-        seconds, lost = time.monotonic() - began, max(0, lab.step(run) - step)
-        print(f"disk: failed after {seconds:.1f} s, lost {lost} updates; {message}")
-        (scratch / "ballast").unlink()
+        (disk / "ballast").unlink()
         [again] = lab.queue(LONG)
         until(lambda: lab.resumed_from(again), 120)
         assert lab.resumed_from(again) == step
     finally:
         lab.stop()
-        subprocess.run(["umount", "-l", str(scratch)], check=True)
+        subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
 def fill(path: Path) -> None:
