@@ -78,6 +78,10 @@ def training(experiment: Experiment, kind: str, device: torch.device, updates: i
     """Time, rows and operations of an update."""
     data = dataset(experiment, KINDS[kind], 800)
     config = experiment.train
+    if KINDS[kind]:  # As many rows an update as with mixed grids, so that the cost of a row can be compared.
+        mixed, own = (np.mean(p.input_height * p.input_width + p.output_height * p.output_width)
+                      for p in (dataset(experiment, 0, 800).pairs, data.pairs))  # fmt: skip
+        config = config.model_copy(update={"batch": max(1, round(config.batch * float(mixed / own)))})
     started = time.perf_counter()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()

@@ -5,7 +5,7 @@ import sys
 
 import torch
 
-from tasks.gpu_lock import take
+from tasks.gpu_lock import take, take_all
 from tasks.stage import StageError
 
 
@@ -18,6 +18,8 @@ def spread(module: str, *arguments: str) -> None:
         return
     if torch.cuda.is_available() and int(wanted) > torch.cuda.device_count():
         raise StageError(f"ARC_GPUS is {wanted}, but torch sees {torch.cuda.device_count()} GPUs")
+    if torch.cuda.is_available():
+        take_all([torch.device("cuda", index) for index in range(int(wanted))])
     run = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", wanted, "-m", module, *arguments]
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, torch.get_num_threads() // int(wanted))))
     sys.stdout.flush()
@@ -39,10 +41,11 @@ def choose() -> torch.device:
     if device.type == "cpu":
         torch.use_deterministic_algorithms(True)
     if device.type == "cuda":
-        rank = os.environ.get("LOCAL_RANK")  # Set by torchrun: every process locks the GPU that is its own.
-        index = device.index if rank is None else int(rank)
-        indices = range(torch.cuda.device_count()) if index is None else [index]
-        device = take([torch.device("cuda", index) for index in indices])
+        if (rank := os.environ.get("LOCAL_RANK")) is not None:  # Set by torchrun, whose locks these are.
+            device = torch.device("cuda", int(rank))
+        else:
+            indices = range(torch.cuda.device_count()) if device.index is None else [device.index]
+            device = take([torch.device("cuda", index) for index in indices])
         torch.cuda.set_device(device)
         return device
     return take([device])

@@ -43,6 +43,14 @@ def take(devices: list[torch.device]) -> torch.device:
         time.sleep(POLL_SECONDS)
 
 
+def take_all(devices: list[torch.device]) -> None:
+    """Wait for each of `devices` in this order, which is the same for all, and keep them across an exec."""
+    for device in devices:
+        take([device])
+    for number in _held.values():
+        os.set_inheritable(number, True)
+
+
 def lock_file(device: torch.device) -> Path | None:
     """The lock of a device, one for all users and folders of the machine; None where none is needed."""
     if device.type == "cpu":

@@ -8,7 +8,7 @@ import pytest
 from tests.conftest import ROOT
 
 ALLOWED = {
-    "model": {"torch", "numpy", "pydantic", "safetensors", "scipy", "pandas", "model"},
+    "model": {"torch", "numpy", "pydantic", "safetensors", "scipy", "pandas", "model", "triton", "flash_attn"},
     "tasks": {"flows", "prefect"},
 }
 

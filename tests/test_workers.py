@@ -12,7 +12,7 @@ import yaml
 from safetensors.torch import load_file
 
 from model.workers import Workers
-from tasks import augment, paths, prepare
+from tasks import augment, gpu_lock, paths, prepare
 from tests.conftest import ROOT, experiment, puzzles
 
 pytestmark = pytest.mark.slow
@@ -70,3 +70,19 @@ def test_an_update_that_cannot_be_shared_is_refused(prepared, monkeypatch):
     worker = Workers()
     worker.count = 2
     assert [list(worker.mine(n)) for n in (2, 4)] == [[1], [1, 3]]
+
+
+def test_locks_of_all_gpus_outlive_the_exec_that_torchrun_needs(tmp_path, monkeypatch):
+    monkeypatch.setenv("ARC_LOCKS", str(tmp_path))
+    monkeypatch.setenv("ARC_LOCK_CPU", "1")
+    lock = gpu_lock.lock_file(torch.device("cpu"))
+    command = (
+        "import os, torch; from tasks.gpu_lock import take_all; take_all([torch.device('cpu')]); "
+        "os.execv('/bin/sh', ['sh', '-c', 'echo gone on; exec sleep 60'])"
+    )
+    with subprocess.Popen([sys.executable, "-c", command], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert "taken" in process.stdout.readline()
+        assert process.stdout.readline() == "gone on\n"
+        assert gpu_lock.holder(lock)["process"] == process.pid
+        process.kill()
+    assert gpu_lock.holder(lock) is None
