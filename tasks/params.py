@@ -92,7 +92,7 @@ def merge(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # Twenty times as fast in C.
     """YAML with 4e-4 as a number, as YAML 1.2 and DVC read it, and no key twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -101,7 +101,8 @@ class _Loader(yaml.SafeLoader):
         twice = {key for key in keys if keys.count(key) > 1}
         if twice:
             raise ConfigurationError(f"{node.start_mark.name}: key {twice.pop()!r} stands twice in one section")
-        return super().construct_mapping(node, deep)
+        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
+        return mapping
 
 
 _Loader.add_implicit_resolver(

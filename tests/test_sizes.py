@@ -38,7 +38,7 @@ def _stages(config, *stages):
 
 HEAVY = ("mediom", "mediom-500k", "lorge")
 MEMORY = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-HUOGE = [pytest.mark.slow, pytest.mark.skipif(MEMORY < 14e9, reason="262 million parameters in training take 11 GB")]
+HUOGE = [pytest.mark.night, pytest.mark.skipif(MEMORY < 14e9, reason="262 million parameters in training take 11 GB")]
 EVERY = [
     *(size for size in SIZES if size not in (*HEAVY, "huoge", "giont")),
     *(pytest.param(size, marks=pytest.mark.slow) for size in HEAVY),
