@@ -131,6 +131,7 @@ def test_two_power_cuts_at_the_same_step_leave_it_failed(lab: Lab) -> None:
 
 
 def test_arc_run_saves_when_it_is_told_to_end_and_goes_on(lab: Lab) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # A job in the background of a shell inherits it ignored.
     chosen = [part for key, value in LONG.items() for part in ("--set", f"{key}={value}")]
     command = [sys.executable, "-m", "flows.arc", "run", NAME, *chosen]
 
