@@ -43,7 +43,7 @@ def _newest(device: torch.device) -> Callable[..., Tensor] | None:
         return None
     if importlib.util.find_spec("flash_attn.cute") is None:  # An older generation of the package.
         return None
-    # Its kernels are compiled at their first use, in about 12 s, and kept.
+    # Its kernels are compiled at their first use, in about 15 s, and kept.
     os.environ.setdefault("FLASH_ATTENTION_CUTE_DSL_CACHE_ENABLED", "1")
     from flash_attn.cute import flash_attn_varlen_func
 
