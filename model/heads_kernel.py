@@ -17,10 +17,8 @@ _ROWS = 8
 
 
 @triton.jit
-def _forward(
-    qkv, cosine, sine, places, query, keys, values, rows, epsilon,
-    HEADS: tl.constexpr, HALF: tl.constexpr, COLUMNS: tl.constexpr, ROWS: tl.constexpr,
-):  # fmt: skip
+def _rows(cosine, sine, places, rows, HALF: tl.constexpr, COLUMNS: tl.constexpr, ROWS: tl.constexpr):
+    """This program's rows, their places, the columns of half a head, which are real, and the rotation."""
     row = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
     column = tl.arange(0, COLUMNS)
     inside = (row < rows)[:, None] & (column < HALF)[None, :]
@@ -28,10 +26,26 @@ def _forward(
     angle = row[:, None] * HALF + column[None, :]
     c = tl.load(cosine + angle, inside, 0).to(tl.float32)
     s = tl.load(sine + angle, inside, 0).to(tl.float32)
+    return row, place, column, inside, c, s
+
+
+@triton.jit
+def _head(row, place, column, head, HEADS: tl.constexpr, HALF: tl.constexpr):
+    """Where the first half of a head lies: of the query in query, key and value; alone; and in its place."""
+    source = (row * 3 * HEADS + head)[:, None] * (2 * HALF) + column[None, :]
+    own = (row * HEADS + head)[:, None] * (2 * HALF) + column[None, :]
+    there = (place * HEADS + head)[:, None] * (2 * HALF) + column[None, :]
+    return source, own, there
+
+
+@triton.jit
+def _forward(
+    qkv, cosine, sine, places, query, keys, values, rows, epsilon,
+    HEADS: tl.constexpr, HALF: tl.constexpr, COLUMNS: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    row, place, column, inside, c, s = _rows(cosine, sine, places, rows, HALF, COLUMNS, ROWS)
     for head in range(HEADS):
-        source = (row * 3 * HEADS + head)[:, None] * (2 * HALF) + column[None, :]
-        own = (row * HEADS + head)[:, None] * (2 * HALF) + column[None, :]
-        there = (place * HEADS + head)[:, None] * (2 * HALF) + column[None, :]
+        source, own, there = _head(row, place, column, head, HEADS, HALF)
         for part in tl.static_range(3):
             at = source + part * HEADS * 2 * HALF
             a, b = tl.load(qkv + at, inside, 0), tl.load(qkv + at + HALF, inside, 0)
@@ -55,17 +69,9 @@ def _backward(
     qkv, cosine, sine, places, query, keys, values, more_keys, more_values, result, rows, epsilon,
     TWICE: tl.constexpr, HEADS: tl.constexpr, HALF: tl.constexpr, COLUMNS: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
-    row = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
-    column = tl.arange(0, COLUMNS)
-    inside = (row < rows)[:, None] & (column < HALF)[None, :]
-    place = tl.load(places + row, row < rows, 0)
-    angle = row[:, None] * HALF + column[None, :]
-    c = tl.load(cosine + angle, inside, 0).to(tl.float32)
-    s = tl.load(sine + angle, inside, 0).to(tl.float32)
+    row, place, column, inside, c, s = _rows(cosine, sine, places, rows, HALF, COLUMNS, ROWS)
     for head in range(HEADS):
-        source = (row * 3 * HEADS + head)[:, None] * (2 * HALF) + column[None, :]
-        own = (row * HEADS + head)[:, None] * (2 * HALF) + column[None, :]
-        there = (place * HEADS + head)[:, None] * (2 * HALF) + column[None, :]
+        source, own, there = _head(row, place, column, head, HEADS, HALF)
         for part in tl.static_range(3):
             at = source + part * HEADS * 2 * HALF
             if part == 0:

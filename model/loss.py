@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from model import self_conditioning
+from model import dropout, self_conditioning
 from model.compilation import region
 from model.configuration import Train
 from model.grids import COLOURS, LARGEST_SIDE
@@ -73,11 +73,14 @@ def training_loss(
     `estimate` says whether a first pass makes an estimate for self-conditioning.
     """
     hidden, level, noisy = _noised(packed, table, config, draw.key)
-    encoded = network.encode(pixel_noise(packed, config, draw.key), hidden)
+    # One row each for contexts, estimate and the pass that is learned from.
+    seeds = dropout.seeds(draw.key, 3, network.dropouts)
+    encoded = network.encode(pixel_noise(packed, config, draw.key), hidden, seeds[0])
     clean = packed.target_colour.clamp(max=COLOURS - 1)
-    features, noisy, seen = _first_pass(network, packed, encoded, table, config, draw, estimate, clean, noisy, level)
+    first = packed, encoded, table, config, draw, estimate, clean, noisy, level, seeds[1]
+    features, noisy, seen = _first_pass(network, *first)
     gain = draw.told * self_conditioning.gain(config.self_conditioning, table.alpha_bar[seen], draw.progress)
-    logits = network.denoise(packed, encoded, noisy, table.time[seen], features, gain)
+    logits = network.denoise(packed, encoded, noisy, table.time[seen], features, gain, seeds[2])
     return _measured(packed, logits, encoded.size_logits, level, hidden, len(table.beta), config.size_loss_weight)
 
 
@@ -128,6 +131,7 @@ def _first_pass(
     clean: Tensor,
     noisy: Tensor,
     level: Tensor,
+    seeds: Tensor,
 ) -> tuple[Tensor | None, Tensor, Tensor]:
     """Features, noisy grid and level of the pass that is learned from."""
     how, key = config.self_conditioning, draw.key
@@ -137,7 +141,7 @@ def _first_pass(
     row = torch.arange(len(clean), device=clean.device)
     with torch.no_grad():
         no_gain = torch.zeros(1, device=clean.device)
-        logits = network.denoise(packed, encoded.detached(), noisy, table.time[level], None, no_gain)
+        logits = network.denoise(packed, encoded.detached(), noisy, table.time[level], None, no_gain, seeds)
         if how.training == "blend":  # Version ledger, v5.
             share = uniform(key, _BLEND, packed.target_example)
             mixed = blend(logits, clean, share, uniform(key, _BLEND_CELL, row))

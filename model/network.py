@@ -20,8 +20,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from model.attention import attention, take_rows
-from model.compilation import of_fixed_shape, region
+from model.casting import cast_twice
+from model.compilation import region
 from model.configuration import Network
+from model.dropout import dropout
+from model.gate import gate
 from model.grids import COLOURS, HIDDEN, LARGEST_SIDE
 from model.heads import EPSILON, Rotation, insert, rotation_of, spread
 from model.packing import Packed
@@ -41,6 +44,7 @@ class Encoded(NamedTuple):
     """A layer's, (C + T, H, D / H), of context rows; `denoise` puts those of target rows in."""
     values: list[Tensor]
     weights: list["Matrices"]
+    """For target rows."""
     size_logits: Tensor
     """float (S, 2, 30): height and width in the view's frame; class k is k + 1 cells."""
     rotation: Rotation
@@ -52,39 +56,25 @@ class Encoded(NamedTuple):
 
 
 class Matrices(NamedTuple):
-    """The weights of a block in the type that a pass computes in: cast once for context and targets."""
+    """The weights of a block in the type that a pass computes in."""
 
     attention_in: Tensor
+    """(3 D, D): query, key and value."""
     attention_out: Tensor
     feed_in: Tensor
+    """(2 F, D): gates and values."""
     feed_out: Tensor
 
 
 class Block(nn.Module):
-    """One transformer layer, shared by context and target rows."""
+    """The weights of one transformer layer, shared by context and target rows."""
 
     def __init__(self, config: Network) -> None:
         super().__init__()
-        self.heads, self.dropout = config.heads, config.dropout
         self.attention_in = nn.Linear(config.width, 3 * config.width, bias=False)
         self.attention_out = nn.Linear(config.width, config.width, bias=False)
         self.feed_in = nn.Linear(config.width, 2 * config.feed_forward, bias=False)
         self.feed_out = nn.Linear(config.feed_forward, config.width, bias=False)
-
-    def matrices(self, dtype: torch.dtype) -> Matrices:
-        """Its weights."""
-        layers = self.attention_in, self.attention_out, self.feed_in, self.feed_out
-        return Matrices(*(of_fixed_shape(layer.weight.to(dtype)) for layer in layers))
-
-    def project(self, x: Tensor, weights: Matrices) -> Tensor:
-        """(rows, D) -> query, key and value before norm and rotation, (rows, 3, H, D / H)."""
-        return _project(x, weights.attention_in).view(len(x), 3, self.heads, -1)
-
-    def update(self, x: Tensor, attended: Tensor, weights: Matrices) -> Tensor:
-        """Residual updates of rows (rows, D) by their attention (rows, H, D / H) and the feed-forward."""
-        dropout = self.dropout if self.training else 0.0
-        x, inner = _gated(x, attended, weights.attention_out, weights.feed_in, dropout)
-        return _fed(x, inner, weights.feed_out, dropout)
 
 
 class Denoiser(nn.Module):
@@ -107,26 +97,31 @@ class Denoiser(nn.Module):
         )
         self._initialise()
 
-    def encode(self, packed: Packed, hidden: Tensor | None = None) -> Encoded:
-        """Read the contexts. `hidden` bool (S,) hides the input cells of these sequences (input-grid dropout)."""
-        x = self._context(packed, hidden)
+    def encode(self, packed: Packed, hidden: Tensor | None = None, seeds: Tensor | None = None) -> Encoded:
+        """Read the contexts. `hidden` bool (S,) hides the input cells of these sequences (input-grid dropout).
+
+        `seeds` int32 (`dropouts`,) are those of the pass's dropouts; None leaves them out.
+        """
+        x = self._context(packed, hidden, seeds)
         head = self.config.width // self.config.heads
         rotation = rotation_of(packed.context_position, head, x.dtype)
         target_rotation = rotation_of(packed.target_position, head, x.dtype)
         rows, tokens = len(packed.context_places) + len(packed.target_places), self.prefix_length
         size_rows = packed.prefix_rows.view(-1, tokens)[:, -1]
         keys, values = [], []
-        weights = [block.matrices(x.dtype) for block in self._layers]
-        for i, (block, matrices) in enumerate(zip(self._layers, weights, strict=True)):
-            query, key, value, *both = spread(block.project(x, matrices), rotation, packed.context_places, rows)
+        own, targets = self._matrices(x.dtype)
+        qkv = _read(x, own[0].attention_in)
+        for i, weights in enumerate(own):
+            query, key, value, *both = spread(self._heads(qkv), rotation, packed.context_places, rows)
             keys.append(both[0])
             values.append(both[1])
-            if i + 1 < len(self.blocks):
-                x = block.update(x, attention(query, key, value, packed.context_segments), matrices)
+            if i + 1 < len(own):
+                found = attention(query, key, value, packed.context_segments)
+                x, qkv = self._layer(x, found, weights, own[i + 1].attention_in, seeds, i)
             else:  # Beyond this layer only the size tokens are read.
-                attended = attention(query[size_rows], key, value, packed.size_segments)
-                x = block.update(x[size_rows], attended, matrices)
-        return Encoded(keys, values, weights, self.size_head(_norm(x)).view(-1, 2, LARGEST_SIDE), target_rotation)
+                found = attention(query.index_select(0, size_rows), key, value, packed.size_segments)
+                x, read = self._layer(x.index_select(0, size_rows), found, weights, None, seeds, i)
+        return Encoded(keys, values, targets, self.size_head(read).view(-1, 2, LARGEST_SIDE), target_rotation)
 
     def denoise(
         self,
@@ -136,31 +131,56 @@ class Denoiser(nn.Module):
         time: Tensor,
         features: Tensor | None,
         gain: Tensor,
+        seeds: Tensor | None = None,
     ) -> Tensor:
         """Logits (T, 10) of the clean colours.
 
         `colours` int64 (T,) is the noisy grid, `time` the time input, float (T,) or (1,) for all, `features` float
-        (T, 10) those of self-conditioning (None adds nothing) and `gain` float (T,) or (1,) their strength.
+        (T, 10) those of self-conditioning (None adds nothing) and `gain` float (T,) or (1,) their strength; `seeds`
+        as for `encode`.
         """
-        rate = self.config.embedding_dropout if self.training else 0.0
         told = None if features is None else self.self_conditioning(features)
-        x = _targets(colours, time, told, gain, self.output_cells.weight, self.time.weight, rate)
-        layers = zip(self._layers, encoded.weights, encoded.keys, encoded.values, strict=True)
-        for block, weights, key, value in layers:
-            query, keys, values = insert(block.project(x, weights), encoded.rotation, packed.target_places, key, value)
-            x = block.update(x, attention(query, keys, values, packed.target_segments), weights)
-        return _logits(x, self.colour_head.weight)
+        rate, seed = self.config.embedding_dropout, None if seeds is None else seeds[0]
+        x = _targets(colours, time, told, gain, self.output_cells.weight, self.time.weight, rate, seed)
+        qkv = _read(x, encoded.weights[0].attention_in)
+        following = [weights.attention_in for weights in encoded.weights[1:]] + [self.colour_head.weight]
+        for i, (weights, into) in enumerate(zip(encoded.weights, following, strict=True)):
+            places = packed.target_places, encoded.keys[i], encoded.values[i]
+            query, keys, values = insert(self._heads(qkv), encoded.rotation, *places)
+            found = attention(query, keys, values, packed.target_segments)
+            x, qkv = self._layer(x, found, weights, into, seeds, i)
+        return qkv[:, :COLOURS].float()
+
+    @property
+    def dropouts(self) -> int:
+        """Seeds that `encode` or `denoise` needs: of the embedding, and of two sublayers a layer."""
+        return 1 + 2 * self.config.layers
 
     @property
     def prefix_length(self) -> int:
         """Rows before the input cells of a context."""
         return prefix_length(self.config)
 
-    @property
-    def _layers(self) -> list[Block]:
-        return cast("list[Block]", list(self.blocks))
+    def _matrices(self, dtype: torch.dtype) -> tuple[list[Matrices], list[Matrices]]:
+        """Of every layer, for contexts and for targets."""
+        blocks = cast("list[Block]", list(self.blocks))
+        weights = [getattr(block, name).weight for block in blocks for name in Matrices._fields]
+        contexts, targets = cast_twice(weights, dtype)
+        each = range(0, len(weights), len(Matrices._fields))
+        return [Matrices(*contexts[i : i + 4]) for i in each], [Matrices(*targets[i : i + 4]) for i in each]
 
-    def _context(self, packed: Packed, hidden: Tensor | None) -> Tensor:
+    def _heads(self, qkv: Tensor) -> Tensor:
+        return qkv.view(len(qkv), 3, self.config.heads, -1)
+
+    def _layer(
+        self, x: Tensor, attended: Tensor, weights: Matrices, into: Tensor | None, seeds: Tensor | None, layer: int
+    ) -> tuple[Tensor, Tensor]:
+        """The rest of a layer for rows x (N, D) and their attention (N, H, D / H), and what the next one reads."""
+        rate, seed = self.config.dropout, (None, None) if seeds is None else seeds[1 + 2 * layer : 3 + 2 * layer]
+        x, hidden = _advance(x, attended.flatten(1), weights.attention_out, weights.feed_in, rate, seed[0])
+        return _advance(x, gate(hidden), weights.feed_out, into, rate, seed[1])
+
+    def _context(self, packed: Packed, hidden: Tensor | None, seeds: Tensor | None) -> Tensor:
         shown = packed.context_colour
         if hidden is not None:
             shown = torch.where(hidden[packed.context_example], HIDDEN, shown)
@@ -170,8 +190,8 @@ class Denoiser(nn.Module):
             prefix.append(self.conditioning_table(packed.view_tokens))
         prefix.append(self.size_token.expand(len(examples.task), 1, -1))
         rows = torch.cat(prefix, 1).flatten(0, 1)
-        rate = self.config.embedding_dropout if self.training else 0.0
-        return _contexts(shown, rows, packed.context_prefix, packed.prefix_rows, self.input_cells.weight, rate)
+        rate, seed = self.config.embedding_dropout, None if seeds is None else seeds[0]
+        return _contexts(shown, rows, packed.context_prefix, packed.prefix_rows, self.input_cells.weight, rate, seed)
 
     def _initialise(self) -> None:
         deep = 1 / math.sqrt(2 * self.config.layers)
@@ -201,23 +221,23 @@ def _norm(x: Tensor) -> Tensor:
 
 
 @region
-def _project(x: Tensor, weight: Tensor) -> Tensor:
-    return functional.linear(_norm(x), weight)
+def _read(x: Tensor, into: Tensor) -> Tensor:
+    return functional.linear(_norm(x), into)
 
 
 @region
-def _gated(x: Tensor, attended: Tensor, out: Tensor, feed_in: Tensor, dropout: float) -> tuple[Tensor, Tensor]:
-    x = x + functional.dropout(functional.linear(attended.flatten(1), out), dropout)
-    gate, up = functional.linear(_norm(x), feed_in).chunk(2, -1)
-    return x, functional.silu(gate) * up
+def _advance(
+    x: Tensor, found: Tensor, out: Tensor, into: Tensor | None, rate: float, seed: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """The residual rows (N, D) after a sublayer that found `found`, and what the next sublayer reads of them.
 
-
-@region
-def _fed(x: Tensor, inner: Tensor, feed_out: Tensor, dropout: float) -> Tensor:
-    # A region of its own, which keeps `inner`: as one with `_gated` it would be computed again on the way back.
-    if dropout == 0:
-        return torch.addmm(x, inner, feed_out.T)  # The product adds x by the way.
-    return x + functional.dropout(functional.linear(inner, feed_out), dropout)
+    One region from sublayer to sublayer, so that sum, dropout and norm are one kernel, and their gradients another.
+    """
+    if rate == 0 or seed is None:
+        x = torch.addmm(x, found, out.T)  # The product adds x by the way.
+    else:
+        x = x + dropout(functional.linear(found, out), rate, seed)
+    return x, _norm(x) if into is None else functional.linear(_norm(x), into)
 
 
 @region
@@ -228,31 +248,31 @@ def _targets(
     gain: Tensor,
     cell_weight: Tensor,
     time_weight: Tensor,
-    dropout: float,
+    rate: float,
+    seed: Tensor | None,
 ) -> Tensor:
-    x = _embed(colours, cell_weight, dropout) + _time(time, time_weight)
+    x = dropout(_embed(colours, cell_weight), rate, seed) + _time(time, time_weight)
     return x if told is None else x + (gain[:, None] * told).to(x.dtype)  # Else all layers would run in float32.
 
 
 @region
 def _contexts(
-    shown: Tensor, prefix: Tensor, context_prefix: Tensor, prefix_rows: Tensor, weight: Tensor, dropout: float
+    shown: Tensor,
+    prefix: Tensor,
+    context_prefix: Tensor,
+    prefix_rows: Tensor,
+    weight: Tensor,
+    rate: float,
+    seed: Tensor | None,
 ) -> Tensor:
-    cells = _embed(shown, weight, dropout)
+    cells = dropout(_embed(shown, weight), rate, seed)
     placed = take_rows(prefix, context_prefix.clamp(min=0), prefix_rows)
     return torch.where((context_prefix >= 0)[:, None], placed.to(cells.dtype), cells)
 
 
-def _embed(colours: Tensor, weight: Tensor, dropout: float) -> Tensor:
+def _embed(colours: Tensor, weight: Tensor) -> Tensor:
     # A product with one-hot rows: its gradient is a product too, where that of a look-up adds up row by row.
-    return functional.dropout(
-        functional.linear(functional.one_hot(colours, _COLUMNS).to(weight.dtype), weight), dropout
-    )
-
-
-@region
-def _logits(x: Tensor, weight: Tensor) -> Tensor:
-    return functional.linear(_norm(x), weight)[:, :COLOURS].float()
+    return functional.linear(functional.one_hot(colours, _COLUMNS).to(weight.dtype), weight)
 
 
 def _time(time: Tensor, weight: Tensor) -> Tensor:

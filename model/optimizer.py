@@ -1,6 +1,7 @@
 """AdamW, Muon beside it, and the learning rate at each step."""
 
 import copy
+import itertools
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable
@@ -125,11 +126,11 @@ class Average:
     """
 
     def __init__(self, network: nn.Module, config: Train) -> None:
+        """The parameters of `network` move into one buffer; they stay the same objects."""
         self.module = copy.deepcopy(network).requires_grad_(False)
         self.config = config
-        self.averages: list[Tensor] = list(self.module.parameters())
-        self.currents: list[Tensor] = list(network.parameters())
-        self.weight = torch.ones((), device=self.averages[0].device)
+        self.averages, self.currents = (buffer(list(n.parameters()), move=True)[0] for n in (self.module, network))
+        self.weight = torch.ones((), device=self.averages.device)
 
     def set_weight(self, updates: int) -> None:
         """Weight of the next value after `updates` before it: all at first, then 1 - decay, which rises from 0.99."""
@@ -139,6 +140,20 @@ class Average:
     @torch.no_grad()
     def update(self) -> None:
         """Move towards the current values."""
-        steps = torch._foreach_sub(self.currents, self.averages)
-        torch._foreach_mul_(steps, self.weight)
-        torch._foreach_add_(self.averages, steps)
+        self.averages.lerp_(self.currents, self.weight)
+
+
+def buffer(parameters: list[nn.Parameter], *, move: bool = False) -> tuple[Tensor, list[Tensor]]:
+    """One buffer (all values,) with a view for each parameter: zeros, or with `move` their values and their new home.
+
+    Views start at multiples of 64 values, as kernels that read several at once want it.
+    """
+    ends = list(itertools.accumulate(-(-p.numel() // 64) * 64 for p in parameters))
+    whole = torch.zeros(ends[-1], device=parameters[0].device)
+    starts = [0, *ends[:-1]]
+    parts = [whole[start : start + p.numel()].view_as(p) for start, p in zip(starts, parameters, strict=True)]
+    if move:
+        for part, parameter in zip(parts, parameters, strict=True):
+            part.copy_(parameter.detach())
+            parameter.data = part
+    return whole, parts

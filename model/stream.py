@@ -6,7 +6,9 @@ often as their weight says. Batch k is thereby a function of (seed, k).
 """
 
 import math
+from collections import deque
 from collections.abc import Iterator
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +16,13 @@ from numpy.typing import NDArray
 from model.dataset import Pairs, Views
 from model.packing import Budget
 
-_CHUNK = 64
-"""Batches a chunk holds, on average."""
-_LOOK_AHEAD = 48
+_CHUNK = 256
+"""Batches a chunk holds, on average; its last one is not full."""
+_LOOK_AHEAD = 128
 """Examples that may be passed over before a batch is closed."""
+
+Waiting = deque[tuple[int, int, tuple[int, ...]]]
+"""Context cells, target cells and row of the examples of a chunk that are in no batch yet."""
 
 
 class Stream:
@@ -41,6 +46,8 @@ class Stream:
         sequences = batch + batch // 4 + 1 + self._padding
         self.budget = Budget(sequences, _round(rows[0] + prefix * (sequences - batch)), _round(rows[1]), *longest)
         self._prefix = prefix
+        # Every sequence that stays unused still takes its prefix rows.
+        self._most = self.budget.context - prefix * sequences, self.budget.target
 
     def batches(self, first: int = 0) -> Iterator[list[tuple[int, ...]]]:
         """Rows of `packing.Examples` without `real`, batch after batch."""
@@ -68,34 +75,33 @@ class Stream:
             p.output_width,
         )
         rows = list(zip(task.tolist(), view.tolist(), *(a[pair].tolist() for a in shapes), strict=True))
-        context, target = self.context[pair].tolist(), self.target[pair].tolist()
-        waiting = list(range(count))
-        while waiting:
-            taken, waiting = self._take(waiting, context, target)
-            yield [rows[i] for i in taken]
+        context, target = (self.context[pair] - self._prefix).tolist(), self.target[pair].tolist()
+        queues: tuple[Waiting, Waiting] = deque(), deque()
+        for row, inner, outer in zip(rows, context, target, strict=True):
+            queues[inner * self._most[1] > outer * self._most[0]].append((inner, outer, row))
+        while any(queues):
+            yield list(self._take(queues))
 
-    def _take(self, waiting: list[int], context: list[int], target: list[int]) -> tuple[list[int], list[int]]:
-        """The first examples that fit together, and the rest in order."""
-        free_slots = self.budget.sequences - self._padding
-        # Every sequence that stays unused still takes its prefix rows.
-        free_context = self.budget.context - self._prefix * self.budget.sequences
-        free_target = self.budget.target
-        taken: list[int] = []
-        passed: list[int] = []
-        end = 0
-        for i in waiting:
-            end += 1
-            if context[i] - self._prefix <= free_context and target[i] <= free_target:
-                taken.append(i)
-                free_context -= context[i] - self._prefix
-                free_target -= target[i]
-                if len(taken) == free_slots:
+    def _take(self, queues: tuple[Waiting, Waiting]) -> Iterator[tuple[int, ...]]:
+        """The examples of a batch, out of those that fill the targets' budget more than the contexts', and the others.
+
+        Always of the kind that leaves both budgets evenly free, so that neither ends a batch alone.
+        """
+        free = list(self._most)
+        for _ in range(self.budget.sequences - self._padding):
+            wanted = free[0] * self._most[1] > free[1] * self._most[0]
+            for queue in (queues[wanted], queues[not wanted]):
+                fitting = (i for i, (c, t, _) in enumerate(islice(queue, _LOOK_AHEAD)) if c <= free[0] and t <= free[1])
+                place = next(fitting, None)
+                if place is not None:
                     break
             else:
-                passed.append(i)
-                if len(passed) == _LOOK_AHEAD:
-                    break
-        return taken, passed + waiting[end:]
+                return
+            context, target, row = queue[place]
+            del queue[place]
+            free[0] -= context
+            free[1] -= target
+            yield row
 
 
 def _round(rows: float) -> int:

@@ -20,7 +20,7 @@ from model.corpus import corpus
 from model.dataset import Dataset
 from model.network import Denoiser
 from model.noise import schedule
-from model.optimizer import Average, learning_rate, optimizers, set_rate
+from model.optimizer import Average, buffer, learning_rate, optimizers, set_rate
 from model.packing import Budget, fill, pack
 from model.probes import Look, adapter_gradients, probe
 from model.random import hash_key
@@ -89,10 +89,7 @@ class Training:
         self.half = config.precision == "bf16" or (config.precision == "auto" and cuda)
         self.compiled = config.compile == "always" or (config.compile == "auto" and cuda)
         compilation.switch(self.compiled, dynamic=not cuda)
-        sizes = [p.numel() for p in self.parameters]
-        self.gradient = torch.zeros(sum(sizes), device=device)
-        parts = torch.split(self.gradient, sizes)
-        self.gradients = [part.view_as(p) for part, p in zip(parts, self.parameters, strict=True)]
+        self.gradient, self.gradients = buffer(self.parameters)
         self.add_gradient = Recorded(self._add_gradient) if cuda else self._add_gradient
         self.apply = Recorded(self._apply) if cuda else self._apply
 
@@ -137,7 +134,8 @@ class Training:
             table, budget = fill(self._rows(batches[micro]), self.network.prefix_length, padded)
             key = hash_key(torch.tensor(self.seed), self.step, micro)
             numbers = torch.tensor([self.step / self.config.optimizer_steps, told])
-            self.add_gradient(torch.from_numpy(table), key, numbers, budget, estimate)
+            first = micro == self.micro_batches[0]
+            self.add_gradient(torch.from_numpy(table), key, numbers, budget, estimate, first)
         for optimizer in self.optimizers:
             set_rate(optimizer, learning_rate(self.config, self.step))
         self.average.set_weight(self.step)
@@ -199,26 +197,33 @@ class Training:
         self.step, self.history = plain["step"], plain["history"]
         self.stopped_early = exhausted(self.history, self.config.early_stop)
 
-    def _add_gradient(self, table: Tensor, key: Tensor, numbers: Tensor, budget: Budget, estimate: bool) -> None:
-        """Add a packed batch's gradients and METRICS to those of this update; `numbers` are progress and told."""
+    def _add_gradient(
+        self, table: Tensor, key: Tensor, numbers: Tensor, budget: Budget, estimate: bool, first: bool
+    ) -> None:
+        """Add a packed batch's gradients and METRICS to those of this update, of which it may be the first.
+
+        `numbers` are progress and told.
+        """
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half, cache_enabled=False):
             packed = pack(table, self.corpus, self.network.prefix_length, budget)
             draw = loss.Draw(key, numbers[0], numbers[1])
             value, sums = loss.training_loss(self.network, packed, self.levels, self.config, draw, estimate)
         gradients = torch.autograd.grad(value / self.config.accumulation, self.parameters, allow_unused=True)
+        if first and any(g is None for g in gradients):
+            self.gradient.zero_()
+        put = torch._foreach_copy_ if first else torch._foreach_add_
         there = [(total, g) for total, g in zip(self.gradients, gradients, strict=True) if g is not None]
-        torch._foreach_add_([total for total, _ in there], [g for _, g in there])
+        put([total for total, _ in there], [g for _, g in there])
         self.sums[:-1] += sums
 
     def _apply(self) -> None:
-        """Clip, update weights and average, and clear the gradients."""
+        """Clip, and update weights and average."""
         for parameter, gradient in zip(self.parameters, self.gradients, strict=True):
             parameter.grad = gradient
         self.sums[-1] += torch.nn.utils.clip_grad_norm_(self.parameters, self.config.gradient_clip)
         for optimizer in self.optimizers:
             optimizer.step()
         self.average.update()
-        self.gradient.zero_()
 
     def _rows(self, rows: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
         """Rows of the stream with the row of the task table in place of the task."""

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from model import compilation, heads
+from model import compilation, dropout, heads
 from model.attention import attention, reference, segments
+from model.gate import gate
 from model.training import Training
 from model.validation import CROSS_ENTROPY
 from tests.conftest import experiment
@@ -58,9 +59,30 @@ def test_the_heads_kernel_and_its_gradients_equal_plain_torch(heads_, width):
         assert torch.allclose(a, b.cpu(), atol=1e-5)
 
 
+@pytest.mark.parametrize(("rows", "width"), [(5, 24), (1, 256), (90, 300), (41, 1024)])
+def test_the_gate_kernel_and_its_gradient_equal_plain_torch(rows, width):
+    hidden, weight = torch.randn(rows, 2 * width), torch.randn(rows, width)
+    found = []
+    for device in ("cpu", "cuda"):
+        own = hidden.to(device).requires_grad_()
+        result = gate(own)
+        found.append([result, *torch.autograd.grad((result * weight.to(device)).sum(), own)])
+    for a, b in zip(*found, strict=True):
+        assert torch.allclose(a, b.cpu(), atol=1e-5)
+
+
+def test_a_gpu_drops_what_a_cpu_drops():
+    seed = dropout.seeds(torch.tensor(7), 2)[1]
+    for on in (False, True):
+        compilation.switch(on, dynamic=False)
+        compiled = compilation.region(dropout.dropout)(torch.ones(300, 70, device="cuda"), 0.2, seed.cuda())
+        assert torch.equal(compiled.cpu(), dropout.dropout(torch.ones(300, 70), 0.2, seed))
+    compilation.switch(False, dynamic=False)
+
+
 @pytest.mark.parametrize("compile_", ["never", "always"])
 def test_the_gradient_of_a_recorded_packed_step_equals_the_cpus(compile_):
-    network = {"width": 128, "heads": 2, "dropout": 0.0, "embedding_dropout": 0.0, "input_grid_dropout": 0.0}
+    network = {"width": 128, "heads": 2, "dropout": 0.1, "embedding_dropout": 0.1, "input_grid_dropout": 0.1}
     config = experiment(train={"network": network, "precision": "fp32", "compile": "never"}).train
     half = experiment(train={"network": network, "precision": "bf16", "compile": compile_}).train
     cpu = Training(dataset(), torch.ones(18).numpy(), 6, config, 0, torch.device("cpu"))
