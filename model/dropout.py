@@ -12,6 +12,8 @@ from torch import Tensor
 from model.compilation import region
 from model.random import hash_key
 
+Drop = tuple[float, Tensor | None]
+"""Rate and seed of a dropout."""
 _PURPOSE = 32
 """Keeps the seeds apart from the other draws of a batch, which number theirs from 0 (model/loss.py)."""
 _BITS = 24

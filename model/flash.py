@@ -19,6 +19,10 @@ from model.attention import Segments
 
 def flash(query: Tensor, key: Tensor, value: Tensor, who: Segments) -> Tensor:
     """See `attention.attention`; bfloat16 or float16 on a GPU."""
+    if who.longest_query == 1:
+        from model.single_query_kernel import SingleQuery
+
+        return SingleQuery.apply(query, key, value, who)  # type: ignore[no-any-return, no-untyped-call]
     newest = _newest(query.device)
     longest = who.longest_query, who.longest_key
     if newest is None:

@@ -23,7 +23,7 @@ def spread(qkv: Tensor, rotation: Rotation, places: Tensor, rows: int) -> tuple[
     """Of contexts: query (N, H, W), and keys and values (rows, H, W) twice, with those of row i at `places[i]`.
 
     `qkv` (N, 3, H, W), `places` int64 (N,). Both pairs are the same memory: one for the context's own attention, one
-    for `insert`, so that their gradients arrive apart and are added on the way. Rows of no place hold no number.
+    for `insert`, so that their gradients arrive apart and are added on the way. Keys of no place hold no number.
     """
     if qkv.is_cuda:
         from model import heads_kernel

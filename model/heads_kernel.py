@@ -120,7 +120,8 @@ class Spread(torch.autograd.Function):
         """One kernel."""
         qkv = qkv.contiguous()
         query = qkv.new_empty(len(qkv), *qkv.shape[2:])
-        keys, values = (qkv.new_empty(rows, *qkv.shape[2:]) for _ in range(2))
+        # Flash-attn-4 multiplies values that follow a segment's last one by zero, which undoes no NaN of old memory.
+        keys, values = qkv.new_empty(rows, *qkv.shape[2:]), qkv.new_zeros(rows, *qkv.shape[2:])
         _launch(_forward, qkv, cosine, sine, places, query, keys, values)
         ctx.save_for_backward(qkv, cosine, sine, places)
         return query, keys, values, keys.view_as(keys), values.view_as(values)

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from model import dropout, self_conditioning
 from model.compilation import region
-from model.configuration import Train
+from model.configuration import SelfConditioning, Train
 from model.grids import COLOURS, LARGEST_SIDE
 from model.network import Denoiser, Encoded
 from model.noise import Schedule, add_noise, reverse_chances
@@ -79,8 +79,8 @@ def training_loss(
     clean = packed.target_colour.clamp(max=COLOURS - 1)
     first = packed, encoded, table, config, draw, estimate, clean, noisy, level, seeds[1]
     features, noisy, seen = _first_pass(network, *first)
-    gain = draw.told * self_conditioning.gain(config.self_conditioning, table.alpha_bar[seen], draw.progress)
-    logits = network.denoise(packed, encoded, noisy, table.time[seen], features, gain, seeds[2])
+    time, gain = _time_and_gain(table, seen, config.self_conditioning, draw)
+    logits = network.denoise(packed, encoded, noisy, time, features, gain, seeds[2])
     return _measured(packed, logits, encoded.size_logits, level, hidden, len(table.beta), config.size_loss_weight)
 
 
@@ -96,6 +96,12 @@ def _noised(packed: Packed, table: Levels, config: Train, key: Tensor) -> tuple[
     clean = packed.target_colour.clamp(max=COLOURS - 1)
     keep, replacement = uniform(key, _KEEP, row), uniform(key, _REPLACEMENT, row)
     return hidden, level, add_noise(clean, table.alpha_bar[level], keep, replacement)
+
+
+@functools.partial(region, static=True)
+def _time_and_gain(table: Levels, level: Tensor, how: SelfConditioning, draw: Draw) -> tuple[Tensor, Tensor]:
+    """What the network is told of the levels (T,), and how strongly of its estimate; (T,) each."""
+    return table.time[level], draw.told * self_conditioning.gain(how, table.alpha_bar[level], draw.progress)
 
 
 @functools.partial(region, static=True)

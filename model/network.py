@@ -17,24 +17,21 @@ from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from model.attention import attention, take_rows
+from model import rows
+from model.attention import attention
 from model.casting import cast_twice
-from model.compilation import region
 from model.configuration import Network
-from model.dropout import dropout
+from model.dropout import Drop
 from model.gate import gate
 from model.grids import COLOURS, HIDDEN, LARGEST_SIDE
-from model.heads import EPSILON, Rotation, insert, rotation_of, spread
+from model.heads import Rotation, insert, rotation_of, spread
 from model.packing import Packed
+from model.rows import COLUMNS, TIME_FEATURES
 from model.self_conditioning import Projection
 
 _CONDITIONING_ROWS = {"task": 0, "d4": 8, "d4-colour": 17, "rotation-flip-colour": 17, "augmented-task": 0}
 _CONDITIONING_TOKENS = {"task": 0, "d4": 1, "d4-colour": 2, "rotation-flip-colour": 3, "augmented-task": 0}
-_TIME_FEATURES = 64
-_COLUMNS = 16
-"""Ten colours, hidden, and spare ones: the matrix units want multiples of 8."""
 
 
 class Encoded(NamedTuple):
@@ -86,12 +83,12 @@ class Denoiser(nn.Module):
         self.task_table = nn.Embedding(task_rows, width)
         self.conditioning_table = nn.Embedding(max(1, _CONDITIONING_ROWS[config.conditioning]), width)
         self.size_token = nn.Parameter(torch.empty(width))
-        self.input_cells = nn.Linear(_COLUMNS, width, bias=False)
-        self.output_cells = nn.Linear(_COLUMNS, width, bias=False)
-        self.time = nn.Linear(_TIME_FEATURES, width, bias=False)
+        self.input_cells = nn.Linear(COLUMNS, width, bias=False)
+        self.output_cells = nn.Linear(COLUMNS, width, bias=False)
+        self.time = nn.Linear(TIME_FEATURES, width, bias=False)
         self.self_conditioning = projection
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
-        self.colour_head = nn.Linear(width, _COLUMNS, bias=False)
+        self.colour_head = nn.Linear(width, COLUMNS, bias=False)
         self.size_head = nn.Sequential(
             nn.Linear(width, config.size_hidden), nn.SiLU(), nn.Linear(config.size_hidden, 2 * LARGEST_SIDE)
         )
@@ -102,26 +99,28 @@ class Denoiser(nn.Module):
 
         `seeds` int32 (`dropouts`,) are those of the pass's dropouts; None leaves them out.
         """
-        x = self._context(packed, hidden, seeds)
+        own, targets = self._matrices()
+        x, qkv = self._context(packed, hidden, own[0].attention_in, self._drop(seeds, 0))
         head = self.config.width // self.config.heads
         rotation = rotation_of(packed.context_position, head, x.dtype)
         target_rotation = rotation_of(packed.target_position, head, x.dtype)
-        rows, tokens = len(packed.context_places) + len(packed.target_places), self.prefix_length
-        size_rows = packed.prefix_rows.view(-1, tokens)[:, -1]
+        length = len(packed.context_places) + len(packed.target_places)
         keys, values = [], []
-        own, targets = self._matrices(x.dtype)
-        qkv = _read(x, own[0].attention_in)
         for i, weights in enumerate(own):
-            query, key, value, *both = spread(self._heads(qkv), rotation, packed.context_places, rows)
+            query, key, value, *both = spread(self._heads(qkv), rotation, packed.context_places, length)
             keys.append(both[0])
             values.append(both[1])
             if i + 1 < len(own):
                 found = attention(query, key, value, packed.context_segments)
-                x, qkv = self._layer(x, found, weights, own[i + 1].attention_in, seeds, i)
-            else:  # Beyond this layer only the size tokens are read.
-                found = attention(query.index_select(0, size_rows), key, value, packed.size_segments)
-                x, read = self._layer(x.index_select(0, size_rows), found, weights, None, seeds, i)
-        return Encoded(keys, values, targets, self.size_head(read).view(-1, 2, LARGEST_SIDE), target_rotation)
+                x, inner = self._attended(x, found, weights, self._drop(seeds, 2 * i + 1))
+                drop = self._drop(seeds, 2 * i + 2)
+                x, qkv = rows.advance(x, inner, weights.feed_out, own[i + 1].attention_in, drop)
+        # Beyond the last attention only the size tokens are read.
+        size_rows = packed.prefix_rows.view(-1, self.prefix_length)[:, -1]
+        found = attention(query.index_select(0, size_rows), key, value, packed.size_segments)
+        x, inner = self._attended(x.index_select(0, size_rows), found, weights, self._drop(seeds, 2 * i + 1))
+        sizes = rows.sizes(x, inner, weights.feed_out, self._drop(seeds, 2 * i + 2), *self._size_weights())
+        return Encoded(keys, values, targets, sizes, target_rotation)
 
     def denoise(
         self,
@@ -140,16 +139,17 @@ class Denoiser(nn.Module):
         as for `encode`.
         """
         told = None if features is None else self.self_conditioning(features)
-        rate, seed = self.config.embedding_dropout, None if seeds is None else seeds[0]
-        x = _targets(colours, time, told, gain, self.output_cells.weight, self.time.weight, rate, seed)
-        qkv = _read(x, encoded.weights[0].attention_in)
-        following = [weights.attention_in for weights in encoded.weights[1:]] + [self.colour_head.weight]
-        for i, (weights, into) in enumerate(zip(encoded.weights, following, strict=True)):
+        embedding = self.output_cells.weight, self.time.weight, encoded.weights[0].attention_in, self._drop(seeds, 0)
+        x, qkv = rows.targets(colours, time, told, gain, *embedding)
+        for i, weights in enumerate(encoded.weights):
             places = packed.target_places, encoded.keys[i], encoded.values[i]
             query, keys, values = insert(self._heads(qkv), encoded.rotation, *places)
             found = attention(query, keys, values, packed.target_segments)
-            x, qkv = self._layer(x, found, weights, into, seeds, i)
-        return qkv[:, :COLOURS].float()
+            x, inner = self._attended(x, found, weights, self._drop(seeds, 2 * i + 1))
+            drop = self._drop(seeds, 2 * i + 2)
+            if i + 1 < len(encoded.weights):
+                x, qkv = rows.advance(x, inner, weights.feed_out, encoded.weights[i + 1].attention_in, drop)
+        return rows.logits(x, inner, weights.feed_out, self.colour_head.weight, drop)
 
     @property
     def dropouts(self) -> int:
@@ -161,10 +161,12 @@ class Denoiser(nn.Module):
         """Rows before the input cells of a context."""
         return prefix_length(self.config)
 
-    def _matrices(self, dtype: torch.dtype) -> tuple[list[Matrices], list[Matrices]]:
+    def _matrices(self) -> tuple[list[Matrices], list[Matrices]]:
         """Of every layer, for contexts and for targets."""
         blocks = cast("list[Block]", list(self.blocks))
         weights = [getattr(block, name).weight for block in blocks for name in Matrices._fields]
+        kind = weights[0].device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weights[0].dtype
         contexts, targets = cast_twice(weights, dtype)
         each = range(0, len(weights), len(Matrices._fields))
         return [Matrices(*contexts[i : i + 4]) for i in each], [Matrices(*targets[i : i + 4]) for i in each]
@@ -172,26 +174,30 @@ class Denoiser(nn.Module):
     def _heads(self, qkv: Tensor) -> Tensor:
         return qkv.view(len(qkv), 3, self.config.heads, -1)
 
-    def _layer(
-        self, x: Tensor, attended: Tensor, weights: Matrices, into: Tensor | None, seeds: Tensor | None, layer: int
-    ) -> tuple[Tensor, Tensor]:
-        """The rest of a layer for rows x (N, D) and their attention (N, H, D / H), and what the next one reads."""
-        rate, seed = self.config.dropout, (None, None) if seeds is None else seeds[1 + 2 * layer : 3 + 2 * layer]
-        x, hidden = _advance(x, attended.flatten(1), weights.attention_out, weights.feed_in, rate, seed[0])
-        return _advance(x, gate(hidden), weights.feed_out, into, rate, seed[1])
+    def _drop(self, seeds: Tensor | None, place: int) -> Drop:
+        """The dropout of a place: 0 is the embedding, then two a layer."""
+        if seeds is None:
+            return 0.0, None
+        return self.config.dropout if place else self.config.embedding_dropout, seeds[place]
 
-    def _context(self, packed: Packed, hidden: Tensor | None, seeds: Tensor | None) -> Tensor:
+    def _attended(self, x: Tensor, found: Tensor, weights: Matrices, drop: Drop) -> tuple[Tensor, Tensor]:
+        """Rows (N, D) after their attention (N, H, D / H), and what feed_out reads, (N, F)."""
+        x, hidden = rows.advance(x, found.flatten(1), weights.attention_out, weights.feed_in, drop)
+        return x, gate(hidden)
+
+    def _context(self, packed: Packed, hidden: Tensor | None, into: Tensor, drop: Drop) -> tuple[Tensor, Tensor]:
         shown = packed.context_colour
         if hidden is not None:
             shown = torch.where(hidden[packed.context_example], HIDDEN, shown)
-        examples = packed.examples
-        prefix = [self.task_table(examples.task)[:, None]]
-        if _CONDITIONING_TOKENS[self.config.conditioning]:
-            prefix.append(self.conditioning_table(packed.view_tokens))
-        prefix.append(self.size_token.expand(len(examples.task), 1, -1))
-        rows = torch.cat(prefix, 1).flatten(0, 1)
-        rate, seed = self.config.embedding_dropout, None if seeds is None else seeds[0]
-        return _contexts(shown, rows, packed.context_prefix, packed.prefix_rows, self.input_cells.weight, rate, seed)
+        views = packed.view_tokens if _CONDITIONING_TOKENS[self.config.conditioning] else None
+        tables = self.task_table.weight, self.conditioning_table.weight, self.size_token
+        prefix = rows.prefix(packed.examples.task, views, *tables)
+        places = packed.context_prefix, packed.prefix_rows
+        return rows.contexts(shown, prefix, *places, self.input_cells.weight, into, drop)
+
+    def _size_weights(self) -> tuple[Tensor, ...]:
+        first, second = (cast("nn.Linear", self.size_head[i]) for i in (0, 2))
+        return first.weight, first.bias, second.weight, second.bias
 
     def _initialise(self) -> None:
         deep = 1 / math.sqrt(2 * self.config.layers)
@@ -214,69 +220,3 @@ class Denoiser(nn.Module):
 def prefix_length(config: Network) -> int:
     """Rows before the input cells of a context: task, conditioning tokens, size token."""
     return 2 + _CONDITIONING_TOKENS[config.conditioning]
-
-
-def _norm(x: Tensor) -> Tensor:
-    return functional.rms_norm(x, x.shape[-1:], eps=EPSILON)
-
-
-@region
-def _read(x: Tensor, into: Tensor) -> Tensor:
-    return functional.linear(_norm(x), into)
-
-
-@region
-def _advance(
-    x: Tensor, found: Tensor, out: Tensor, into: Tensor | None, rate: float, seed: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """The residual rows (N, D) after a sublayer that found `found`, and what the next sublayer reads of them.
-
-    One region from sublayer to sublayer, so that sum, dropout and norm are one kernel, and their gradients another.
-    """
-    if rate == 0 or seed is None:
-        x = torch.addmm(x, found, out.T)  # The product adds x by the way.
-    else:
-        x = x + dropout(functional.linear(found, out), rate, seed)
-    return x, _norm(x) if into is None else functional.linear(_norm(x), into)
-
-
-@region
-def _targets(
-    colours: Tensor,
-    time: Tensor,
-    told: Tensor | None,
-    gain: Tensor,
-    cell_weight: Tensor,
-    time_weight: Tensor,
-    rate: float,
-    seed: Tensor | None,
-) -> Tensor:
-    x = dropout(_embed(colours, cell_weight), rate, seed) + _time(time, time_weight)
-    return x if told is None else x + (gain[:, None] * told).to(x.dtype)  # Else all layers would run in float32.
-
-
-@region
-def _contexts(
-    shown: Tensor,
-    prefix: Tensor,
-    context_prefix: Tensor,
-    prefix_rows: Tensor,
-    weight: Tensor,
-    rate: float,
-    seed: Tensor | None,
-) -> Tensor:
-    cells = dropout(_embed(shown, weight), rate, seed)
-    placed = take_rows(prefix, context_prefix.clamp(min=0), prefix_rows)
-    return torch.where((context_prefix >= 0)[:, None], placed.to(cells.dtype), cells)
-
-
-def _embed(colours: Tensor, weight: Tensor) -> Tensor:
-    # A product with one-hot rows: its gradient is a product too, where that of a look-up adds up row by row.
-    return functional.linear(functional.one_hot(colours, _COLUMNS).to(weight.dtype), weight)
-
-
-def _time(time: Tensor, weight: Tensor) -> Tensor:
-    """(T,) -> (T, D) through sine and cosine at wavelengths from 1/2 to about 500, fit for a log-SNR of -4 to 8."""
-    octaves = torch.arange(_TIME_FEATURES // 2, device=time.device) * (math.log(1000) / (_TIME_FEATURES // 2 - 1))
-    angle = time[:, None] * (4 * math.pi * torch.exp(-octaves))
-    return functional.linear(torch.cat([angle.sin(), angle.cos()], -1), weight)

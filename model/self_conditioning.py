@@ -39,8 +39,13 @@ class Projection(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Projected features (T, D)."""
-        result: Tensor = self.layers(nn.functional.pad(features, (0, _COLUMNS - COLOURS)))
-        return result if self.gate is None else self.gate * result
+        return _projected(self.layers, features, self.gate)
+
+
+@region
+def _projected(layers: nn.Sequential, features: Tensor, gate: Tensor | None) -> Tensor:
+    result: Tensor = layers(nn.functional.pad(features, (0, _COLUMNS - COLOURS)))
+    return result if gate is None else gate * result
 
 
 def features(config: SelfConditioning, logits: Tensor) -> Tensor:

@@ -33,6 +33,26 @@ def test_the_kernel_and_its_gradients_equal_the_definition():
         assert (x - y.cpu().float()).norm() / x.norm() < 0.01
 
 
+@pytest.mark.parametrize("skips", [False, True])
+@pytest.mark.parametrize(("heads_", "width"), [(3, 128), (2, 24)])
+def test_the_attention_of_single_queries_and_its_gradients_equal_the_definition(heads_, width, skips):
+    torch.manual_seed(2)
+    counts, lengths, skipped = torch.tensor([1, 1, 0, 1]), torch.tensor([5, 130, 7, 64]), torch.tensor([3, 0, 2, 9])
+    extra = skipped if skips else torch.zeros_like(skipped)
+    rows = [torch.randn(n, heads_, width) for n in (3, *[int((lengths + extra).sum())] * 2)]
+    weight = torch.randn_like(rows[0])
+    found = []
+    for device in ("cpu", "cuda"):
+        who = segments(*(x.to(device) for x in (counts, lengths)), 1, 200, skipped.to(device) if skips else None)
+        own = [r.to(device).requires_grad_() for r in rows]
+        result = (reference if device == "cpu" else attention)(*own, who)
+        found.append([result, *torch.autograd.grad((result * weight.to(device)).sum(), own)])
+    used = torch.cat([(torch.arange(n + e) < n) & (c > 0) for n, e, c in zip(lengths, extra, counts, strict=True)])
+    for i, (a, b) in enumerate(zip(*found, strict=True)):
+        kept = used if i > 1 else slice(None)
+        assert torch.allclose(a[kept], b.cpu()[kept], atol=1e-5)
+
+
 @pytest.mark.parametrize(("heads_", "width"), [(3, 128), (2, 64), (3, 24)])
 def test_the_heads_kernel_and_its_gradients_equal_plain_torch(heads_, width):
     contexts, targets = 21, 13
@@ -127,3 +147,16 @@ def test_looks_at_validation_pairs_between_recorded_updates_change_none_of_them(
         assert len(looks) == (len(subject.history) if stop else 0)
     assert looks[0] == pytest.approx(2.3, abs=0.1)  # Hardly trained: a tenth for every colour.
     assert losses[1] == pytest.approx(losses[0][: len(losses[1])], rel=1e-2)
+
+
+def test_what_lay_in_memory_before_reaches_no_result():
+    """Keys and values of targets share a buffer with those of contexts, which are read before targets write theirs."""
+    config = experiment(train={"network": {"width": 128, "heads": 1}, "compile": "never"}).train
+    subject = Training(dataset(), torch.ones(18).numpy(), 6, config, 0, torch.device("cuda"))
+    batches = subject.stream.batches()
+    for _ in range(2):
+        old = [torch.full((1 << size,), float("nan"), device="cuda") for size in range(8, 26)]
+        del old
+        subject.update([next(batches)])
+    assert torch.isfinite(subject.sums).all()
+    assert torch.isfinite(subject.gradient).all()

@@ -1,0 +1,113 @@
+"""Attention of one query a segment, as the size token asks, on a GPU: a Triton program a segment and head.
+
+The flash kernels work on 64 to 128 queries at once and take six times as long for the one (RESULTS.md).
+"""
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from model.attention import Segments
+
+_ROWS = 64
+"""Keys read at once."""
+
+
+@triton.jit
+def _forward(
+    query, keys, values, result, log_sums, query_starts, key_starts, key_lengths, scale,
+    HEADS: tl.constexpr, WIDTH: tl.constexpr, COLUMNS: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    own, first, length, column, inside = _segment(query_starts, key_starts, key_lengths, HEADS, WIDTH, COLUMNS)
+    if own >= 0:
+        q = tl.load(query + own * WIDTH + column, inside, 0).to(tl.float32) * scale
+        most, total, mean = -float("inf"), 0.0, tl.zeros([COLUMNS], tl.float32)
+        for start in range(0, length, ROWS):
+            at, real = _keys(first, start, length, column, HEADS, WIDTH, ROWS)
+            k = tl.load(keys + at, real & inside[None, :], 0).to(tl.float32)
+            v = tl.load(values + at, real & inside[None, :], 0).to(tl.float32)
+            score = tl.where(start + tl.arange(0, ROWS) < length, tl.sum(k * q[None, :], 1), -float("inf"))
+            larger = tl.maximum(most, tl.max(score, 0))
+            chance, before = tl.exp(score - larger), tl.exp(most - larger)
+            total = total * before + tl.sum(chance, 0)
+            mean = mean * before + tl.sum(chance[:, None] * v, 0)
+            most = larger
+        tl.store(result + own * WIDTH + column, mean / total, inside)
+        tl.store(log_sums + own, most + tl.log(total))
+
+
+@triton.jit
+def _backward(
+    query, keys, values, result, log_sums, gradient, to_query, to_keys, to_values,
+    query_starts, key_starts, key_lengths, scale,
+    HEADS: tl.constexpr, WIDTH: tl.constexpr, COLUMNS: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    own, first, length, column, inside = _segment(query_starts, key_starts, key_lengths, HEADS, WIDTH, COLUMNS)
+    if own >= 0:
+        q = tl.load(query + own * WIDTH + column, inside, 0).to(tl.float32)
+        g = tl.load(gradient + own * WIDTH + column, inside, 0).to(tl.float32)
+        along = tl.sum(g * tl.load(result + own * WIDTH + column, inside, 0).to(tl.float32), 0)
+        log_sum, total = tl.load(log_sums + own), tl.zeros([COLUMNS], tl.float32)
+        for start in range(0, length, ROWS):
+            at, real = _keys(first, start, length, column, HEADS, WIDTH, ROWS)
+            k = tl.load(keys + at, real & inside[None, :], 0).to(tl.float32)
+            v = tl.load(values + at, real & inside[None, :], 0).to(tl.float32)
+            score = tl.sum(k * q[None, :], 1) * scale
+            chance = tl.where(start + tl.arange(0, ROWS) < length, tl.exp(score - log_sum), 0)
+            change = chance * (tl.sum(v * g[None, :], 1) - along) * scale
+            tl.store(to_values + at, chance[:, None] * g[None, :], real & inside[None, :])
+            tl.store(to_keys + at, change[:, None] * q[None, :], real & inside[None, :])
+            total += tl.sum(change[:, None] * k, 0)
+        tl.store(to_query + own * WIDTH + column, total, inside)
+
+
+@triton.jit
+def _segment(
+    query_starts, key_starts, key_lengths, HEADS: tl.constexpr, WIDTH: tl.constexpr, COLUMNS: tl.constexpr
+):  # fmt: skip
+    """This program's query and head (-1 without a query), first key, number of keys, columns and which are real."""
+    segment, head = tl.program_id(0), tl.program_id(1)
+    row, column = tl.load(query_starts + segment), tl.arange(0, COLUMNS)
+    own = tl.where(tl.load(query_starts + segment + 1) > row, row.to(tl.int64) * HEADS + head, -1)
+    first = tl.load(key_starts + segment).to(tl.int64) * HEADS + head
+    return own, first, tl.load(key_lengths + segment), column, column < WIDTH
+
+
+@triton.jit
+def _keys(first, start, length, column, HEADS: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr):
+    """Where the next keys lie, and which of them are real."""
+    row = start + tl.arange(0, ROWS)
+    return (first + row * HEADS)[:, None] * WIDTH + column[None, :], (row < length)[:, None]
+
+
+class SingleQuery(torch.autograd.Function):
+    """See `attention.attention`, for segments of one query or none; gradients of keys of no segment are no number."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, keys: Tensor, values: Tensor, who: Segments) -> Tensor:
+        """One kernel."""
+        query, keys, values = query.contiguous(), keys.contiguous(), values.contiguous()
+        result, log_sums = torch.empty_like(query), query.new_empty(query.shape[:2], dtype=torch.float32)
+        query_starts, key_starts, lengths = who.gaps or (who.query_starts, who.key_starts, who.key_starts.diff())
+        ctx.save_for_backward(query, keys, values, result, log_sums, query_starts, key_starts, lengths)
+        _launch(_forward, query, keys, values, result, log_sums, query_starts, key_starts, lengths)
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        """One kernel."""
+        query, keys, values, result, log_sums, *who = ctx.saved_tensors
+        to = torch.empty_like(query), torch.empty_like(keys), torch.empty_like(values)
+        _launch(_backward, query, keys, values, result, log_sums, gradient.contiguous(), *to, *who)
+        return *to, None
+
+
+def _launch(kernel: Any, query: Tensor, *arguments: Tensor) -> None:
+    _, heads, width = query.shape
+    kernel[(len(arguments[-1]), heads)](
+        query, *arguments, width**-0.5,
+        HEADS=heads, WIDTH=width, COLUMNS=triton.next_power_of_2(width), ROWS=_ROWS,
+    )  # fmt: skip
