@@ -1,6 +1,6 @@
 """Attention of one query a segment, as the size token asks, on a GPU: a Triton program a segment and head.
 
-The flash kernels work on 64 to 128 queries at once and take six times as long for the one (RESULTS.md).
+The flash kernels work on 128 queries at once, whether they are there or not (RESULTS.md).
 """
 
 from typing import Any
@@ -24,19 +24,24 @@ def _forward(
     own, first, length, column, inside = _segment(query_starts, key_starts, key_lengths, HEADS, WIDTH, COLUMNS)
     if own >= 0:
         q = tl.load(query + own * WIDTH + column, inside, 0).to(tl.float32) * scale
-        most, total, mean = -float("inf"), 0.0, tl.zeros([COLUMNS], tl.float32)
+        # Each lane of rows has a softmax of its own until the end, so that none waits for another one.
+        most, total = tl.full([ROWS], -1e30, tl.float32), tl.zeros([ROWS], tl.float32)
+        mean = tl.zeros([ROWS, COLUMNS], tl.float32)
         for start in range(0, length, ROWS):
             at, real = _keys(first, start, length, column, HEADS, WIDTH, ROWS)
-            k = tl.load(keys + at, real & inside[None, :], 0).to(tl.float32)
-            v = tl.load(values + at, real & inside[None, :], 0).to(tl.float32)
-            score = tl.where(start + tl.arange(0, ROWS) < length, tl.sum(k * q[None, :], 1), -float("inf"))
-            larger = tl.maximum(most, tl.max(score, 0))
-            chance, before = tl.exp(score - larger), tl.exp(most - larger)
-            total = total * before + tl.sum(chance, 0)
-            mean = mean * before + tl.sum(chance[:, None] * v, 0)
+            k = tl.load(keys + at, real[:, None] & inside[None, :], 0).to(tl.float32)
+            v = tl.load(values + at, real[:, None] & inside[None, :], 0).to(tl.float32)
+            score = tl.where(real, tl.sum(k * q[None, :], 1), -1e30)
+            larger = tl.maximum(most, score)
+            chance, before = tl.where(real, tl.exp(score - larger), 0), tl.exp(most - larger)
+            total = total * before + chance
+            mean = mean * before[:, None] + chance[:, None] * v
             most = larger
-        tl.store(result + own * WIDTH + column, mean / total, inside)
-        tl.store(log_sums + own, most + tl.log(total))
+        largest = tl.max(most, 0)
+        share = tl.exp(most - largest)
+        sum_ = tl.sum(total * share, 0)
+        tl.store(result + own * WIDTH + column, tl.sum(mean * share[:, None], 0) / sum_, inside)
+        tl.store(log_sums + own, largest + tl.log(sum_))
 
 
 @triton.jit
@@ -50,18 +55,18 @@ def _backward(
         q = tl.load(query + own * WIDTH + column, inside, 0).to(tl.float32)
         g = tl.load(gradient + own * WIDTH + column, inside, 0).to(tl.float32)
         along = tl.sum(g * tl.load(result + own * WIDTH + column, inside, 0).to(tl.float32), 0)
-        log_sum, total = tl.load(log_sums + own), tl.zeros([COLUMNS], tl.float32)
+        log_sum, total = tl.load(log_sums + own), tl.zeros([ROWS, COLUMNS], tl.float32)
         for start in range(0, length, ROWS):
             at, real = _keys(first, start, length, column, HEADS, WIDTH, ROWS)
-            k = tl.load(keys + at, real & inside[None, :], 0).to(tl.float32)
-            v = tl.load(values + at, real & inside[None, :], 0).to(tl.float32)
-            score = tl.sum(k * q[None, :], 1) * scale
-            chance = tl.where(start + tl.arange(0, ROWS) < length, tl.exp(score - log_sum), 0)
+            there = real[:, None] & inside[None, :]
+            k = tl.load(keys + at, there, 0).to(tl.float32)
+            v = tl.load(values + at, there, 0).to(tl.float32)
+            chance = tl.where(real, tl.exp(tl.sum(k * q[None, :], 1) * scale - log_sum), 0)
             change = chance * (tl.sum(v * g[None, :], 1) - along) * scale
-            tl.store(to_values + at, chance[:, None] * g[None, :], real & inside[None, :])
-            tl.store(to_keys + at, change[:, None] * q[None, :], real & inside[None, :])
-            total += tl.sum(change[:, None] * k, 0)
-        tl.store(to_query + own * WIDTH + column, total, inside)
+            tl.store(to_values + at, chance[:, None] * g[None, :], there)
+            tl.store(to_keys + at, change[:, None] * q[None, :], there)
+            total += change[:, None] * k
+        tl.store(to_query + own * WIDTH + column, tl.sum(total, 0), inside)
 
 
 @triton.jit
@@ -80,7 +85,7 @@ def _segment(
 def _keys(first, start, length, column, HEADS: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr):
     """Where the next keys lie, and which of them are real."""
     row = start + tl.arange(0, ROWS)
-    return (first + row * HEADS)[:, None] * WIDTH + column[None, :], (row < length)[:, None]
+    return (first + row * HEADS)[:, None] * WIDTH + column[None, :], row < length
 
 
 class SingleQuery(torch.autograd.Function):
@@ -109,5 +114,5 @@ def _launch(kernel: Any, query: Tensor, *arguments: Tensor) -> None:
     _, heads, width = query.shape
     kernel[(len(arguments[-1]), heads)](
         query, *arguments, width**-0.5,
-        HEADS=heads, WIDTH=width, COLUMNS=triton.next_power_of_2(width), ROWS=_ROWS,
+        HEADS=heads, WIDTH=width, COLUMNS=triton.next_power_of_2(width), ROWS=_ROWS, num_warps=8,
     )  # fmt: skip
