@@ -12,7 +12,7 @@ from torch import Tensor
 
 from model.attention import Segments
 
-_ROWS = 64
+_ROWS = 32
 """Keys read at once."""
 
 
@@ -27,7 +27,7 @@ def _forward(
         # Each lane of rows has a softmax of its own until the end, so that none waits for another one.
         most, total = tl.full([ROWS], -1e30, tl.float32), tl.zeros([ROWS], tl.float32)
         mean = tl.zeros([ROWS, COLUMNS], tl.float32)
-        for start in range(0, length, ROWS):
+        for start in tl.range(0, length, ROWS, num_stages=4):
             at, real = _keys(first, start, length, column, HEADS, WIDTH, ROWS)
             k = tl.load(keys + at, real[:, None] & inside[None, :], 0).to(tl.float32)
             v = tl.load(values + at, real[:, None] & inside[None, :], 0).to(tl.float32)
@@ -56,7 +56,7 @@ def _backward(
         g = tl.load(gradient + own * WIDTH + column, inside, 0).to(tl.float32)
         along = tl.sum(g * tl.load(result + own * WIDTH + column, inside, 0).to(tl.float32), 0)
         log_sum, total = tl.load(log_sums + own), tl.zeros([ROWS, COLUMNS], tl.float32)
-        for start in range(0, length, ROWS):
+        for start in tl.range(0, length, ROWS, num_stages=4):
             at, real = _keys(first, start, length, column, HEADS, WIDTH, ROWS)
             there = real[:, None] & inside[None, :]
             k = tl.load(keys + at, there, 0).to(tl.float32)
