@@ -19,17 +19,21 @@ Rotation = tuple[Tensor, Tensor]
 EPSILON = torch.finfo(torch.float32).eps
 
 
-def spread(qkv: Tensor, rotation: Rotation, places: Tensor, rows: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Of contexts: query (N, H, W), and keys and values (rows, H, W) twice, with those of row i at `places[i]`.
+def spread(
+    qkv: Tensor, rotation: Rotation, places: Tensor, others: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Of contexts: query (N, H, W), and keys and values (N + M, H, W) twice, with those of row i at `places[i]`.
 
-    `qkv` (N, 3, H, W), `places` int64 (N,). Both pairs are the same memory: one for the context's own attention, one
-    for `insert`, so that their gradients arrive apart and are added on the way. Keys of no place hold no number.
+    `qkv` (N, 3, H, W), `places` int64 (N,), `others` int64 (M,) the places of targets: their values are zero, and their
+    keys no number. Both pairs are the same memory: one for the context's own attention, one for `insert`, so that their
+    gradients arrive apart and are added on the way.
     """
     if qkv.is_cuda:
         from model import heads_kernel
 
-        return heads_kernel.Spread.apply(qkv, *rotation, places, rows)  # type: ignore[no-any-return, no-untyped-call]
+        return heads_kernel.Spread.apply(qkv, *rotation, places, others)  # type: ignore[no-any-return, no-untyped-call]
     query, key, value = _split(qkv, *rotation)
+    rows = len(places) + len(others)
     keys, values = (x.new_zeros(rows, *x.shape[1:]).index_copy(0, places, x) for x in (key, value))
     return query, keys, values, keys, values
 

@@ -40,10 +40,18 @@ def _head(row, place, column, head, HEADS: tl.constexpr, HALF: tl.constexpr):
 
 @triton.jit
 def _forward(
-    qkv, cosine, sine, places, query, keys, values, rows, epsilon,
-    HEADS: tl.constexpr, HALF: tl.constexpr, COLUMNS: tl.constexpr, ROWS: tl.constexpr,
+    qkv, cosine, sine, places, query, keys, values, others, cleared, rows, epsilon,
+    CLEAR: tl.constexpr, HEADS: tl.constexpr, HALF: tl.constexpr, COLUMNS: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     row, place, column, inside, c, s = _rows(cosine, sine, places, rows, HALF, COLUMNS, ROWS)
+    if CLEAR:
+        other = tl.load(others + row, row < cleared, 0)
+        to_clear = (row < cleared)[:, None] & (column < HALF)[None, :]
+        for head in range(HEADS):
+            _, _, there = _head(row, other, column, head, HEADS, HALF)
+            nothing = tl.zeros([ROWS, COLUMNS], values.dtype.element_ty)
+            tl.store(values + there, nothing, to_clear)
+            tl.store(values + there + HALF, nothing, to_clear)
     for head in range(HEADS):
         source, own, there = _head(row, place, column, head, HEADS, HALF)
         for part in tl.static_range(3):
@@ -102,9 +110,9 @@ def _backward(
                 tl.store(result + at + HALF, (turned_b - b * along) * scale, inside)
 
 
-def _launch(kernel: Any, qkv: Tensor, *arguments: Any, **constants: Any) -> None:
+def _launch(kernel: Any, most: int, qkv: Tensor, *arguments: Any, **constants: Any) -> None:
     heads, width = qkv.shape[2:]
-    kernel[(triton.cdiv(len(qkv), _ROWS),)](
+    kernel[(triton.cdiv(most, _ROWS),)](
         qkv, *arguments, len(qkv), EPSILON,
         HEADS=heads, HALF=width // 2, COLUMNS=triton.next_power_of_2(width // 2), ROWS=_ROWS, **constants,
     )  # fmt: skip
@@ -115,14 +123,16 @@ class Spread(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, qkv: Tensor, cosine: Tensor, sine: Tensor, places: Tensor, rows: int
+        ctx: Any, qkv: Tensor, cosine: Tensor, sine: Tensor, places: Tensor, others: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """One kernel."""
         qkv = qkv.contiguous()
         query = qkv.new_empty(len(qkv), *qkv.shape[2:])
+        rows = len(places) + len(others)
+        keys, values = (qkv.new_empty(rows, *qkv.shape[2:]) for _ in range(2))
         # Flash-attn-4 multiplies values that follow a segment's last one by zero, which undoes no NaN of old memory.
-        keys, values = qkv.new_empty(rows, *qkv.shape[2:]), qkv.new_zeros(rows, *qkv.shape[2:])
-        _launch(_forward, qkv, cosine, sine, places, query, keys, values)
+        arguments = cosine, sine, places, query, keys, values, others, len(others)
+        _launch(_forward, max(len(places), len(others)), qkv, *arguments, CLEAR=True)
         ctx.save_for_backward(qkv, cosine, sine, places)
         return query, keys, values, keys.view_as(keys), values.view_as(values)
 
@@ -131,7 +141,9 @@ class Spread(torch.autograd.Function):
         """One kernel."""
         qkv, cosine, sine, places = ctx.saved_tensors
         result = torch.empty_like(qkv)
-        _launch(_backward, qkv, cosine, sine, places, *(g.contiguous() for g in gradients), result, TWICE=True)
+        _launch(
+            _backward, len(qkv), qkv, cosine, sine, places, *(g.contiguous() for g in gradients), result, TWICE=True
+        )
         return result, None, None, None, None
 
 
@@ -145,7 +157,7 @@ class Insert(torch.autograd.Function):
         """One kernel."""
         qkv = qkv.contiguous()
         query = qkv.new_empty(len(qkv), *qkv.shape[2:])
-        _launch(_forward, qkv, cosine, sine, places, query, keys, values)
+        _launch(_forward, len(qkv), qkv, cosine, sine, places, query, keys, values, places, 0, CLEAR=False)
         ctx.save_for_backward(qkv, cosine, sine, places)
         return query, keys.view_as(keys), values.view_as(values)
 
@@ -155,6 +167,6 @@ class Insert(torch.autograd.Function):
         qkv, cosine, sine, places = ctx.saved_tensors
         query, keys, values = (g.contiguous() for g in gradients)
         result = torch.empty_like(qkv)
-        _launch(_backward, qkv, cosine, sine, places, query, keys, values, keys, values, result, TWICE=False)
+        _launch(_backward, len(qkv), qkv, cosine, sine, places, query, keys, values, keys, values, result, TWICE=False)
         # The targets' rows stay in: nobody reads them on the way back.
         return result, None, None, None, keys, values

@@ -104,10 +104,10 @@ class Denoiser(nn.Module):
         head = self.config.width // self.config.heads
         rotation = rotation_of(packed.context_position, head, x.dtype)
         target_rotation = rotation_of(packed.target_position, head, x.dtype)
-        length = len(packed.context_places) + len(packed.target_places)
+        places = packed.context_places, packed.target_places
         keys, values = [], []
         for i, weights in enumerate(own):
-            query, key, value, *both = spread(self._heads(qkv), rotation, packed.context_places, length)
+            query, key, value, *both = spread(self._heads(qkv), rotation, *places)
             keys.append(both[0])
             values.append(both[1])
             if i + 1 < len(own):

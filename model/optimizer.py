@@ -1,6 +1,7 @@
 """AdamW, Muon beside it, and the learning rate at each step."""
 
 import copy
+import functools
 import itertools
 import math
 from collections import defaultdict
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from model.compilation import region
 from model.configuration import Train
 
 
@@ -140,7 +142,12 @@ class Average:
     @torch.no_grad()
     def update(self) -> None:
         """Move towards the current values."""
-        self.averages.lerp_(self.currents, self.weight)
+        _average(self.averages, self.currents, self.weight)
+
+
+@functools.partial(region, static=True)
+def _average(averages: Tensor, currents: Tensor, weight: Tensor) -> None:
+    averages.lerp_(currents, weight)
 
 
 def buffer(parameters: list[nn.Parameter], *, move: bool = False) -> tuple[Tensor, list[Tensor]]:

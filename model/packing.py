@@ -88,7 +88,7 @@ def fill(rows: list[tuple[int, ...]], prefix: int, budget: Budget | None) -> tup
     """Examples as int64 (9, S) with padding sequences up to `budget`; None pads nothing.
 
     `rows` are Examples without `real`. Padding is cut into sequences no longer than the longest possible example, so
-    that every row is written by the attention kernels.
+    that every row is written by the attention kernels, and into as few as can be, which cost those least.
     """
     table = np.array([(*row, 1) for row in rows], dtype=np.int64).reshape(-1, len(Examples._fields)).T
     context = int((table[3] * table[4] + prefix).sum())
@@ -102,12 +102,13 @@ def fill(rows: list[tuple[int, ...]], prefix: int, budget: Budget | None) -> tup
         raise ValueError(f"{table.shape[1]} examples with {context} + {target} rows do not fit {budget}")
     filler = np.zeros((len(Examples._fields), free), dtype=np.int64)
     filler[2] = filler[5] = -1
-    for height, width, spare in ((3, 4, spare_context), (6, 7, spare_target)):
+    longest = budget.longest_context - prefix, budget.longest_target
+    for height, width, spare, most in ((3, 4, spare_context, longest[0]), (6, 7, spare_target, longest[1])):
+        if spare > free * most:
+            # Rows beyond the longest are never written: whatever lies in that memory would reach the gradients.
+            raise ValueError(f"{free} padding sequences cannot take {spare} rows of {budget}")
         filler[height] = 1
-        filler[width] = np.diff(np.linspace(0, spare, free + 1).astype(np.int64))
-    if (filler[4] + prefix).max() > budget.longest_context or filler[7].max() > budget.longest_target:
-        # Rows beyond the longest are never written: whatever lies in that memory would reach the gradients.
-        raise ValueError(f"{free} padding sequences cannot take {spare_context} + {spare_target} rows of {budget}")
+        filler[width] = (spare - most * np.arange(free)).clip(0, most)
     return np.concatenate([table, filler], axis=1), budget
 
 

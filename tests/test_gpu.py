@@ -69,12 +69,13 @@ def test_the_heads_kernel_and_its_gradients_equal_plain_torch(heads_, width):
         qkv = [x.to(device).requires_grad_() for x in inputs]
         turns = [tuple(t.to(device) for t in r) for r in rotations]
         where = [p.to(device) for p in places]
-        query, keys, values, *both = heads.spread(qkv[0], turns[0], where[0], contexts + targets)
+        query, keys, values, *both = heads.spread(qkv[0], turns[0], *where)
+        alone = values.detach().clone()  # `insert` writes into the same memory on a GPU.
         asked, all_keys, all_values = heads.insert(qkv[1], turns[1], where[1], *both)
         mask = own.to(device) > 0
         results = query, torch.where(mask, keys, 0), torch.where(mask, values, 0), asked, all_keys, all_values
         value = sum((r * w.to(device)).sum() for r, w in zip(results, weights, strict=True))
-        found.append([asked, query, all_keys, all_values, *torch.autograd.grad(value, qkv)])
+        found.append([alone, asked, query, all_keys, all_values, *torch.autograd.grad(value, qkv)])
     for a, b in zip(*found, strict=True):
         assert torch.allclose(a, b.cpu(), atol=1e-5)
 
