@@ -98,7 +98,7 @@ def fill(rows: list[tuple[int, ...]], prefix: int, budget: Budget | None) -> tup
         return table, Budget(table.shape[1], context, target, *longest)
     free = budget.sequences - table.shape[1]
     spare_context, spare_target = budget.context - context - prefix * free, budget.target - target
-    if free < 1 or spare_context < 0 or spare_target < 0:
+    if min(free, spare_context, spare_target) < 0:
         raise ValueError(f"{table.shape[1]} examples with {context} + {target} rows do not fit {budget}")
     filler = np.zeros((len(Examples._fields), free), dtype=np.int64)
     filler[2] = filler[5] = -1

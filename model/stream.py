@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 from model.dataset import Pairs, Views
 from model.packing import Budget
 
-_CHUNK = 256
+_CHUNK = 512
 """Batches a chunk holds, on average; its last one is not full."""
+_STEP = 128
+"""Rows by which budgets grow."""
 _LOOK_AHEAD = 128
 """Examples that may be passed over before a batch is closed."""
 
@@ -40,10 +42,18 @@ class Stream:
         self.target = pairs.output_height * pairs.output_width
         share = weight / weight.sum()
         longest = int(self.context.max()), int(self.target.max())
-        rows = max(batch * float(share @ self.context), longest[0]), max(batch * float(share @ self.target), longest[1])
-        # Sequences that only pad must be able to take all rows of a batch without one longer than the longest.
-        self._padding = 1 + max(math.ceil(rows[0] / (longest[0] - prefix)), math.ceil(rows[1] / longest[1]))
-        sequences = batch + batch // 4 + 1 + self._padding
+        mean = [float(share @ rows) for rows in (self.context, self.target)]
+        spread = max(
+            float(share @ rows**2) / m**2 - 1 for rows, m in zip((self.context, self.target), mean, strict=True)
+        )
+        rows = [max(batch * m, most) for m, most in zip(mean, longest, strict=True)]
+        # Two standard deviations more than on average, and enough to hold all rows of a batch.
+        self._longest = longest[0] - prefix, longest[1]
+        sequences = max(
+            batch + math.ceil(2 * math.sqrt(batch * max(0.0, spread))),
+            math.ceil((rows[0] - prefix * batch + _STEP) / self._longest[0]),
+            math.ceil((rows[1] + _STEP) / self._longest[1]),
+        ) + 1  # fmt: skip
         self.budget = Budget(sequences, _round(rows[0] + prefix * (sequences - batch)), _round(rows[1]), *longest)
         self._prefix = prefix
         # Every sequence that stays unused still takes its prefix rows.
@@ -85,13 +95,19 @@ class Stream:
     def _take(self, queues: tuple[Waiting, Waiting]) -> Iterator[tuple[int, ...]]:
         """The examples of a batch, out of those that fill the targets' budget more than the contexts', and the others.
 
-        Always of the kind that leaves both budgets evenly free, so that neither ends a batch alone.
+        Always of the kind that leaves both budgets evenly free, so that neither ends a batch alone, and never so small
+        that the sequences left could not hold the rows left: padding is no longer than the longest example either.
         """
         free = list(self._most)
-        for _ in range(self.budget.sequences - self._padding):
+        for left in reversed(range(self.budget.sequences)):
+            least = [rows - left * most for rows, most in zip(free, self._longest, strict=True)]
             wanted = free[0] * self._most[1] > free[1] * self._most[0]
             for queue in (queues[wanted], queues[not wanted]):
-                fitting = (i for i, (c, t, _) in enumerate(islice(queue, _LOOK_AHEAD)) if c <= free[0] and t <= free[1])
+                fitting = (
+                    i
+                    for i, (c, t, _) in enumerate(islice(queue, _LOOK_AHEAD))
+                    if least[0] <= c <= free[0] and least[1] <= t <= free[1]
+                )
                 place = next(fitting, None)
                 if place is not None:
                     break
@@ -105,4 +121,4 @@ class Stream:
 
 
 def _round(rows: float) -> int:
-    return -(-int(rows) // 128) * 128
+    return -(-int(rows) // _STEP) * _STEP

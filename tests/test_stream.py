@@ -71,6 +71,17 @@ def test_no_padding_sequence_is_longer_than_the_longest_example():
         fill([(0, 0, 0, 1, 1, 0, 1, 1)], PREFIX, stream.budget._replace(sequences=3))
 
 
+@pytest.mark.parametrize("batch", [8, 64, 800])
+def test_grids_of_one_size_need_hardly_any_padding(batch):
+    """Padding once took as many sequences as the examples, each a tile of attention (RESULTS.md)."""
+    sides, count = np.full((30, 4), 5), np.ones(30, int)
+    pairs = Pairs(np.arange(30), np.zeros(30, int), np.zeros(30, int), *sides.T[:2], np.zeros(30, int), *sides.T[2:])
+    views = Views(np.arange(30), count, np.zeros(30, int), np.zeros((30, 10), np.uint8), np.zeros(30, int))
+    stream = Stream(pairs, views, np.ones(30), batch, PREFIX, 0)
+    assert stream.budget.sequences <= batch + 8
+    assert all(batch <= len(rows) <= batch + 4 for rows in _take(stream, 200))
+
+
 def test_batch_k_is_a_function_of_seed_and_k():
     a, b, other = _stream()[0], _stream()[0], _stream(seed=1)[0]
     assert _take(a, 90)[80:] == _take(b, 10, first=80)
