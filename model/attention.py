@@ -8,7 +8,9 @@ into buckets for scaled-dot-product attention. `reference` is the plain definiti
 import itertools
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
@@ -115,34 +117,38 @@ def take_rows(x: Tensor, index: Tensor, inverse: Tensor, real: Tensor | None = N
 
 def _buckets(query_lengths: Tensor, key_lengths: Tensor) -> Buckets:
     """Sequences sorted by length, cut wherever the next is more than 1.5 times (and 16 rows) its bucket's first."""
-    order = torch.argsort(key_lengths, stable=True)
-    order = order[query_lengths[order] > 0]
-    sizes = list(zip(query_lengths[order].tolist(), key_lengths[order].tolist(), strict=True))
-    cuts = [0] if sizes else []
-    for i, (_, length) in enumerate(sizes):
-        if length > 1.5 * sizes[cuts[-1]][1] + 16:
+    queries, keys = query_lengths.numpy(), key_lengths.numpy()
+    order = np.argsort(keys, kind="stable")
+    order = order[queries[order] > 0]
+    cuts, limit = [], -1.0
+    for i, length in enumerate(keys[order].tolist()):
+        if length > limit:
             cuts.append(i)
-    spans = list(itertools.pairwise([*cuts, len(sizes)]))
-    shapes = tuple((b - a, max(q for q, _ in sizes[a:b]), max(k for _, k in sizes[a:b])) for a, b in spans)
+            limit = 1.5 * length + 16
+    spans = [order[a:b] for a, b in itertools.pairwise([*cuts, len(order)])]
+    shapes = tuple((len(which), int(queries[which].max()), int(keys[which].max())) for which in spans)
+    pad_q, unpad_q, real_q, _ = _padding(queries, spans, [q for _, q, _ in shapes])
+    pad_k, unpad_k, real_k, read = _padding(keys, spans, [k for _, _, k in shapes])
+    return Buckets(shapes, *map(torch.from_numpy, (pad_q, unpad_q, real_q, pad_k, unpad_k, real_k, read)))
 
-    def plan(lengths: Tensor, width: list[int]) -> tuple[Tensor, Tensor, Tensor]:
-        starts = torch.nn.functional.pad(lengths.cumsum(0), (1, 0))
-        pad, real = [torch.zeros(0, dtype=torch.int64)], [torch.zeros(0, dtype=torch.bool)]
-        for (a, b), longest in zip(spans, width, strict=True):
-            local, which = torch.arange(longest), order[a:b]
-            inside = local[None] < lengths[which][:, None]
-            pad.append(torch.where(inside, starts[which][:, None] + local[None], 0).flatten())
-            real.append(inside.flatten())
-        pad_rows, is_real = torch.cat(pad), torch.cat(real)
-        unpad = torch.zeros(int(starts[-1]), dtype=torch.int64)
-        unpad[pad_rows[is_real]] = torch.nonzero(is_real)[:, 0]
-        return pad_rows, unpad, is_real
 
-    pad_q, unpad_q, real_q = plan(query_lengths, [q for _, q, _ in shapes])
-    pad_k, unpad_k, real_k = plan(key_lengths, [k for _, _, k in shapes])
-    read = torch.zeros(len(unpad_k), dtype=torch.bool)
-    read[pad_k[real_k]] = True
-    return Buckets(shapes, pad_q, unpad_q, real_q, pad_k, unpad_k, real_k, read)
+def _padding(
+    lengths: NDArray[np.int64], spans: list[NDArray[np.int64]], widths: list[int]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_], NDArray[np.bool_]]:
+    """The packed row behind each padded one, where each packed row went, and which of either are real."""
+    starts = lengths.cumsum() - lengths
+    pad, real = [np.zeros(0, np.int64)], [np.zeros(0, np.bool_)]
+    for which, width in zip(spans, widths, strict=True):
+        local = np.arange(width)
+        inside = local < lengths[which, None]
+        pad.append(np.where(inside, starts[which, None] + local, 0).ravel())
+        real.append(inside.ravel())
+    pad_rows, is_real = np.concatenate(pad), np.concatenate(real)
+    unpad, read = np.zeros(int(lengths.sum()), np.int64), np.zeros(int(lengths.sum()), np.bool_)
+    (places,) = np.nonzero(is_real)
+    unpad[pad_rows[places]] = places
+    read[pad_rows[places]] = True
+    return pad_rows, unpad, is_real, read
 
 
 def _bucketed(query: Tensor, key: Tensor, value: Tensor, plan: Buckets) -> Tensor:

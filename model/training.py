@@ -128,8 +128,8 @@ class Training:
         """One optimiser update on these micro-batches."""
         estimate, told = self._branch()
         for micro in self.micro_batches:
-            # Dropout draws from torch's own generator.
-            torch.manual_seed((self.seed << 32) + self.step * self.config.accumulation + micro)
+            if self.config.finetune.dropout:  # The adapters' draws from torch's own generator.
+                torch.manual_seed((self.seed << 32) + self.step * self.config.accumulation + micro)
             padded = self.stream.budget if self.device.type == "cuda" else None
             table, budget = fill(self._rows(batches[micro]), self.network.prefix_length, padded)
             key = hash_key(torch.tensor(self.seed), self.step, micro)
