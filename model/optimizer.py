@@ -93,7 +93,7 @@ def optimizers(network: nn.Module, config: Train) -> list[Optimizer]:
             rest.append(parameter)
     cuda = next(network.parameters()).is_cuda
     rate = torch.tensor(config.learning_rate, device="cuda") if cuda else config.learning_rate
-    adamw = torch.optim.AdamW(rest, lr=rate, weight_decay=config.weight_decay, fused=cuda, capturable=cuda)
+    adamw = torch.optim.AdamW(rest, lr=rate, weight_decay=config.weight_decay, fused=True, capturable=cuda)
     if not matrices:
         return [adamw]
     return [Muon(matrices, learning_rate=rate, weight_decay=config.weight_decay), adamw]
