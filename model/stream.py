@@ -38,26 +38,20 @@ class Stream:
             raise ValueError("training needs pairs, each with its output")
         self.pairs, self.views, self.batch, self.seed = pairs, views, batch, seed
         self.cumulative = np.cumsum(weight) / weight.sum()
-        self.context = pairs.input_height * pairs.input_width + prefix
-        self.target = pairs.output_height * pairs.output_width
         share = weight / weight.sum()
-        longest = int(self.context.max()), int(self.target.max())
-        mean = [float(share @ rows) for rows in (self.context, self.target)]
-        spread = max(
-            float(share @ rows**2) / m**2 - 1 for rows, m in zip((self.context, self.target), mean, strict=True)
+        self.cells = np.stack([pairs.input_height * pairs.input_width, pairs.output_height * pairs.output_width])
+        mean, longest = self.cells @ share, self.cells.max(1)
+        most = np.maximum(batch * mean, longest)
+        variation = math.sqrt(max(0.0, float((self.cells**2 @ share / mean**2).max()) - 1))
+        # Two standard deviations more than on average, and enough to hold all cells of a batch.
+        sequences = 1 + max(
+            batch + math.ceil(2 * math.sqrt(batch) * variation), math.ceil(float(((most + _STEP) / longest).max()))
         )
-        rows = [max(batch * m, most) for m, most in zip(mean, longest, strict=True)]
-        # Two standard deviations more than on average, and enough to hold all rows of a batch.
-        self._longest = longest[0] - prefix, longest[1]
-        sequences = max(
-            batch + math.ceil(2 * math.sqrt(batch * max(0.0, spread))),
-            math.ceil((rows[0] - prefix * batch + _STEP) / self._longest[0]),
-            math.ceil((rows[1] + _STEP) / self._longest[1]),
-        ) + 1  # fmt: skip
-        self.budget = Budget(sequences, _round(rows[0] + prefix * (sequences - batch)), _round(rows[1]), *longest)
-        self._prefix = prefix
         # Every sequence that stays unused still takes its prefix rows.
-        self._most = self.budget.context - prefix * sequences, self.budget.target
+        context, target = _round(most[0] + prefix * sequences), _round(most[1])
+        self.budget = Budget(sequences, context, target, int(longest[0]) + prefix, int(longest[1]))
+        self._longest = int(longest[0]), int(longest[1])
+        self._most = context - prefix * sequences, target
 
     def batches(self, first: int = 0) -> Iterator[list[tuple[int, ...]]]:
         """Rows of `packing.Examples` without `real`, batch after batch."""
@@ -85,9 +79,8 @@ class Stream:
             p.output_width,
         )
         rows = list(zip(task.tolist(), view.tolist(), *(a[pair].tolist() for a in shapes), strict=True))
-        context, target = (self.context[pair] - self._prefix).tolist(), self.target[pair].tolist()
         queues: tuple[Waiting, Waiting] = deque(), deque()
-        for row, inner, outer in zip(rows, context, target, strict=True):
+        for row, inner, outer in zip(rows, *self.cells[:, pair].tolist(), strict=True):
             queues[inner * self._most[1] > outer * self._most[0]].append((inner, outer, row))
         while any(queues):
             yield list(self._take(queues))
