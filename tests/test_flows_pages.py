@@ -44,6 +44,7 @@ def add(page: Page, override: str) -> None:
     page.until(f"document.querySelectorAll('textarea').length == {before + 1}")
     page.click("textarea", before)
     page.type(override)
+    page.until(f"document.querySelectorAll('textarea')[{before}].value == {override!r}")
 
 
 def test_the_form_offers_what_there_is_and_refuses_what_is_wrong(lab: Lab, page: Page) -> None:
