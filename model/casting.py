@@ -1,11 +1,13 @@
 """Weights in the type that a pass computes in: cast all at once, for two uses whose gradients are added all at once."""
 
+import functools
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from model.compilation import of_fixed_shape
+from model.compilation import of_fixed_shape, region
 
 
 def cast_twice(weights: list[Tensor], dtype: torch.dtype) -> tuple[list[Tensor], list[Tensor]]:
@@ -20,14 +22,26 @@ def cast_twice(weights: list[Tensor], dtype: torch.dtype) -> tuple[list[Tensor],
 class _Twice(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, dtype: torch.dtype, *weights: Tensor) -> tuple[Tensor, ...]:
-        ctx.dtypes = [weight.dtype for weight in weights]
-        result = [torch.empty_like(weight, dtype=dtype) for weight in weights]
-        torch._foreach_copy_(result, list(weights))
+        ctx.dtype = weights[0].dtype
+        result = _cast(weights, dtype)
         return *result, *(weight.view_as(weight) for weight in result)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        sums = torch._foreach_add(gradients[: len(ctx.dtypes)], gradients[len(ctx.dtypes) :])
-        result = [torch.empty_like(x, dtype=dtype) for x, dtype in zip(sums, ctx.dtypes, strict=True)]
-        torch._foreach_copy_(result, list(sums))
-        return None, *result
+        half = len(gradients) // 2
+        return None, *_sum(gradients[:half], gradients[half:], ctx.dtype)
+
+
+@functools.partial(region, static=True)
+def _cast(tensors: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
+    result = [torch.empty_like(x, dtype=dtype) for x in tensors]
+    torch._foreach_copy_(result, list(tensors))
+    return result
+
+
+@functools.partial(region, static=True)
+def _sum(first: Sequence[Tensor], second: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
+    result = [torch.empty_like(x, dtype=dtype) for x in first]
+    torch._foreach_copy_(result, list(first))
+    torch._foreach_add_(result, list(second))
+    return result

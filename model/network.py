@@ -24,7 +24,7 @@ from model.casting import cast_twice
 from model.configuration import Network
 from model.dropout import Drop
 from model.gate import gate
-from model.grids import COLOURS, HIDDEN, LARGEST_SIDE
+from model.grids import COLOURS, LARGEST_SIDE
 from model.heads import Rotation, insert, rotation_of, spread
 from model.packing import Packed
 from model.rows import COLUMNS, TIME_FEATURES
@@ -186,14 +186,12 @@ class Denoiser(nn.Module):
         return x, gate(hidden)
 
     def _context(self, packed: Packed, hidden: Tensor | None, into: Tensor, drop: Drop) -> tuple[Tensor, Tensor]:
-        shown = packed.context_colour
-        if hidden is not None:
-            shown = torch.where(hidden[packed.context_example], HIDDEN, shown)
         views = packed.view_tokens if _CONDITIONING_TOKENS[self.config.conditioning] else None
         tables = self.task_table.weight, self.conditioning_table.weight, self.size_token
         prefix = rows.prefix(packed.examples.task, views, *tables)
+        cells = packed.context_colour, hidden, packed.context_example
         places = packed.context_prefix, packed.prefix_rows
-        return rows.contexts(shown, prefix, *places, self.input_cells.weight, into, drop)
+        return rows.contexts(*cells, prefix, *places, self.input_cells.weight, into, drop)
 
     def _size_weights(self) -> tuple[Tensor, ...]:
         first, second = (cast("nn.Linear", self.size_head[i]) for i in (0, 2))

@@ -121,6 +121,17 @@ def learning_rate(config: Train, step: int) -> float:
     return config.learning_rate * share
 
 
+@functools.partial(region, static=True)
+def clip(gradient: Tensor, most: float) -> Tensor:
+    """Scale all gradients, in one buffer, to a norm of `most` where it is larger, and return the norm before.
+
+    As torch.nn.utils.clip_grad_norm_, in one piece.
+    """
+    norm: Tensor = torch.linalg.vector_norm(gradient)
+    gradient *= (most / (norm + 1e-6)).clamp(max=1)
+    return norm
+
+
 class Average:
     """Exponential moving average of a network (version ledger 2.4), whose decay a recorded step reads anew.
 

@@ -1,15 +1,20 @@
 """A function on the GPU recorded once as a CUDA graph and replayed: the device no longer waits for Python."""
 
+import itertools
 from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+_ALIGNED = 16
+"""Bytes."""
+
 
 class _Recording(NamedTuple):
     graph: torch.cuda.CUDAGraph
-    inputs: tuple[Tensor, ...]
+    inputs: Tensor
+    """All of them, uint8, as `_together` lays them out."""
 
 
 class Recorded:
@@ -39,14 +44,24 @@ class Recorded:
         if static not in self.recordings:
             self.recordings[static] = self._record(tensors, static)
         recording = self.recordings[static]
-        for tensor, target in zip(tensors, recording.inputs, strict=True):
-            # The caching host allocator keeps the pinned copy until the device has read it.
-            target.copy_(tensor.pin_memory(), non_blocking=True)
+        if tensors:  # The caching host allocator keeps the pinned copy until the device has read it.
+            recording.inputs.copy_(_together(tensors, pin_memory=True)[0], non_blocking=True)
         recording.graph.replay()
 
     def _record(self, tensors: tuple[Tensor, ...], static: tuple[Hashable, ...]) -> _Recording:
-        inputs = tuple(t.cuda() for t in tensors)
+        whole, inputs = _together(tensors, device="cuda")
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):  # Recording runs nothing: the caller replays at once.
             self.function(*inputs, *static)
-        return _Recording(graph, inputs)
+        return _Recording(graph, whole)
+
+
+def _together(tensors: tuple[Tensor, ...], **where: Any) -> tuple[Tensor, list[Tensor]]:
+    """Copies of the tensors in one buffer, and the buffer, so that they travel at once."""
+    ends = list(itertools.accumulate(-(-t.nbytes // _ALIGNED) * _ALIGNED for t in tensors))
+    whole = torch.empty(ends[-1] if ends else 0, dtype=torch.uint8, **where)
+    copies = []
+    for tensor, start in zip(tensors, [0, *ends[:-1]], strict=True):
+        copies.append(whole[start : start + tensor.nbytes].view(tensor.dtype).view(tensor.shape))
+        copies[-1].copy_(tensor)
+    return whole, copies

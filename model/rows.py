@@ -7,6 +7,7 @@ Suffixes: N rows, S sequences, P prefix rows, T target rows, D width, F width of
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from torch.nn import functional
 from model.attention import take_rows
 from model.compilation import region
 from model.dropout import Drop, dropout
-from model.grids import COLOURS, LARGEST_SIDE
+from model.grids import COLOURS, HIDDEN, LARGEST_SIDE
 from model.heads import EPSILON
 
 COLUMNS = 16
@@ -57,9 +58,11 @@ def targets(
     drop: Drop,
 ) -> tuple[Tensor, Tensor]:
     """Embedded output cells, and what the first layer reads of them; arguments as in `Denoiser.denoise`."""
-    x = dropout(_embed(colours, cell_weight), *drop) + _time(time, time_weight)
+    # Added in float32, which keeps the compiler from making the product a sum with what would be written out first.
+    x = dropout(_embed(colours, cell_weight, into.dtype), *drop).float() + _time(time, time_weight).float()
     if told is not None:
-        x = x + (gain[:, None] * told).to(x.dtype)  # Else all layers would run in float32.
+        x = x + gain[:, None] * told
+    x = x.to(into.dtype)  # Else all layers would run in float32.
     return x, _read(x, into)
 
 
@@ -74,7 +77,9 @@ def prefix(task: Tensor, views: Tensor | None, tasks: Tensor, conditioning: Tens
 
 @region
 def contexts(
-    shown: Tensor,
+    colours: Tensor,
+    hidden: Tensor | None,
+    example: Tensor,
     held: Tensor,
     context_prefix: Tensor,
     prefix_rows: Tensor,
@@ -82,16 +87,33 @@ def contexts(
     into: Tensor,
     drop: Drop,
 ) -> tuple[Tensor, Tensor]:
-    """Embedded input cells with the prefixes in their places, and what the first layer reads of them."""
-    cells = dropout(_embed(shown, weight), *drop)
+    """Embedded input cells with the prefixes in their places, and what the first layer reads of them.
+
+    The cells of examples, int64 (N,), that are `hidden`, bool (S,), show no colour.
+    """
+    shown = colours if hidden is None else torch.where(hidden[example], HIDDEN, colours)
+    cells = dropout(_embed(shown, weight, into.dtype), *drop)
     placed = take_rows(held, context_prefix.clamp(min=0), prefix_rows)
     x = torch.where((context_prefix >= 0)[:, None], placed.to(cells.dtype), cells)
     return x, _read(x, into)
 
 
-def _embed(colours: Tensor, weight: Tensor) -> Tensor:
-    # A product with one-hot rows: its gradient is a product too, where that of a look-up adds up row by row.
-    return functional.linear(functional.one_hot(colours, COLUMNS).to(weight.dtype), weight)
+class _LookUp(torch.autograd.Function):
+    """Columns of a weight; its gradient is a product with one-hot rows, where torch's adds up row by row."""
+
+    @staticmethod
+    def forward(ctx: Any, colours: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(colours)
+        return functional.embedding(colours, weight.T.contiguous())
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:
+        (colours,) = ctx.saved_tensors
+        return None, gradient.T @ functional.one_hot(colours, COLUMNS).to(gradient.dtype)
+
+
+def _embed(colours: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
+    return _LookUp.apply(colours, weight.to(dtype))  # type: ignore[no-any-return, no-untyped-call]
 
 
 def _time(time: Tensor, weight: Tensor) -> Tensor:

@@ -83,9 +83,11 @@ class Stream:
         for row, inner, outer in zip(rows, *self.cells[:, pair].tolist(), strict=True):
             queues[inner * self._most[1] > outer * self._most[0]].append((inner, outer, row))
         while any(queues):
-            yield list(self._take(queues))
+            # Longest first: attention starts its blocks in this order, and none of the long ones is left for the end.
+            batch = sorted(self._take(queues), key=lambda waiting: waiting[0] + waiting[1], reverse=True)
+            yield [row for _, _, row in batch]
 
-    def _take(self, queues: tuple[Waiting, Waiting]) -> Iterator[tuple[int, ...]]:
+    def _take(self, queues: tuple[Waiting, Waiting]) -> Iterator[tuple[int, int, tuple[int, ...]]]:
         """The examples of a batch, out of those that fill the targets' budget more than the contexts', and the others.
 
         Always of the kind that leaves both budgets evenly free, so that neither ends a batch alone, and never so small
@@ -106,11 +108,11 @@ class Stream:
                     break
             else:
                 return
-            context, target, row = queue[place]
+            waiting = queue[place]
             del queue[place]
-            free[0] -= context
-            free[1] -= target
-            yield row
+            free[0] -= waiting[0]
+            free[1] -= waiting[1]
+            yield waiting
 
 
 def _round(rows: float) -> int:

@@ -20,7 +20,7 @@ from model.corpus import corpus
 from model.dataset import Dataset
 from model.network import Denoiser
 from model.noise import schedule
-from model.optimizer import Average, buffer, learning_rate, optimizers, set_rate
+from model.optimizer import Average, buffer, clip, learning_rate, optimizers, set_rate
 from model.packing import Budget, fill, pack
 from model.probes import Look, adapter_gradients, probe
 from model.random import hash_key
@@ -220,9 +220,7 @@ class Training:
         """Clip, and update weights and average."""
         for parameter, gradient in zip(self.parameters, self.gradients, strict=True):
             parameter.grad = gradient
-        norm = torch.linalg.vector_norm(self.gradient)
-        self.gradient *= (self.config.gradient_clip / (norm + 1e-6)).clamp(max=1)  # As clip_grad_norm_, in one piece.
-        self.sums[-1] += norm
+        self.sums[-1] += clip(self.gradient, self.config.gradient_clip)
         for optimizer in self.optimizers:
             optimizer.step()
         self.average.update()
