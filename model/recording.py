@@ -58,10 +58,10 @@ class Recorded:
 
 def _together(tensors: tuple[Tensor, ...], **where: Any) -> tuple[Tensor, list[Tensor]]:
     """Copies of the tensors in one buffer, and the buffer, so that they travel at once."""
-    ends = list(itertools.accumulate(-(-t.nbytes // _ALIGNED) * _ALIGNED for t in tensors))
-    whole = torch.empty(ends[-1] if ends else 0, dtype=torch.uint8, **where)
+    *starts, end = itertools.accumulate((-(-t.nbytes // _ALIGNED) * _ALIGNED for t in tensors), initial=0)
+    whole = torch.empty(end, dtype=torch.uint8, **where)
     copies = []
-    for tensor, start in zip(tensors, [0, *ends[:-1]], strict=True):
+    for tensor, start in zip(tensors, starts, strict=True):
         copies.append(whole[start : start + tensor.nbytes].view(tensor.dtype).view(tensor.shape))
         copies[-1].copy_(tensor)
     return whole, copies
