@@ -5,13 +5,16 @@ Regions are small and take weights as arguments, so that all layers share one co
 
 import functools
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+_OPTIONS: dict[str, str | int | bool | Callable[..., Any]] = {"unroll_reductions_threshold": 16}
+"""Sums over the ten colours are a line of additions, not a program a row."""
 
 _dynamic: bool | None = None
 """None while compiling is off."""
@@ -37,7 +40,7 @@ def region(function: Callable[P, R], *, static: bool = False) -> Callable[P, R]:
         if _dynamic is None or (static and _dynamic) or torch.compiler.is_compiling():
             return function(*args, **kwargs)
         if _dynamic not in compiled:
-            compiled[_dynamic] = torch.compile(function, dynamic=_dynamic, fullgraph=True)
+            compiled[_dynamic] = torch.compile(function, dynamic=_dynamic, fullgraph=True, options=_OPTIONS)
         return compiled[_dynamic](*args, **kwargs)
 
     return call

@@ -72,12 +72,11 @@ def training_loss(
 
     `estimate` says whether a first pass makes an estimate for self-conditioning.
     """
-    hidden, level, noisy = _noised(packed, table, config, draw.key)
+    hidden, level, time, clean, noisy = _noised(packed, table, config, draw.key)
     # One row each for contexts, estimate and the pass that is learned from.
     seeds = dropout.seeds(draw.key, 3, network.dropouts)
     encoded = network.encode(pixel_noise(packed, config, draw.key), hidden, seeds[0])
-    clean = packed.target_colour.clamp(max=COLOURS - 1)
-    first = packed, encoded, table, config, draw, estimate, clean, noisy, level, seeds[1]
+    first = packed, encoded, table, config, draw, estimate, clean, noisy, level, time, seeds[1]
     features, noisy, seen = _first_pass(network, *first)
     time, gain = _time_and_gain(table, seen, config.self_conditioning, draw)
     logits = network.denoise(packed, encoded, noisy, time, features, gain, seeds[2])
@@ -85,8 +84,8 @@ def training_loss(
 
 
 @functools.partial(region, static=True)
-def _noised(packed: Packed, table: Levels, config: Train, key: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Which sequences hide their input, bool (S,); noise level and noisy colour of the targets, int64 (T,)."""
+def _noised(packed: Packed, table: Levels, config: Train, key: Tensor) -> tuple[Tensor, ...]:
+    """Which sequences hide their input, bool (S,); the targets' level, time, clean and noisy colour, (T,) each."""
     sequence = torch.arange(len(packed.examples.task), device=key.device)
     row = torch.arange(len(packed.target_colour), device=key.device)
     hidden = (packed.examples.real > 0) & (uniform(key, _HIDE, sequence) < config.network.input_grid_dropout)
@@ -95,7 +94,7 @@ def _noised(packed: Packed, table: Levels, config: Train, key: Tensor) -> tuple[
     level = level[packed.target_example]
     clean = packed.target_colour.clamp(max=COLOURS - 1)
     keep, replacement = uniform(key, _KEEP, row), uniform(key, _REPLACEMENT, row)
-    return hidden, level, add_noise(clean, table.alpha_bar[level], keep, replacement)
+    return hidden, level, table.time[level], clean, add_noise(clean, table.alpha_bar[level], keep, replacement)
 
 
 @functools.partial(region, static=True)
@@ -112,17 +111,16 @@ def _measured(
     clean, real = packed.target_colour.clamp(max=COLOURS - 1), packed.target_real
     cross_entropy = functional.cross_entropy(logits, clean, reduction="none") * real
     right = (logits.argmax(-1) == clean) & real
-    cells = real.sum()
     counted = (packed.examples.real > 0) & ~hidden
     size_cross_entropy, size_right, grids = _size_loss(packed, size_logits, counted)
-    loss = cross_entropy.sum() / cells + size_weight * size_cross_entropy / grids
-
     bucket = (level * BUCKETS).div(levels, rounding_mode="floor")
-    by_bucket = functional.one_hot(bucket, BUCKETS).float().T @ torch.stack(
-        [real.float(), cross_entropy.detach(), right.float()], -1
-    )
+    with torch.autocast(logits.device.type, enabled=False):  # Counts are whole numbers.
+        parts = torch.stack([real.float(), cross_entropy.detach(), right.float()], -1)
+        by_bucket = functional.one_hot(bucket, BUCKETS).float().T @ parts
+    cells, total, right_cells = by_bucket.sum(0)
+    loss = cross_entropy.sum() / cells + size_weight * size_cross_entropy / grids
     one = torch.ones((), device=loss.device)
-    sums = [loss, one, cells, cross_entropy.sum(), right.sum(), grids, size_cross_entropy, size_right]
+    sums = [loss, one, cells, total, right_cells, grids, size_cross_entropy, size_right]
     return loss, torch.cat([torch.stack([s.detach().float() for s in sums]), by_bucket.flatten()])
 
 
@@ -137,6 +135,7 @@ def _first_pass(
     clean: Tensor,
     noisy: Tensor,
     level: Tensor,
+    time: Tensor,
     seeds: Tensor,
 ) -> tuple[Tensor | None, Tensor, Tensor]:
     """Features, noisy grid and level of the pass that is learned from."""
@@ -144,10 +143,10 @@ def _first_pass(
     nothing = None if how.features == "none" else torch.zeros(len(clean), COLOURS, device=clean.device)
     if not estimate:
         return nothing, noisy, level
-    row = torch.arange(len(clean), device=clean.device)
     with torch.no_grad():
-        no_gain = torch.zeros(1, device=clean.device)
-        logits = network.denoise(packed, encoded.detached(), noisy, table.time[level], None, no_gain, seeds)
+        # Without features their gain is not read.
+        logits = network.denoise(packed, encoded.detached(), noisy, time, None, draw.told[None], seeds)
+        row = torch.arange(len(clean), device=clean.device)
         if how.training == "blend":  # Version ledger, v5.
             share = uniform(key, _BLEND, packed.target_example)
             mixed = blend(logits, clean, share, uniform(key, _BLEND_CELL, row))

@@ -116,9 +116,10 @@ class Denoiser(nn.Module):
                 drop = self._drop(seeds, 2 * i + 2)
                 x, qkv = rows.advance(x, inner, weights.feed_out, own[i + 1].attention_in, drop)
         # Beyond the last attention only the size tokens are read.
-        size_rows = packed.prefix_rows.view(-1, self.prefix_length)[:, -1]
-        found = attention(query.index_select(0, size_rows), key, value, packed.size_segments)
-        x, inner = self._attended(x.index_select(0, size_rows), found, weights, self._drop(seeds, 2 * i + 1))
+        places = packed.context_prefix, packed.prefix_rows
+        x, query = rows.size_tokens(x, query, *places, self.prefix_length)
+        found = attention(query, key, value, packed.size_segments)
+        x, inner = self._attended(x, found, weights, self._drop(seeds, 2 * i + 1))
         sizes = rows.sizes(x, inner, weights.feed_out, self._drop(seeds, 2 * i + 2), *self._size_weights())
         return Encoded(keys, values, targets, sizes, target_rotation)
 
@@ -139,7 +140,8 @@ class Denoiser(nn.Module):
         as for `encode`.
         """
         told = None if features is None else self.self_conditioning(features)
-        embedding = self.output_cells.weight, self.time.weight, encoded.weights[0].attention_in, self._drop(seeds, 0)
+        into = encoded.weights[0].attention_in
+        embedding = rows.table(self.output_cells.weight, into.dtype), self.time.weight, into, self._drop(seeds, 0)
         x, qkv = rows.targets(colours, time, told, gain, *embedding)
         for i, weights in enumerate(encoded.weights):
             places = packed.target_places, encoded.keys[i], encoded.values[i]
@@ -191,7 +193,7 @@ class Denoiser(nn.Module):
         prefix = rows.prefix(packed.examples.task, views, *tables)
         cells = packed.context_colour, hidden, packed.context_example
         places = packed.context_prefix, packed.prefix_rows
-        return rows.contexts(*cells, prefix, *places, self.input_cells.weight, into, drop)
+        return rows.contexts(*cells, prefix, *places, rows.table(self.input_cells.weight, into.dtype), into, drop)
 
     def _size_weights(self) -> tuple[Tensor, ...]:
         first, second = (cast("nn.Linear", self.size_head[i]) for i in (0, 2))

@@ -52,14 +52,17 @@ def targets(
     time: Tensor,
     told: Tensor | None,
     gain: Tensor,
-    cell_weight: Tensor,
+    cells: Tensor,
     time_weight: Tensor,
     into: Tensor,
     drop: Drop,
 ) -> tuple[Tensor, Tensor]:
-    """Embedded output cells, and what the first layer reads of them; arguments as in `Denoiser.denoise`."""
+    """Embedded output cells, and what the first layer reads of them.
+
+    `cells` is their `table`; other arguments as in `Denoiser.denoise`.
+    """
     # Added in float32, which keeps the compiler from making the product a sum with what would be written out first.
-    x = dropout(_embed(colours, cell_weight, into.dtype), *drop).float() + _time(time, time_weight).float()
+    x = dropout(_looked_up(colours, cells), *drop).float() + _time(time, time_weight).float()
     if told is not None:
         x = x + gain[:, None] * told
     x = x.to(into.dtype)  # Else all layers would run in float32.
@@ -83,7 +86,7 @@ def contexts(
     held: Tensor,
     context_prefix: Tensor,
     prefix_rows: Tensor,
-    weight: Tensor,
+    table: Tensor,
     into: Tensor,
     drop: Drop,
 ) -> tuple[Tensor, Tensor]:
@@ -92,28 +95,45 @@ def contexts(
     The cells of examples, int64 (N,), that are `hidden`, bool (S,), show no colour.
     """
     shown = colours if hidden is None else torch.where(hidden[example], HIDDEN, colours)
-    cells = dropout(_embed(shown, weight, into.dtype), *drop)
+    cells = dropout(_looked_up(shown, table), *drop)
     placed = take_rows(held, context_prefix.clamp(min=0), prefix_rows)
     x = torch.where((context_prefix >= 0)[:, None], placed.to(cells.dtype), cells)
     return x, _read(x, into)
 
 
+@region
+def size_tokens(
+    x: Tensor, query: Tensor, context_prefix: Tensor, prefix_rows: Tensor, length: int
+) -> tuple[Tensor, Tensor]:
+    """The rows of x (N, D) and of the queries (N, H, D / H) that end each prefix of `length` rows, (S, ...) each."""
+    own = prefix_rows.view(-1, length)[:, -1]
+    sequence = context_prefix.clamp(min=0) // length
+    real = (context_prefix >= 0) & (context_prefix % length == length - 1)
+    return take_rows(x, own, sequence, real), take_rows(query, own, sequence, real)
+
+
+@region
+def table(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """Rows to look colours up in, (COLUMNS, D); a kernel of its own, for those that read it to read it in a row."""
+    return weight.to(dtype).T.contiguous()
+
+
 class _LookUp(torch.autograd.Function):
-    """Columns of a weight; its gradient is a product with one-hot rows, where torch's adds up row by row."""
+    """Rows of a table (COLUMNS, D); its gradient is a product with one-hot rows, where torch's adds up row by row."""
 
     @staticmethod
-    def forward(ctx: Any, colours: Tensor, weight: Tensor) -> Tensor:
+    def forward(ctx: Any, colours: Tensor, table: Tensor) -> Tensor:
         ctx.save_for_backward(colours)
-        return functional.embedding(colours, weight.T.contiguous())
+        return functional.embedding(colours, table)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:
         (colours,) = ctx.saved_tensors
-        return None, gradient.T @ functional.one_hot(colours, COLUMNS).to(gradient.dtype)
+        return None, functional.one_hot(colours, COLUMNS).to(gradient.dtype).T @ gradient
 
 
-def _embed(colours: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
-    return _LookUp.apply(colours, weight.to(dtype))  # type: ignore[no-any-return, no-untyped-call]
+def _looked_up(colours: Tensor, table: Tensor) -> Tensor:
+    return _LookUp.apply(colours, table)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def _time(time: Tensor, weight: Tensor) -> Tensor:
