@@ -29,6 +29,6 @@ def forward(config: Network, lengths: Lengths, *, context: bool) -> float:
     return total
 
 
-def training(config: Network, lengths: Lengths, estimates: float) -> float:
-    """Operations of one update: forward, twice as much backward, and the share of `estimates` of a further pass."""
-    return 3 * forward(config, lengths, context=True) + estimates * forward(config, lengths, context=False)
+def training(config: Network, lengths: Lengths, estimate: bool) -> float:
+    """Operations of one update: forward, twice as much backward, and a further pass if there is an estimate."""
+    return 3 * forward(config, lengths, context=True) + estimate * forward(config, lengths, context=False)

@@ -6,6 +6,7 @@ its rows in once; every look at a target overwrites the target's rows alone, so 
 Suffixes: N rows, H heads, W width of a head.
 """
 
+import functools
 import math
 
 import torch
@@ -50,16 +51,26 @@ def insert(
     return query, keys.index_copy(0, places, key), values.index_copy(0, places, value)
 
 
-@region
 def rotation_of(position: Tensor, width: int, dtype: torch.dtype) -> Rotation:
     """Of rows at `position` (N, 3): 3/8 of the pairs turn by row, 3/8 by column, 1/4 by grid."""
+    return _turned(position, _frequencies(width, position.device), dtype)
+
+
+@functools.cache
+def _frequencies(width: int, device: torch.device) -> Tensor:
+    """Of each pair of columns along each axis, (3, W / 2)."""
     pairs = width // 2
     shares = (3 * pairs // 8, 3 * pairs // 8, pairs - 2 * (3 * pairs // 8))
-    angles = [
-        position[:, axis : axis + 1] * torch.exp(-torch.arange(n, device=position.device) * (math.log(base) / n))
-        for axis, (n, base) in enumerate(zip(shares, (60.0, 60.0, 4.0), strict=True))
-    ]
-    angle = torch.cat(angles, -1)[:, None]
+    bases = (60.0, 60.0, 4.0)
+    parts = [torch.exp(-torch.arange(n) * (math.log(base) / n)) for n, base in zip(shares, bases, strict=True)]
+    table: Tensor = torch.block_diag(*parts).to(device)  # type: ignore[no-untyped-call]
+    return table
+
+
+@region
+def _turned(position: Tensor, frequencies: Tensor, dtype: torch.dtype) -> Rotation:
+    rows, columns, grids = (position[:, axis, None] * frequencies[axis] for axis in range(3))
+    angle = (rows + columns + grids)[:, None]
     return angle.cos().to(dtype), angle.sin().to(dtype)
 
 

@@ -61,22 +61,26 @@ class Draw(NamedTuple):
     """int64: stands for (seed, step, micro-batch)."""
     progress: Tensor
     """float in 0..1: share of the training done."""
-    told: Tensor
-    """float, 1 or 0: whether the self-conditioning features (zeros without an estimate) reach the network."""
+
+
+class Branch(NamedTuple):
+    """What kind of update a batch is in."""
+
+    estimate: bool
+    """A first pass makes an estimate for self-conditioning."""
+    told: bool
+    """Its features (zeros without an estimate) reach the network."""
 
 
 def training_loss(
-    network: Denoiser, packed: Packed, table: Levels, config: Train, draw: Draw, estimate: bool
+    network: Denoiser, packed: Packed, table: Levels, config: Train, draw: Draw, branch: Branch
 ) -> tuple[Tensor, Tensor]:
-    """Loss (scalar) and METRICS of one packed batch.
-
-    `estimate` says whether a first pass makes an estimate for self-conditioning.
-    """
+    """Loss (scalar) and METRICS of one packed batch."""
     hidden, level, time, clean, noisy = _noised(packed, table, config, draw.key)
     # One row each for contexts, estimate and the pass that is learned from.
     seeds = dropout.seeds(draw.key, 3, network.dropouts)
     encoded = network.encode(pixel_noise(packed, config, draw.key), hidden, seeds[0])
-    first = packed, encoded, table, config, draw, estimate, clean, noisy, level, time, seeds[1]
+    first = packed, encoded, table, config, draw, branch, clean, noisy, level, time, seeds[1]
     features, noisy, seen = _first_pass(network, *first)
     time, gain = _time_and_gain(table, seen, config.self_conditioning, draw)
     logits = network.denoise(packed, encoded, noisy, time, features, gain, seeds[2])
@@ -99,8 +103,8 @@ def _noised(packed: Packed, table: Levels, config: Train, key: Tensor) -> tuple[
 
 @functools.partial(region, static=True)
 def _time_and_gain(table: Levels, level: Tensor, how: SelfConditioning, draw: Draw) -> tuple[Tensor, Tensor]:
-    """What the network is told of the levels (T,), and how strongly of its estimate; (T,) each."""
-    return table.time[level], draw.told * self_conditioning.gain(how, table.alpha_bar[level], draw.progress)
+    """What the network is told of the levels, and how strongly of its estimate; (T,) each."""
+    return table.time[level], self_conditioning.gain(how, table.alpha_bar[level], draw.progress)
 
 
 @functools.partial(region, static=True)
@@ -131,7 +135,7 @@ def _first_pass(
     table: Levels,
     config: Train,
     draw: Draw,
-    estimate: bool,
+    branch: Branch,
     clean: Tensor,
     noisy: Tensor,
     level: Tensor,
@@ -140,19 +144,19 @@ def _first_pass(
 ) -> tuple[Tensor | None, Tensor, Tensor]:
     """Features, noisy grid and level of the pass that is learned from."""
     how, key = config.self_conditioning, draw.key
-    nothing = None if how.features == "none" else torch.zeros(len(clean), COLOURS, device=clean.device)
-    if not estimate:
+    told = branch.told and how.features != "none"
+    nothing = torch.zeros(len(clean), COLOURS, device=clean.device) if told else None
+    if not branch.estimate:
         return nothing, noisy, level
     with torch.no_grad():
-        # Without features their gain is not read.
-        logits = network.denoise(packed, encoded.detached(), noisy, time, None, draw.told[None], seeds)
+        logits = network.denoise(packed, encoded.detached(), noisy, time, None, None, seeds)
         row = torch.arange(len(clean), device=clean.device)
         if how.training == "blend":  # Version ledger, v5.
             share = uniform(key, _BLEND, packed.target_example)
             mixed = blend(logits, clean, share, uniform(key, _BLEND_CELL, row))
             keep, replacement = uniform(key, _SECOND + _KEEP, row), uniform(key, _SECOND + _REPLACEMENT, row)
             return nothing, add_noise(mixed, table.alpha_bar[level], keep, replacement), level
-        features = nothing if how.features == "none" else self_conditioning.features(how, logits)
+        features = self_conditioning.features(how, logits) if told else None
         if how.training == "reverse-step":
             return features, reverse_step(logits, noisy, level, table, uniform(key, _REVERSE, row)), level - 1
         return features, noisy, level

@@ -34,24 +34,6 @@ _CONDITIONING_ROWS = {"task": 0, "d4": 8, "d4-colour": 17, "rotation-flip-colour
 _CONDITIONING_TOKENS = {"task": 0, "d4": 1, "d4-colour": 2, "rotation-flip-colour": 3, "augmented-task": 0}
 
 
-class Encoded(NamedTuple):
-    """A context as every later pass needs it."""
-
-    keys: list[Tensor]
-    """A layer's, (C + T, H, D / H), of context rows; `denoise` puts those of target rows in."""
-    values: list[Tensor]
-    weights: list["Matrices"]
-    """For target rows."""
-    size_logits: Tensor
-    """float (S, 2, 30): height and width in the view's frame; class k is k + 1 cells."""
-    rotation: Rotation
-    """Of the target rows."""
-
-    def detached(self) -> "Encoded":
-        """The same without gradients."""
-        return self._replace(keys=[k.detach() for k in self.keys], values=[v.detach() for v in self.values])
-
-
 class Matrices(NamedTuple):
     """The weights of a block in the type that a pass computes in."""
 
@@ -61,6 +43,38 @@ class Matrices(NamedTuple):
     feed_in: Tensor
     """(2 F, D): gates and values."""
     feed_out: Tensor
+
+
+class Ends(NamedTuple):
+    """The weights before the blocks and after them, likewise."""
+
+    input_cells: Tensor
+    output_cells: Tensor
+    time: Tensor
+    colour_head: Tensor
+    size_in: Tensor
+    size_in_bias: Tensor
+    size_out: Tensor
+    size_out_bias: Tensor
+
+
+class Encoded(NamedTuple):
+    """A context as every later pass needs it."""
+
+    keys: list[Tensor]
+    """A layer's, (C + T, H, D / H), of context rows; `denoise` puts those of target rows in."""
+    values: list[Tensor]
+    weights: list[Matrices]
+    """For target rows."""
+    ends: Ends
+    size_logits: Tensor
+    """float (S, 2, 30): height and width in the view's frame; class k is k + 1 cells."""
+    rotation: Rotation
+    """Of the target rows."""
+
+    def detached(self) -> "Encoded":
+        """The same without gradients."""
+        return self._replace(keys=[k.detach() for k in self.keys], values=[v.detach() for v in self.values])
 
 
 class Block(nn.Module):
@@ -99,8 +113,8 @@ class Denoiser(nn.Module):
 
         `seeds` int32 (`dropouts`,) are those of the pass's dropouts; None leaves them out.
         """
-        own, targets = self._matrices()
-        x, qkv = self._context(packed, hidden, own[0].attention_in, self._drop(seeds, 0))
+        own, targets, ends = self._weights()
+        x, qkv = self._context(packed, hidden, ends.input_cells, own[0].attention_in, self._drop(seeds, 0))
         head = self.config.width // self.config.heads
         rotation = rotation_of(packed.context_position, head, x.dtype)
         target_rotation = rotation_of(packed.target_position, head, x.dtype)
@@ -120,8 +134,8 @@ class Denoiser(nn.Module):
         x, query = rows.size_tokens(x, query, *places, self.prefix_length)
         found = attention(query, key, value, packed.size_segments)
         x, inner = self._attended(x, found, weights, self._drop(seeds, 2 * i + 1))
-        sizes = rows.sizes(x, inner, weights.feed_out, self._drop(seeds, 2 * i + 2), *self._size_weights())
-        return Encoded(keys, values, targets, sizes, target_rotation)
+        sizes = rows.sizes(x, inner, weights.feed_out, self._drop(seeds, 2 * i + 2), *ends[-4:])
+        return Encoded(keys, values, targets, ends, sizes, target_rotation)
 
     def denoise(
         self,
@@ -130,18 +144,18 @@ class Denoiser(nn.Module):
         colours: Tensor,
         time: Tensor,
         features: Tensor | None,
-        gain: Tensor,
+        gain: Tensor | None,
         seeds: Tensor | None = None,
     ) -> Tensor:
         """Logits (T, 10) of the clean colours.
 
         `colours` int64 (T,) is the noisy grid, `time` the time input, float (T,) or (1,) for all, `features` float
-        (T, 10) those of self-conditioning (None adds nothing) and `gain` float (T,) or (1,) their strength; `seeds`
-        as for `encode`.
+        (T, 10) those of self-conditioning and `gain` float (T,) or (1,) their strength, both None to add nothing;
+        `seeds` as for `encode`.
         """
         told = None if features is None else self.self_conditioning(features)
-        into = encoded.weights[0].attention_in
-        embedding = rows.table(self.output_cells.weight, into.dtype), self.time.weight, into, self._drop(seeds, 0)
+        ends = encoded.ends
+        embedding = rows.table(ends.output_cells), ends.time, encoded.weights[0].attention_in, self._drop(seeds, 0)
         x, qkv = rows.targets(colours, time, told, gain, *embedding)
         for i, weights in enumerate(encoded.weights):
             places = packed.target_places, encoded.keys[i], encoded.values[i]
@@ -151,7 +165,7 @@ class Denoiser(nn.Module):
             drop = self._drop(seeds, 2 * i + 2)
             if i + 1 < len(encoded.weights):
                 x, qkv = rows.advance(x, inner, weights.feed_out, encoded.weights[i + 1].attention_in, drop)
-        return rows.logits(x, inner, weights.feed_out, self.colour_head.weight, drop)
+        return rows.logits(x, inner, weights.feed_out, ends.colour_head, drop)
 
     @property
     def dropouts(self) -> int:
@@ -163,15 +177,19 @@ class Denoiser(nn.Module):
         """Rows before the input cells of a context."""
         return prefix_length(self.config)
 
-    def _matrices(self) -> tuple[list[Matrices], list[Matrices]]:
-        """Of every layer, for contexts and for targets."""
+    def _weights(self) -> tuple[list[Matrices], list[Matrices], Ends]:
+        """Of every layer, for contexts and for targets, and of what stands around them."""
         blocks = cast("list[Block]", list(self.blocks))
         weights = [getattr(block, name).weight for block in blocks for name in Matrices._fields]
+        outer = [linear.weight for linear in (self.input_cells, self.output_cells, self.time, self.colour_head)]
+        sizes = [cast("nn.Linear", self.size_head[i]) for i in (0, 2)]
+        outer += [x for linear in sizes for x in (linear.weight, linear.bias)]
         kind = weights[0].device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weights[0].dtype
-        contexts, targets = cast_twice(weights, dtype)
+        contexts, targets = cast_twice(weights + outer, dtype)
         each = range(0, len(weights), len(Matrices._fields))
-        return [Matrices(*contexts[i : i + 4]) for i in each], [Matrices(*targets[i : i + 4]) for i in each]
+        layers = [[Matrices(*side[i : i + 4]) for i in each] for side in (contexts, targets)]
+        return layers[0], layers[1], Ends(*contexts[len(weights) :])
 
     def _heads(self, qkv: Tensor) -> Tensor:
         return qkv.view(len(qkv), 3, self.config.heads, -1)
@@ -187,17 +205,15 @@ class Denoiser(nn.Module):
         x, hidden = rows.advance(x, found.flatten(1), weights.attention_out, weights.feed_in, drop)
         return x, gate(hidden)
 
-    def _context(self, packed: Packed, hidden: Tensor | None, into: Tensor, drop: Drop) -> tuple[Tensor, Tensor]:
+    def _context(
+        self, packed: Packed, hidden: Tensor | None, table: Tensor, into: Tensor, drop: Drop
+    ) -> tuple[Tensor, Tensor]:
         views = packed.view_tokens if _CONDITIONING_TOKENS[self.config.conditioning] else None
         tables = self.task_table.weight, self.conditioning_table.weight, self.size_token
         prefix = rows.prefix(packed.examples.task, views, *tables)
         cells = packed.context_colour, hidden, packed.context_example
         places = packed.context_prefix, packed.prefix_rows
-        return rows.contexts(*cells, prefix, *places, rows.table(self.input_cells.weight, into.dtype), into, drop)
-
-    def _size_weights(self) -> tuple[Tensor, ...]:
-        first, second = (cast("nn.Linear", self.size_head[i]) for i in (0, 2))
-        return first.weight, first.bias, second.weight, second.bias
+        return rows.contexts(*cells, prefix, *places, rows.table(table), into, drop)
 
     def _initialise(self) -> None:
         deep = 1 / math.sqrt(2 * self.config.layers)

@@ -51,7 +51,7 @@ def targets(
     colours: Tensor,
     time: Tensor,
     told: Tensor | None,
-    gain: Tensor,
+    gain: Tensor | None,
     cells: Tensor,
     time_weight: Tensor,
     into: Tensor,
@@ -63,7 +63,7 @@ def targets(
     """
     # Added in float32, which keeps the compiler from making the product a sum with what would be written out first.
     x = dropout(_looked_up(colours, cells), *drop).float() + _time(time, time_weight).float()
-    if told is not None:
+    if told is not None and gain is not None:
         x = x + gain[:, None] * told
     x = x.to(into.dtype)  # Else all layers would run in float32.
     return x, _read(x, into)
@@ -113,9 +113,9 @@ def size_tokens(
 
 
 @region
-def table(weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """Rows to look colours up in, (COLUMNS, D); a kernel of its own, for those that read it to read it in a row."""
-    return weight.to(dtype).T.contiguous()
+def table(weight: Tensor) -> Tensor:
+    """Rows to look colours up in, (COLUMNS, D); a kernel of its own, so that others read what lies in a row."""
+    return weight.T.contiguous()
 
 
 class _LookUp(torch.autograd.Function):

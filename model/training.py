@@ -126,22 +126,31 @@ class Training:
 
     def update(self, batches: list[list[tuple[int, ...]]]) -> None:
         """One optimiser update on these micro-batches."""
-        estimate, told = self._branch()
+        branch = self.branch()
         for micro in self.micro_batches:
             if self.config.finetune.dropout:  # The adapters' draws from torch's own generator.
                 torch.manual_seed((self.seed << 32) + self.step * self.config.accumulation + micro)
             padded = self.stream.budget if self.device.type == "cuda" else None
             table, budget = fill(self._rows(batches[micro]), self.network.prefix_length, padded)
             key = hash_key(torch.tensor(self.seed), self.step, micro)
-            numbers = torch.tensor([self.step / self.config.optimizer_steps, told])
+            progress = torch.tensor(self.step / self.config.optimizer_steps)
             first = micro == self.micro_batches[0]
-            self.add_gradient(torch.from_numpy(table), key, numbers, budget, estimate, first)
+            self.add_gradient(torch.from_numpy(table), key, progress, budget, branch, first)
         for optimizer in self.optimizers:
             set_rate(optimizer, learning_rate(self.config, self.step))
         self.average.set_weight(self.step)
         self.workers.add(self.gradient)
         self.apply()
         self.step += 1
+
+    def branch(self) -> loss.Branch:
+        """What kind of update the next one is."""
+        how = self.config.self_conditioning
+        key = np.array([self.seed, _BRANCH + self.step], dtype=np.uint64)
+        coin = np.random.Generator(np.random.Philox(key=key)).random()
+        estimate = coin < how.rate
+        told = estimate or coin < how.rate + how.zeros_rate
+        return loss.Branch(estimate or how.training == "reverse-step", told)
 
     def weights(self) -> dict[str, Tensor]:
         """What is evaluated: the average, or the raw weights."""
@@ -160,8 +169,9 @@ class Training:
             averaged = self.config.evaluated_weights == "ema"
             found, idle = probe(self.network, cast("Denoiser", self.average.module), look, averaged=averaged)
             if adapters(self.network):
-                draw = loss.Draw(key, torch.ones((), device=self.device), torch.ones((), device=self.device))
-                value, _ = loss.training_loss(self.network, packed, self.levels, self.config, draw, False)
+                draw = loss.Draw(key, torch.ones((), device=self.device))
+                branch = loss.Branch(estimate=False, told=True)
+                value, _ = loss.training_loss(self.network, packed, self.levels, self.config, draw, branch)
                 found["adapter_gradients"], without = adapter_gradients(self.network, value)
                 idle += without
         if idle:
@@ -198,19 +208,17 @@ class Training:
         self.stopped_early = exhausted(self.history, self.config.early_stop)
 
     def _add_gradient(
-        self, table: Tensor, key: Tensor, numbers: Tensor, budget: Budget, estimate: bool, first: bool
+        self, table: Tensor, key: Tensor, progress: Tensor, budget: Budget, branch: loss.Branch, first: bool
     ) -> None:
-        """Add a packed batch's gradients and METRICS to those of this update, of which it may be the first.
-
-        `numbers` are progress and told.
-        """
+        """Add a packed batch's gradients and METRICS to those of this update, of which it may be the first."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half, cache_enabled=False):
             packed = pack(table, self.corpus, self.network.prefix_length, budget)
-            draw = loss.Draw(key, numbers[0], numbers[1])
-            value, sums = loss.training_loss(self.network, packed, self.levels, self.config, draw, estimate)
+            draw = loss.Draw(key, progress)
+            value, sums = loss.training_loss(self.network, packed, self.levels, self.config, draw, branch)
         gradients = torch.autograd.grad(value / self.config.accumulation, self.parameters, allow_unused=True)
-        if first and any(g is None for g in gradients):
-            self.gradient.zero_()
+        unused = [total for total, g in zip(self.gradients, gradients, strict=True) if g is None]
+        if first and unused:
+            torch._foreach_zero_(unused)
         put = torch._foreach_copy_ if first else torch._foreach_add_
         there = [(total, g) for total, g in zip(self.gradients, gradients, strict=True) if g is not None]
         put([total for total, _ in there], [g for _, g in there])
@@ -230,15 +238,6 @@ class Training:
         if self.config.network.conditioning != "augmented-task":
             return rows
         return [(view, view, *grids) for _, view, *grids in rows]
-
-    def _branch(self) -> tuple[bool, float]:
-        """Whether this update's batches make an estimate, and whether the network is told the features."""
-        how = self.config.self_conditioning
-        key = np.array([self.seed, _BRANCH + self.step], dtype=np.uint64)
-        coin = np.random.Generator(np.random.Philox(key=key)).random()
-        estimate = coin < how.rate
-        told = estimate or coin < how.rate + how.zeros_rate
-        return estimate or how.training == "reverse-step", float(told)
 
     def _collect(self, *, keep: bool = False) -> None:
         """Give the first worker, or with `keep` all of them, the sums of all."""

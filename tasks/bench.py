@@ -106,7 +106,7 @@ def training(experiment: Experiment, kind: str, device: torch.device, updates: i
             np.array([r[6] * r[7] for r in batch]),
         )
         examples, rows = examples + len(batch), rows + int(lengths.context.sum() + lengths.target.sum())
-        operations += arithmetic.training(config.network, lengths, config.self_conditioning.rate)
+        operations += arithmetic.training(config.network, lengths, subject.branch().estimate)
         subject.update(micro_batches)
     synchronize(device)
     seconds = time.perf_counter() - marks

@@ -95,8 +95,8 @@ def test_the_loss_is_the_cross_entropy_of_the_clean_cells_by_hand():
     rows = next(subject.stream.batches())[:3]
     table, budget = fill(rows, subject.network.prefix_length, None)
     packed = pack(torch.from_numpy(table), subject.corpus, subject.network.prefix_length, budget)
-    draw = loss.Draw(torch.tensor(5), torch.tensor(0.0), torch.tensor(0.0))
-    value, sums = loss.training_loss(subject.network, packed, subject.levels, config, draw, False)
+    draw, branch = loss.Draw(torch.tensor(5), torch.tensor(0.0)), loss.Branch(estimate=False, told=False)
+    value, sums = loss.training_loss(subject.network, packed, subject.levels, config, draw, branch)
 
     seen = {}
     original = subject.network.denoise
@@ -107,7 +107,7 @@ def test_the_loss_is_the_cross_entropy_of_the_clean_cells_by_hand():
         return seen["logits"]
 
     subject.network.denoise = spy  # type: ignore[method-assign]
-    loss.training_loss(subject.network, packed, subject.levels, config, draw, False)
+    loss.training_loss(subject.network, packed, subject.levels, config, draw, branch)
     chances = seen["logits"].softmax(-1).detach().numpy().astype(np.float64)
     truth = packed.target_colour.numpy()
     grid = -np.log(chances[np.arange(len(truth)), truth]).mean()
