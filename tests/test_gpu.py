@@ -34,16 +34,16 @@ def test_the_kernel_and_its_gradients_equal_the_definition():
 
 
 @pytest.mark.parametrize("skips", [False, True])
-@pytest.mark.parametrize(("heads_", "width"), [(3, 128), (2, 24)])
-def test_the_attention_of_single_queries_and_its_gradients_equal_the_definition(heads_, width, skips):
+@pytest.mark.parametrize(("heads_", "width", "longest"), [(3, 128, 130), (2, 24, 130), (3, 128, 800)])
+def test_the_attention_of_single_queries_and_its_gradients_equal_the_definition(heads_, width, longest, skips):
     torch.manual_seed(2)
-    counts, lengths, skipped = torch.tensor([1, 1, 0, 1]), torch.tensor([5, 130, 7, 64]), torch.tensor([3, 0, 2, 9])
+    counts, lengths, skipped = torch.tensor([1, 1, 0, 1]), torch.tensor([5, longest, 7, 64]), torch.tensor([3, 0, 2, 9])
     extra = skipped if skips else torch.zeros_like(skipped)
     rows = [torch.randn(n, heads_, width) for n in (3, *[int((lengths + extra).sum())] * 2)]
     weight = torch.randn_like(rows[0])
     found = []
     for device in ("cpu", "cuda"):
-        who = segments(*(x.to(device) for x in (counts, lengths)), 1, 200, skipped.to(device) if skips else None)
+        who = segments(*(x.to(device) for x in (counts, lengths)), 1, longest, skipped.to(device) if skips else None)
         own = [r.to(device).requires_grad_() for r in rows]
         result = (reference if device == "cpu" else attention)(*own, who)
         found.append([result, *torch.autograd.grad((result * weight.to(device)).sum(), own)])
