@@ -45,6 +45,8 @@ def choose() -> torch.device:
         raise StageError(f"ARC_DEVICE is {wanted!r}, but torch sees no GPU; unset it to run on the CPU")
     if device.type == "cpu":
         torch.use_deterministic_algorithms(True)
+        # Nothing reads memory before it is written, and to fill all of it took 5 % of a training. The tests keep it on.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         _keep_memory()
     if device.type == "cuda":
         if (rank := os.environ.get("LOCAL_RANK")) is not None:  # Set by torchrun, whose locks these are.
