@@ -9,6 +9,7 @@ import math
 from collections import deque
 from collections.abc import Iterator
 from itertools import islice
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,12 +24,23 @@ _STEP = 128
 _LOOK_AHEAD = 128
 """Examples that may be passed over before a batch is closed."""
 
+
+class Place(NamedTuple):
+    """A chunk, from which its own batches can be made without those before."""
+
+    chunk: int = 0
+    batch: int = 0
+    """Number of its first batch."""
+
+
+_BEGINNING = Place()
+
 Waiting = deque[tuple[int, int, tuple[int, ...]]]
 """Context cells, target cells and row of the examples of a chunk that are in no batch yet."""
 
 
 class Stream:
-    """Batches of rows for `packing.fill`, from batch `first` on."""
+    """Batches of rows for `packing.fill`."""
 
     def __init__(
         self, pairs: Pairs, views: Views, weight: NDArray[np.float64], batch: int, prefix: int, seed: int
@@ -50,15 +62,24 @@ class Stream:
         # Every sequence that stays unused still takes its prefix rows.
         context, target = _round(most[0] + prefix * sequences), _round(most[1])
         self.budget = Budget(sequences, context, target, int(longest[0]) + prefix, int(longest[1]))
+        self.place = _BEGINNING
+        """Where the batch drawn last lies."""
         self._longest = int(longest[0]), int(longest[1])
         self._most = context - prefix * sequences, target
 
-    def batches(self, first: int = 0) -> Iterator[list[tuple[int, ...]]]:
-        """Rows of `packing.Examples` without `real`, batch after batch."""
-        number, chunk = 0, 0
+    def batches(self, first: int = 0, place: Place = _BEGINNING) -> Iterator[list[tuple[int, ...]]]:
+        """Rows of `packing.Examples` without `real`, batch after batch from number `first`.
+
+        A `place` at or before it, such as `self.place` of when it was drawn, spares making all batches before.
+        """
+        if place.batch > first:
+            raise ValueError(f"batch {first} lies before chunk {place.chunk}, which begins with batch {place.batch}")
+        chunk, number = place
         while True:
+            start = Place(chunk, number)
             for rows in self._chunk(chunk):
                 if number >= first:
+                    self.place = start
                     yield rows
                 number += 1
             chunk += 1

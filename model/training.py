@@ -25,7 +25,7 @@ from model.packing import Budget, fill, pack
 from model.probes import Look, adapter_gradients, probe
 from model.random import hash_key
 from model.recording import Recorded
-from model.stream import Stream
+from model.stream import Place, Stream
 from model.validation import CROSS_ENTROPY, Validation, exhausted
 from model.workers import Workers
 
@@ -105,7 +105,7 @@ class Training:
 
         Raises TrainingError, or Stopped after a save when `stop()` says so.
         """
-        batches = self.stream.batches(self.step * self.config.accumulation)
+        batches = self.stream.batches(self.step * self.config.accumulation, self.stream.place)
         every = self.config.optimizer_steps // self.config.candidates
         saved = time.monotonic()
         self.network.train()
@@ -185,7 +185,8 @@ class Training:
         for i, optimizer in enumerate(self.optimizers):
             for parameter, entries in optimizer.state_dict()["state"].items():
                 tensors |= {f"optimizer/{i}/{parameter}/{k}": v for k, v in entries.items()}
-        return tensors | {"sums": self.sums}, {"step": self.step, "history": self.history}
+        plain = {"step": self.step, "history": self.history, "place": self.stream.place}
+        return tensors | {"sums": self.sums}, plain
 
     def restore(self, tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
         """Go back to a `state`."""
@@ -205,6 +206,7 @@ class Training:
         if self.workers.rank:  # The first worker's hold those of all.
             self.sums.zero_()
         self.step, self.history = plain["step"], plain["history"]
+        self.stream.place = Place(*plain.get("place", ()))  # Older states have none: all batches are made again.
         self.stopped_early = exhausted(self.history, self.config.early_stop)
 
     def _add_gradient(

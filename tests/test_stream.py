@@ -3,7 +3,7 @@ import pytest
 
 from model.dataset import Pairs, Views
 from model.packing import fill
-from model.stream import Stream
+from model.stream import Place, Stream
 
 PREFIX = 4
 
@@ -86,6 +86,25 @@ def test_batch_k_is_a_function_of_seed_and_k():
     a, b, other = _stream()[0], _stream()[0], _stream(seed=1)[0]
     assert _take(a, 90)[80:] == _take(b, 10, first=80)
     assert _take(a, 5) != _take(other, 5)
+
+
+def test_from_its_place_a_batch_is_made_without_the_chunks_before(monkeypatch):
+    monkeypatch.setattr("model.stream._CHUNK", 4)
+    whole = _take(_stream()[0], 40)
+    before, after = _stream()[0], _stream()[0]
+    _take(before, 31)
+    assert 0 < before.place.batch <= 30
+    made, chunk = [], after._chunk
+    monkeypatch.setattr(after, "_chunk", lambda number: made.append(number) or chunk(number))
+    batches = after.batches(31, before.place)
+    assert [next(batches) for _ in range(9)] == whole[31:]
+    assert made[0] == before.place.chunk
+    assert after.place.chunk == made[-1]
+
+
+def test_a_place_beyond_the_first_batch_is_refused():
+    with pytest.raises(ValueError, match="batch 3 lies before chunk 2, which begins with batch 9"):
+        next(_stream()[0].batches(3, Place(2, 9)))
 
 
 def test_a_batch_beyond_the_budget_is_refused():
