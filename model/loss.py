@@ -72,24 +72,36 @@ class Branch(NamedTuple):
     """Its features (zeros without an estimate) reach the network."""
 
 
+class Noised(NamedTuple):
+    """What was drawn for a batch."""
+
+    hidden: Tensor
+    """bool (S,): sequences that hide their input."""
+    level: Tensor
+    """int64 (T,), and so on for the targets' rows."""
+    time: Tensor
+    """float (T,)."""
+    clean: Tensor
+    noisy: Tensor
+    """int64 (T,) colours."""
+
+
 def training_loss(
     network: Denoiser, packed: Packed, table: Levels, config: Train, draw: Draw, branch: Branch
 ) -> tuple[Tensor, Tensor]:
     """Loss (scalar) and METRICS of one packed batch."""
-    hidden, level, time, clean, noisy = _noised(packed, table, config, draw.key)
+    noised = _noised(packed, table, config, draw.key)
     # One row each for contexts, estimate and the pass that is learned from.
     seeds = dropout.seeds(draw.key, 3, network.dropouts)
-    encoded = network.encode(pixel_noise(packed, config, draw.key), hidden, seeds[0])
-    first = packed, encoded, table, config, draw, branch, clean, noisy, level, time, seeds[1]
-    features, noisy, seen = _first_pass(network, *first)
+    encoded = network.encode(pixel_noise(packed, config, draw.key), noised.hidden, seeds[0])
+    features, noisy, seen = _first_pass(network, packed, encoded, table, config, draw, branch, noised, seeds[1])
     time, gain = _time_and_gain(table, seen, config.self_conditioning, draw)
     logits = network.denoise(packed, encoded, noisy, time, features, gain, seeds[2])
-    return _measured(packed, logits, encoded.size_logits, level, hidden, len(table.beta), config.size_loss_weight)
+    return _measured(packed, logits, encoded.size_logits, noised, len(table.beta), config.size_loss_weight)
 
 
 @functools.partial(region, static=True)
-def _noised(packed: Packed, table: Levels, config: Train, key: Tensor) -> tuple[Tensor, ...]:
-    """Which sequences hide their input, bool (S,); the targets' level, time, clean and noisy colour, (T,) each."""
+def _noised(packed: Packed, table: Levels, config: Train, key: Tensor) -> Noised:
     sequence = torch.arange(len(packed.examples.task), device=key.device)
     row = torch.arange(len(packed.target_colour), device=key.device)
     hidden = (packed.examples.real > 0) & (uniform(key, _HIDE, sequence) < config.network.input_grid_dropout)
@@ -98,7 +110,8 @@ def _noised(packed: Packed, table: Levels, config: Train, key: Tensor) -> tuple[
     level = level[packed.target_example]
     clean = packed.target_colour.clamp(max=COLOURS - 1)
     keep, replacement = uniform(key, _KEEP, row), uniform(key, _REPLACEMENT, row)
-    return hidden, level, table.time[level], clean, add_noise(clean, table.alpha_bar[level], keep, replacement)
+    noisy = add_noise(clean, table.alpha_bar[level], keep, replacement)
+    return Noised(hidden, level, table.time[level], clean, noisy)
 
 
 @functools.partial(region, static=True)
@@ -109,15 +122,15 @@ def _time_and_gain(table: Levels, level: Tensor, how: SelfConditioning, draw: Dr
 
 @functools.partial(region, static=True)
 def _measured(
-    packed: Packed, logits: Tensor, size_logits: Tensor, level: Tensor, hidden: Tensor, levels: int, size_weight: float
+    packed: Packed, logits: Tensor, size_logits: Tensor, noised: Noised, levels: int, size_weight: float
 ) -> tuple[Tensor, Tensor]:
     """Loss and METRICS."""
-    clean, real = packed.target_colour.clamp(max=COLOURS - 1), packed.target_real
-    cross_entropy = functional.cross_entropy(logits, clean, reduction="none") * real
-    right = (logits.argmax(-1) == clean) & real
-    counted = (packed.examples.real > 0) & ~hidden
+    real = packed.target_real
+    cross_entropy = functional.cross_entropy(logits, noised.clean, reduction="none") * real
+    right = (logits.argmax(-1) == noised.clean) & real
+    counted = (packed.examples.real > 0) & ~noised.hidden
     size_cross_entropy, size_right, grids = _size_loss(packed, size_logits, counted)
-    bucket = (level * BUCKETS).div(levels, rounding_mode="floor")
+    bucket = (noised.level * BUCKETS).div(levels, rounding_mode="floor")
     with torch.autocast(logits.device.type, enabled=False):  # Counts are whole numbers.
         parts = torch.stack([real.float(), cross_entropy.detach(), right.float()], -1)
         by_bucket = functional.one_hot(bucket, BUCKETS).float().T @ parts
@@ -136,20 +149,18 @@ def _first_pass(
     config: Train,
     draw: Draw,
     branch: Branch,
-    clean: Tensor,
-    noisy: Tensor,
-    level: Tensor,
-    time: Tensor,
+    noised: Noised,
     seeds: Tensor,
 ) -> tuple[Tensor | None, Tensor, Tensor]:
     """Features, noisy grid and level of the pass that is learned from."""
     how, key = config.self_conditioning, draw.key
+    level, clean, noisy = noised.level, noised.clean, noised.noisy
     told = branch.told and how.features != "none"
     nothing = torch.zeros(len(clean), COLOURS, device=clean.device) if told else None
     if not branch.estimate:
         return nothing, noisy, level
     with torch.no_grad():
-        logits = network.denoise(packed, encoded.detached(), noisy, time, None, None, seeds)
+        logits = network.denoise(packed, encoded.detached(), noisy, noised.time, None, None, seeds)
         row = torch.arange(len(clean), device=clean.device)
         if how.training == "blend":  # Version ledger, v5.
             share = uniform(key, _BLEND, packed.target_example)
