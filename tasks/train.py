@@ -1,9 +1,10 @@
 """Stage `train`: candidates at even intervals (halfway and final among them) and the history of metrics.
 
 Until it is done everything lies in scratch, keyed by the content of the inputs: a training that was killed and is
-started again goes on from its last save and ends with the bytes of an unbroken one.
+started again goes on from its last save and ends with the bytes of an unbroken one. A save of other code is not used.
 """
 
+import functools
 import json
 import os
 import shutil
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -22,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from model import checkpoints
 from model.checkpoints import Description
 from model.configuration import Experiment
-from model.content import write_json
+from model.content import digest, write_json
 from model.corpus import first_rows, task_rows
 from model.dataset import Dataset
 from model.leaks import fingerprints
@@ -39,6 +41,7 @@ from tasks.tables import data_digest, read_dataset, read_tasks, read_validation
 def main() -> None:
     """Write data/checkpoints/candidates, history.json and probes.json."""
     spread("tasks.train")
+    code()  # Of now: it may be edited while it runs.
     experiment, device = resolved(), choose()
     tasks = read_tasks()
     dataset = read_dataset("train", paths.TRAINING_VIEWS)
@@ -57,10 +60,12 @@ def main() -> None:
     training = Training(dataset, weight, rows, experiment.train, experiment.seed, device, weights, validation)
     scratch = paths.SCRATCH / "train" / cost.training_key(experiment)
     scratch.mkdir(parents=True, exist_ok=True)
-    first = training.workers.rank == 0
-    if (scratch / "state.safetensors").exists():
-        restore(training, scratch / "state.safetensors")
+    first, state = training.workers.rank == 0, scratch / "state.safetensors"
+    if state.exists() and restore(training, state):
         print(f"going on after update {training.step} of {experiment.train.optimizer_steps}", flush=True)
+    elif state.exists() and first:
+        shutil.rmtree(scratch / "candidates", ignore_errors=True)
+        print("the state of this training was saved by other code: it starts anew", flush=True)
     started = time.monotonic()
     try:
         run(training, scratch, description)
@@ -131,17 +136,29 @@ def save(training: Training, path: Path) -> None:
     """Write the resume state atomically; it survives a power cut."""
     tensors, plain = training.state()
     part = path.with_name(path.name + ".part")
-    save_file({k: v.detach().cpu().clone() for k, v in tensors.items()}, part, metadata={"plain": json.dumps(plain)})
+    seen = {"plain": json.dumps(plain), "code": code()}
+    save_file({k: v.detach().cpu().clone() for k, v in tensors.items()}, part, metadata=seen)
     with part.open("rb") as file:
         os.fsync(file.fileno())
     part.replace(path)
 
 
-def restore(training: Training, path: Path) -> None:
-    """Go back to a saved state."""
+def restore(training: Training, path: Path) -> bool:
+    """Go back to a saved state; false, and nothing is done, for one that other code saved."""
     with safe_open(path, framework="pt") as file:
-        plain = json.loads(file.metadata()["plain"])
-    training.restore(load_file(path, device=str(training.device)), plain)
+        seen = file.metadata()
+    if seen.get("code") != code():
+        return False
+    training.restore(load_file(path, device=str(training.device)), json.loads(seen["plain"]))
+    return True
+
+
+@functools.cache
+def code() -> str:
+    """Digest of the code that decides the outcome of a training: that on which dvc.yaml lets the stage depend."""
+    root = Path(__file__).parent.parent
+    stages = yaml.safe_load((root / "dvc.yaml").read_text())["stages"]
+    return digest(*(root / name for name in stages["train"]["deps"] if name.endswith(".py")))
 
 
 def describe(experiment: Experiment, tasks: list[dict[str, Any]], dataset: Dataset) -> dict[str, Any]:

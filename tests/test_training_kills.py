@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from tasks import augment, fetch, paths, prepare
 from tests.conftest import ROOT, experiment
@@ -74,3 +76,23 @@ def test_a_training_killed_at_random_moments_ends_with_the_same_bytes(prepared):
     assert "going on after update" in output
     assert _digest(project) == whole
     assert not list((project / ".scratch" / "train").iterdir())
+
+
+def test_a_state_that_other_code_saved_is_not_gone_on_from(prepared):
+    process = _start(prepared)
+    deadline = time.monotonic() + 60
+    while not (states := list((prepared / ".scratch" / "train").glob("*/state.safetensors"))):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.kill()
+    process.communicate()
+    with safe_open(states[0], framework="pt") as file:
+        seen = file.metadata()
+    save_file(load_file(states[0]), states[0], metadata=seen | {"code": "0" * 64})
+    left = states[0].parent / "candidates" / "step-0000007.json"
+    left.parent.mkdir(exist_ok=True)
+    left.write_text("{}")
+    output = _train(prepared)
+    assert "saved by other code: it starts anew" in output
+    assert "going on after" not in output
+    assert left.name not in _digest(prepared)
