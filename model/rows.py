@@ -61,8 +61,9 @@ def targets(
 
     `cells` is their `table`; other arguments as in `Denoiser.denoise`.
     """
-    # Added in float32, which keeps the compiler from making the product a sum with what would be written out first.
-    x = dropout(_looked_up(colours, cells), *drop).float() + _time(time, time_weight).float()
+    # Not added in bfloat16, or the compiler writes out the cells first, for the product to be added to them.
+    exact = torch.promote_types(into.dtype, torch.float32)
+    x = dropout(_looked_up(colours, cells), *drop).to(exact) + _time(time, time_weight).to(exact)
     if told is not None and gain is not None:
         x = x + gain[:, None] * told
     x = x.to(into.dtype)  # Else all layers would run in float32.
