@@ -139,7 +139,7 @@ class Training:
         for optimizer in self.optimizers:
             set_rate(optimizer, learning_rate(self.config, self.step))
         self.average.set_weight(self.step)
-        self.workers.add(self.gradient)
+        self._share_gradient()
         self.apply()
         self.step += 1
 
@@ -225,6 +225,9 @@ class Training:
         there = [(total, g) for total, g in zip(self.gradients, gradients, strict=True) if g is not None]
         put([total for total, _ in there], [g for _, g in there])
         self.sums[:-1] += sums
+
+    def _share_gradient(self) -> None:
+        self.workers.add(self.gradient)
 
     def _apply(self) -> None:
         """Clip, and update weights and average."""

@@ -31,6 +31,14 @@ def spread(module: str, *arguments: str) -> None:
     os.execv(sys.executable, [sys.executable, *run])
 
 
+def sharded() -> bool:
+    """Whether ARC_SHARD asks for a training of which every GPU of ARC_GPUS holds a part."""
+    wanted = os.environ.get("ARC_SHARD") or "0"
+    if wanted not in ("0", "1"):
+        raise StageError(f"ARC_SHARD is {wanted!r}; allowed are '0' and '1'")
+    return wanted == "1"
+
+
 def choose() -> torch.device:
     """ARC_DEVICE if set ('cpu', 'cuda', 'cuda:1'), else the first free GPU if there is one; waits for its lock.
 

@@ -28,10 +28,11 @@ from model.content import digest, write_json
 from model.corpus import first_rows, task_rows
 from model.dataset import Dataset
 from model.leaks import fingerprints
+from model.sharding import Sharded
 from model.training import Stopped, Training
 from model.validation import CROSS_ENTROPY, lowest
 from tasks import cost, paths, start
-from tasks.device import choose, spread
+from tasks.device import choose, sharded, spread
 from tasks.params import resolved
 from tasks.stage import StageError, stage
 from tasks.tables import data_digest, read_dataset, read_tasks, read_validation
@@ -57,7 +58,8 @@ def main() -> None:
         where = description["tasks"], description["first_rows"], rows, experiment.seed
         weights = checkpoints.start_weights(start.STEM, experiment.train, experiment.augment, *where)
     validation = read_validation(paths.TRAINING_VIEWS) if experiment.train.early_stop else None
-    training = Training(dataset, weight, rows, experiment.train, experiment.seed, device, weights, validation)
+    kind = Sharded if sharded() else Training
+    training = kind(dataset, weight, rows, experiment.train, experiment.seed, device, weights, validation)
     scratch = paths.SCRATCH / "train" / cost.training_key(experiment)
     scratch.mkdir(parents=True, exist_ok=True)
     first, state = training.workers.rank == 0, scratch / "state.safetensors"
@@ -73,9 +75,9 @@ def main() -> None:
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
         if first:
             cost.add(experiment, (time.monotonic() - started) * training.workers.count, name)
+    probes = training.probe()
     if not first:
         return
-    probes = training.probe()
     shutil.rmtree(paths.CANDIDATES, ignore_errors=True)
     paths.CHECKPOINTS.mkdir(parents=True, exist_ok=True)
     shutil.move(scratch / "candidates", paths.CANDIDATES)
@@ -105,11 +107,12 @@ def run(training: Training, scratch: Path, description: dict[str, Any]) -> None:
                 print(f"update {int(row['step'])} of {training.config.optimizer_steps}: {text}", flush=True)
 
         def on_candidate(step: int) -> None:
+            weights = training.weights()
             if not first:
                 return
             stem = scratch / "candidates" / paths.candidate(step).name
             reached = {"step": step, "stopped_early": training.stopped_early}
-            checkpoints.save(stem, training.weights(), Description.model_validate(description | reached))
+            checkpoints.save(stem, weights, Description.model_validate(description | reached))
 
         def stop() -> bool:
             return bool(stopping)
@@ -118,7 +121,7 @@ def run(training: Training, scratch: Path, description: dict[str, Any]) -> None:
             training.run(
                 on_row=on_row,
                 on_candidate=on_candidate,
-                on_save=lambda: save(training, scratch / "state.safetensors") if first else None,
+                on_save=lambda: save(training, scratch / "state.safetensors"),
                 stop=stop,
             )
         except Stopped as stopped:
@@ -133,8 +136,10 @@ def run(training: Training, scratch: Path, description: dict[str, Any]) -> None:
 
 
 def save(training: Training, path: Path) -> None:
-    """Write the resume state atomically; it survives a power cut."""
+    """Write the resume state atomically; it survives a power cut. All workers must call, the first one writes."""
     tensors, plain = training.state()
+    if training.workers.rank:
+        return
     part = path.with_name(path.name + ".part")
     seen = {"plain": json.dumps(plain), "code": code()}
     save_file({k: v.detach().cpu().clone() for k, v in tensors.items()}, part, metadata=seen)
@@ -149,7 +154,7 @@ def restore(training: Training, path: Path) -> bool:
         seen = file.metadata()
     if seen.get("code") != code():
         return False
-    training.restore(load_file(path, device=str(training.device)), json.loads(seen["plain"]))
+    training.restore(load_file(path), json.loads(seen["plain"]))
     return True
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -18,11 +19,15 @@ from tests.conftest import ROOT, experiment, puzzles
 pytestmark = pytest.mark.slow
 
 
-def _stage(processes: int, *module: str, fails: bool = False) -> str:
+def _environment(processes: int, **more: str) -> dict[str, str]:
     kept = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
     settings = {"ARC_GPUS": str(processes), "ARC_DEVICE": "cpu", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", *module]
-    done = subprocess.run(command, capture_output=True, text=True, env=kept | settings, timeout=300)
+    return kept | settings | more
+
+
+def _stage(processes: int, *module: str, fails: bool = False, **more: str) -> str:
+    command, environment = [sys.executable, "-m", *module], _environment(processes, **more)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
     assert (done.returncode != 0) == fails, done.stdout + done.stderr
     return done.stdout + done.stderr
 
@@ -57,6 +62,59 @@ def test_two_workers_train_as_one_does_and_predict_the_same(prepared):
     assert len(answers[0]) == 8
     pd.testing.assert_frame_equal(answers[0][exact], answers[1][exact])
     assert not list(paths.SCRATCH.glob("predict/*"))
+
+
+def _trained(says: str = "", **more: str) -> tuple[dict[str, torch.Tensor], pd.DataFrame, dict[str, Any]]:
+    """Weights of all candidates, history and probes."""
+    assert says in _stage(int(more.get("ARC_GPUS", "2")), "tasks.train", **more)
+    files = sorted(paths.CANDIDATES.glob("*.safetensors"))
+    weights = {f"{file.stem}/{name}": tensor for file in files for name, tensor in load_file(file).items()}
+    return weights, pd.DataFrame(json.loads(paths.HISTORY.read_text())), json.loads(paths.PROBES.read_text())
+
+
+@pytest.mark.parametrize("evaluated", ["ema", "raw"])
+def test_two_workers_that_hold_a_part_each_train_as_one_does(prepared, evaluated):
+    stop = {"every": 4, "patience": 4, "improvement": 0.0}
+    how = {"accumulation": 4, "batch": 2, "log_every": 4, "evaluated_weights": evaluated, "early_stop": stop}
+    resolved = experiment(train=how, prepare={"validation_tasks": 1})
+    paths.EXPERIMENT.write_text(yaml.safe_dump(resolved.model_dump(mode="json")))
+    prepare.main()
+    weights, history, probes = _trained(ARC_GPUS="1")
+    ours, our_history, our_probes = _trained(ARC_SHARD="1")
+    assert list(ours) == list(weights)
+    for name, tensor in ours.items():
+        assert torch.allclose(tensor, weights[name], rtol=1e-4, atol=1e-6), name
+    pd.testing.assert_frame_equal(our_history, history, rtol=1e-4)
+    assert our_probes.keys() == probes.keys()
+    for name, seen in probes.items():
+        assert our_probes[name] == pytest.approx(seen, rel=1e-2), name
+
+
+@pytest.mark.parametrize("then", [{"ARC_GPUS": "2", "ARC_SHARD": "1"}, {"ARC_GPUS": "1"}])
+def test_a_training_in_parts_that_was_stopped_goes_on(prepared, then):
+    resolved = experiment(train={"accumulation": 2, "batch": 4, "optimizer_steps": 80, "evaluated_weights": "ema"})
+    paths.EXPERIMENT.write_text(yaml.safe_dump(resolved.model_dump(mode="json")))
+    weights, history, _ = _trained(ARC_GPUS="1")
+    command, environment = [sys.executable, "-m", "tasks.train"], _environment(2, ARC_SHARD="1")
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        while "update 8 of 80" not in (line := process.stdout.readline()):
+            assert line
+        process.terminate()
+        process.stdout.read()
+    assert len(list(paths.SCRATCH.glob("train/*/state.safetensors"))) == 1
+    ours, our_history, _ = _trained("going on after update", **then)
+    for name, tensor in ours.items():
+        assert torch.allclose(tensor, weights[name], rtol=1e-3, atol=1e-5), name
+    pd.testing.assert_frame_equal(our_history, history, rtol=1e-3)
+
+
+def test_what_cannot_be_shared_out_is_refused(prepared):
+    assert "needs more than one GPU" in _stage(1, "tasks.train", fails=True, ARC_SHARD="1")
+    assert "ARC_SHARD is 'yes'; allowed are '0' and '1'" in _stage(1, "tasks.train", fails=True, ARC_SHARD="yes")
+    resolved = experiment(train={"accumulation": 2, "batch": 4, "optimizer": "muon"})
+    paths.EXPERIMENT.write_text(yaml.safe_dump(resolved.model_dump(mode="json")))
+    assert "train.optimizer is 'muon'" in _stage(2, "tasks.train", fails=True, ARC_SHARD="1")
 
 
 def test_an_update_that_cannot_be_shared_is_refused(prepared, monkeypatch):
