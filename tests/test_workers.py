@@ -72,10 +72,9 @@ def _trained(says: str = "", **more: str) -> tuple[dict[str, torch.Tensor], pd.D
     return weights, pd.DataFrame(json.loads(paths.HISTORY.read_text())), json.loads(paths.PROBES.read_text())
 
 
-@pytest.mark.parametrize("evaluated", ["ema", "raw"])
-def test_two_workers_that_hold_a_part_each_train_as_one_does(prepared, evaluated):
+def test_two_workers_that_hold_a_part_each_train_as_one_does(prepared):
     stop = {"every": 4, "patience": 4, "improvement": 0.0}
-    how = {"accumulation": 4, "batch": 2, "log_every": 4, "evaluated_weights": evaluated, "early_stop": stop}
+    how = {"accumulation": 4, "batch": 2, "log_every": 4, "evaluated_weights": "ema", "early_stop": stop}
     resolved = experiment(train=how, prepare={"validation_tasks": 1})
     paths.EXPERIMENT.write_text(yaml.safe_dump(resolved.model_dump(mode="json")))
     prepare.main()
@@ -88,6 +87,14 @@ def test_two_workers_that_hold_a_part_each_train_as_one_does(prepared, evaluated
     assert our_probes.keys() == probes.keys()
     for name, seen in probes.items():
         assert our_probes[name] == pytest.approx(seen, rel=1e-2), name
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="no two GPUs")
+def test_two_gpus_that_hold_a_part_each_train_as_two_whole_ones_do(prepared):
+    _, history, _ = _trained(ARC_DEVICE="cuda")
+    _, ours, _ = _trained(ARC_DEVICE="cuda", ARC_SHARD="1")
+    learned = ["loss", "cross_entropy", "size_cross_entropy", "gradient_norm"]
+    pd.testing.assert_frame_equal(ours[learned], history[learned], rtol=0.05)  # bfloat16
 
 
 @pytest.mark.parametrize("then", [{"ARC_GPUS": "2", "ARC_SHARD": "1"}, {"ARC_GPUS": "1"}])
