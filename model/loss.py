@@ -78,10 +78,11 @@ class Noised(NamedTuple):
     hidden: Tensor
     """bool (S,): sequences that hide their input."""
     level: Tensor
-    """int64 (T,), and so on for the targets' rows."""
+    """int64 (T,): noise level of the targets' rows."""
     time: Tensor
-    """float (T,)."""
+    """float (T,): what the network is told of it."""
     clean: Tensor
+    """int64 (T,) colours."""
     noisy: Tensor
     """int64 (T,) colours."""
 

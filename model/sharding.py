@@ -53,6 +53,7 @@ class Sharded(Training):
         del self.average.averages, self.average.currents, self.gradient, self.gradients
         self.parameters = list(self.network.parameters())
         config = self.config
+        # Not those of `optimizers`, whose rate is a tensor for the sake of recorded steps.
         rate, decay = config.learning_rate, config.weight_decay
         self.optimizers = [torch.optim.AdamW(self.parameters, lr=rate, weight_decay=decay, fused=True)]
         self.add_gradient, self.apply = self._add_gradient, self._apply

@@ -206,7 +206,7 @@ class Training:
         if self.workers.rank:  # The first worker's hold those of all.
             self.sums.zero_()
         self.step, self.history = plain["step"], plain["history"]
-        self.stream.place = Place(*plain.get("place", ()))  # Older states have none: all batches are made again.
+        self.stream.place = Place(*plain["place"])
         self.stopped_early = exhausted(self.history, self.config.early_stop)
 
     def _add_gradient(
