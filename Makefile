@@ -23,7 +23,7 @@ setup: .venv/ready
 repro: setup
 	dvc repro
 	python -m tasks.publish --if-missing
-	python -m tasks.table
+	python -m tasks.reporting.score_table
 
 test: setup
 	ruff check .
@@ -41,7 +41,7 @@ fast: setup
 	$(PYTEST) -m 'not slow and not night'
 
 ui: setup
-	python -m tasks.ui
+	python -m tasks.commands.ui
 
 bench: setup
-	python -m tasks.bench
+	python -m tasks.commands.bench

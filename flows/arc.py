@@ -32,10 +32,14 @@ def _of_tasks(name: str, module: str) -> Callable[[typer.Context], None]:
 
 _PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 for _name, _module, _help in (
-    ("compare", "compare", "Compare experiments: scores with intervals, paired differences, tasks won and lost."),
-    ("solve", "solve", "Answer an official ARC file with a checkpoint."),
-    ("show", "show", "What VERSION/SIZE/DATASET stands for, its parameters, and what differs from another."),
-    ("task", "show_task", "Draw a task, its attempts, the vote and the denoising."),
+    (
+        "compare",
+        "commands.compare",
+        "Compare experiments: scores with intervals, paired differences, tasks won and lost.",
+    ),
+    ("solve", "commands.solve", "Answer an official ARC file with a checkpoint."),
+    ("show", "commands.show", "What VERSION/SIZE/DATASET stands for, its parameters, and what differs from another."),
+    ("task", "commands.task", "Draw a task, its attempts, the vote and the denoising."),
 ):
     app.command(_name, help=_help, context_settings=_PASSED_ON, add_help_option=False)(_of_tasks(_name, _module))
 

@@ -17,8 +17,8 @@ Set = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE over the
 @contextmanager
 def said() -> Iterator[None]:
     """End with one line where a mistake was expected."""
-    from flows.places import FlowError
-    from tasks.params import ConfigurationError
+    from flows.runs.places import FlowError
+    from tasks.common.params import ConfigurationError
 
     try:
         yield
@@ -34,8 +34,8 @@ def run(
     """Run one experiment now, as a flow, with or without a server; frozen, in a worktree of its own."""
     _environment()
     with said():
-        from flows import run as command
-        from flows.request import Request
+        from flows.runs.request import Request
+        from flows.worker import foreground as command
 
         command.run(Request.of(experiment, seed, overrides or [], "normal"))
 
@@ -48,7 +48,7 @@ def worker() -> None:
         os.environ.setdefault("PREFECT_WORKER_QUERY_SECONDS", "2")
         os.environ.setdefault("PREFECT_WORKER_PREFETCH_SECONDS", "1")
         os.environ.setdefault("PREFECT_WORKER_CANCELLATION_POLL_SECONDS", "5")
-        from flows import worker as command
+        from flows.worker import worker as command
 
         command.work()
 
@@ -69,10 +69,10 @@ def queue(
         _server()
         from typing import get_args
 
-        from flows import queue as command
-        from flows import schedule
-        from flows.places import FlowError
-        from flows.request import Priority, Request
+        from flows.queue import queue as command
+        from flows.queue import times
+        from flows.runs.places import FlowError
+        from flows.runs.request import Priority, Request
 
         if priority not in get_args(Priority):
             raise FlowError(f"--priority is {priority!r}; allowed are high and normal")
@@ -85,7 +85,7 @@ def queue(
             for name in experiments or []
             for seed in numbers
         ]
-        when = schedule.at(at) if at else None
+        when = times.at(at) if at else None
         if not (requests or show or bump or cancel):
             raise FlowError("nothing to do; name experiments, or give --list, --bump or --cancel")
         with connected() as connection:
@@ -106,7 +106,7 @@ def night(
     _environment()
     with said():
         _server()
-        from flows import night as command
+        from flows.worker import overnight as command
 
         with connected() as connection:
             found = command.rows(connection, command.since(hours))
@@ -118,7 +118,7 @@ def doctor() -> None:
     """Look for what is wrong: disk, GPU, versions, ports, locks, worktrees, dead runs; each finding with its mend."""
     _environment()
     with said():
-        from flows import doctor as command
+        from flows.worker import doctor as command
 
         findings = command.examine()
     table([{"": "!" if f.mend else "ok", "what": f.what, "found": f.found, "mend": f.mend} for f in findings])
@@ -127,7 +127,7 @@ def doctor() -> None:
 @contextmanager
 def connected() -> "Iterator[SyncPrefectClient]":
     """A client of the server, which is started if need be, with the deployment up to date."""
-    from flows import deployment
+    from flows.queue import deployment
 
     with deployment.client() as connection:
         deployment.ensure(connection)
@@ -152,14 +152,14 @@ def table(rows: list[dict[str, str]]) -> None:
 def _environment() -> None:
     """Before Prefect is imported, which reads it once."""
     with said():
-        from flows import places
+        from flows.runs import places
 
         os.environ.update(places.environment())
 
 
 def _server() -> None:
     """A server that answers, before Prefect is imported, which reads its address once."""
-    from flows import server
+    from flows.worker import server
 
     server.ensure()
     os.environ["PREFECT_API_URL"] = server.address()

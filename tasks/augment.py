@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from model.views import make_views, voting_seed
-from tasks import paths
-from tasks.params import resolved
-from tasks.stage import stage
-from tasks.tables import read_tasks, write_views
+from model.puzzles.views import make_views, voting_seed
+from tasks.common import paths
+from tasks.common.params import resolved
+from tasks.common.stage import stage
+from tasks.files.tables import read_tasks, write_views
 
 
 @stage("augment")

@@ -7,8 +7,8 @@ comment makes nothing else stale.
 
 import yaml
 
-from tasks import params, paths
-from tasks.stage import stage
+from tasks.common import params, paths
+from tasks.common.stage import stage
 
 
 @stage("check")

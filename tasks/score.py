@@ -9,19 +9,20 @@ import numpy as np
 import pandas as pd
 import typer
 
-from model.configuration import Evaluation
-from model.content import write_json
-from model.grids import Grid
-from model.replay import Replay
-from model.scoring import Key, attempts_of, score
-from model.trajectories import copying, trajectory, warnings
-from model.voting import Ballots, ballots, visited_share
-from tasks import paths, predictions
-from tasks.marks import interval, marks, percent
-from tasks.params import resolved
-from tasks.stage import StageError, stage
-from tasks.submission import submission, write
-from tasks.tables import read_pairs, read_solutions
+from model.config.experiment import Evaluation
+from model.puzzles.grids import Grid
+from model.scoring.diagnostics import copying, trajectory, warnings
+from model.scoring.replay import Replay
+from model.scoring.scores import Key, attempts_of, score
+from model.scoring.votes import Ballots, ballots, visited_share
+from model.storage.content import write_json
+from tasks.common import paths
+from tasks.common.params import resolved
+from tasks.common.stage import StageError, stage
+from tasks.files import predictions
+from tasks.files.submission import submission, write
+from tasks.files.tables import read_pairs, read_solutions
+from tasks.reporting.caveats import interval, marks, percent
 
 
 @stage("score")

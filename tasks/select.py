@@ -6,16 +6,16 @@ from typing import Any
 
 import numpy as np
 
-from model.checkpoints import describe
-from model.configuration import Evaluation
-from model.content import write_json
-from model.scoring import attempts_of, score
-from model.voting import ballots
-from tasks import paths
-from tasks.answers import answers
-from tasks.params import resolved
-from tasks.stage import stage
-from tasks.tables import read_solutions
+from model.config.experiment import Evaluation
+from model.scoring.scores import attempts_of, score
+from model.scoring.votes import ballots
+from model.storage.checkpoints import describe
+from model.storage.content import write_json
+from tasks.common import paths
+from tasks.common.answers import answers
+from tasks.common.params import resolved
+from tasks.common.stage import stage
+from tasks.files.tables import read_solutions
 
 
 @stage("select")

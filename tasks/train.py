@@ -21,21 +21,22 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from model import checkpoints
-from model.checkpoints import Description
-from model.configuration import Experiment
-from model.content import digest, write_json
-from model.corpus import first_rows, task_rows
-from model.dataset import Dataset
-from model.leaks import fingerprints
-from model.sharding import Sharded
-from model.training import Stopped, Training
-from model.validation import CROSS_ENTROPY, lowest
-from tasks import cost, paths, start
-from tasks.device import choose, sharded, spread
-from tasks.params import resolved
-from tasks.stage import StageError, stage
-from tasks.tables import data_digest, read_dataset, read_tasks, read_validation
+from model.config.experiment import Experiment
+from model.network.device_data import first_rows, task_rows
+from model.puzzles.arrays import Dataset
+from model.puzzles.leaks import fingerprints
+from model.storage import checkpoints
+from model.storage.checkpoints import Description
+from model.storage.content import digest, write_json
+from model.training.sharding import Sharded
+from model.training.trainer import Stopped, Training
+from model.training.validation import CROSS_ENTROPY, lowest
+from tasks.common import paths
+from tasks.common.params import resolved
+from tasks.common.stage import StageError, stage
+from tasks.files import cost, start
+from tasks.files.tables import data_digest, read_dataset, read_tasks, read_validation
+from tasks.machine.device import choose, sharded, spread
 
 
 @stage("train")

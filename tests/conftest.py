@@ -10,8 +10,9 @@ import pytest
 import torch
 import yaml
 
-from model.configuration import Experiment
-from tasks import params, paths
+from model.config.experiment import Experiment
+from tasks.common import params
+from tasks.common import paths
 
 ROOT = Path(__file__).parent.parent
 

@@ -11,10 +11,11 @@ import numpy as np
 import torch
 import yaml
 
-from model.content import write_json
-from model.corpus import task_rows
-from model.training import Training
-from tasks import augment, fetch, params, paths, prepare, select, train
+from model.network.device_data import task_rows
+from model.storage.content import write_json
+from model.training.trainer import Training
+from tasks import augment, fetch, prepare, select, train
+from tasks.common import params, paths
 from tests.conftest import ROOT, experiment
 
 FOLDER = ROOT / "tests" / "golden"
@@ -27,7 +28,7 @@ VERSIONS = [version for version in PRESETS if version not in FINE_TUNED]
 
 def curve(version: str) -> dict[str, list[float]]:
     """Loss, size loss and gradient norm after every update."""
-    from tests.test_training import dataset
+    from tests.model.training.test_trainer import dataset
 
     config = experiment(version=version, train=EIGHT).train
     data = dataset()

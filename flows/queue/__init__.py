@@ -1,0 +1,1 @@
+"""Which runs wait, and in which order they start."""

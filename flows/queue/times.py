@@ -1,0 +1,27 @@
+"""Times as people say them."""
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from flows.runs.places import FlowError
+
+
+def at(text: str, now: datetime | None = None) -> datetime:
+    """The next HH:MM of this machine's clock, or an ISO date and time in the future. Raises FlowError."""
+    present = (now or datetime.now()).astimezone()
+    try:
+        if len(text) <= 5:
+            clock = datetime.strptime(text, "%H:%M")
+            moment = present.replace(hour=clock.hour, minute=clock.minute, second=0, microsecond=0)
+            return moment if moment > present else moment + timedelta(days=1)
+        moment = datetime.fromisoformat(text).astimezone()
+    except ValueError:
+        raise FlowError(f"--at {text!r} is no time; allowed are HH:MM and YYYY-MM-DDTHH:MM") from None
+    if moment <= present:
+        raise FlowError(f"--at {text!r} is over; name a time to come")
+    return moment
+
+
+def local(moment: Any) -> str:
+    """A time of the server on this machine's clock."""
+    return f"{moment.astimezone():%d %b %H:%M:%S}" if moment else ""

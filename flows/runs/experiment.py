@@ -1,0 +1,172 @@
+"""One experiment as a Prefect flow: DVC's stages in DVC's order, one task each. It runs in the current checkout.
+
+The work is DVC's: this asks for stage after stage, streams the logs, and says where it is and what came out.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+from prefect import flow, task
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
+from prefect.exceptions import PrefectException
+from prefect.logging import get_run_logger
+from prefect.runtime import flow_run
+from prefect.states import Completed, Failed
+
+from flows.runs import failure_reasons, places, processes, records, snapshots
+from flows.runs.places import FlowError
+from flows.runs.progress import Progress
+from flows.runs.request import Request
+from flows.runs.stage_process import Outcome, run_stage, stage_names
+from tasks.common import paths
+from tasks.tracking import mlflow_runs, store
+
+NAME = "experiment"
+
+
+class StageFailed(FlowError):
+    """A stage that ended without its result; the message gives its name and the reason."""
+
+
+@flow(name=NAME, persist_result=False, retries=0)
+def experiment(request: Request) -> State[None] | None:
+    """Run one experiment: data, training, selection of the checkpoint, and every evaluation of the matrix.
+
+    Args:
+        request: The experiment, by its names in presets.yaml, with overrides.
+    """
+    run, worktree, logger = str(flow_run.id), Path.cwd(), get_run_logger()
+    os.environ[processes.VARIABLE] = run
+    processes.note(run, os.getpid())
+    logger.info("%s in %s, code of %s", request.title, worktree, os.environ.get("ARC_COMMIT", "this checkout"))
+    try:
+        run_stages(run)
+        keep_scores(worktree, run)
+        branch = snapshots.keep(request, worktree)
+    except FlowError as error:  # Its own words, where an exception's would come with Prefect's around them.
+        return Failed(message=str(error))
+    except OSError as error:  # Of what is written beside the stages.
+        return Failed(message=failure_reasons.reason([str(error)]))
+    logger.info("kept on %s: `git switch %s && dvc checkout` restores it", branch, branch)
+    _shown(lambda: show_results(request, worktree, branch, run))
+    return None
+
+
+def run_stages(run: str) -> None:
+    """Every stage, in DVC's order. Raises StageFailed."""
+    states: dict[str, State[Any]] = {}
+    for stage, needed in stage_names():
+        upstream = [states[name] for name in needed]
+        step = stage_task.with_options(name=stage, task_run_name=stage)
+        states[stage] = step(stage, run, wait_for=upstream, return_state=True)
+        if not states[stage].is_completed():
+            states[stage].result()  # Raises what the stage raised.
+    if "publish" not in states:
+        return
+    # A result out of DVC's cache was published elsewhere, or long ago: this store may lack it.
+    done = subprocess.run(
+        [sys.executable, "-m", "tasks.publish", "--if-missing"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **places.environment()},
+    )
+    if done.returncode:
+        raise StageFailed(f"publish: {(done.stderr or done.stdout).strip()}")
+    get_run_logger().info(done.stdout.strip())
+
+
+@task(persist_result=False, cache_policy=NO_CACHE, retries=0)
+def stage_task(stage: str, run: str) -> State[None]:
+    """Run one stage. One that something killed is started again, unless it died at the same place before."""
+    logger = get_run_logger()
+    while True:
+        progress = Progress(run, stage)
+
+        def on_line(text: str, progress: Progress = progress) -> None:
+            logger.info(text)
+            progress.line(text)
+
+        outcome, why = Outcome(), "interrupted"
+        try:
+            run_stage(stage, on_line, outcome)
+            why = failure_reasons.reason(outcome.lines) if outcome.code else "done"
+        finally:
+            row = records.StageRecord(
+                stage=stage,
+                seconds=outcome.seconds,
+                device_seconds=outcome.device_seconds,
+                cached=outcome.cached,
+                outcome=why,
+            )
+            records.add_stage(run, row)
+        if not outcome.code:
+            return Completed(name="Cached" if outcome.cached else "Completed", message=f"{outcome.seconds:.1f} s")
+        if not failure_reasons.killed(outcome.lines):
+            raise StageFailed(f"{stage}: {why}")
+        if not records.add_death(run, f"{stage}: {why}"):
+            raise StageFailed(
+                f"{stage}: died twice at the same place, after update {records.progress(run).step}: {why}"
+            )
+        logger.warning("%s was killed; it goes on from its last save", stage)
+
+
+def keep_scores(worktree: Path, run: str) -> None:
+    """Copy the scores beside the record of the run, for `arc night`, since the worktree goes."""
+    folder = places.folder_of(run) / "scores"
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in (worktree / paths.SCORES).glob("*.json"):
+        (folder / path.name).write_bytes(path.read_bytes())
+
+
+def show_results(request: Request, worktree: Path, branch: str, run: str) -> None:
+    """Artifacts of a finished run: the scores, and where everything is."""
+    table = [score_row(path) for path in sorted((worktree / paths.SCORES).glob("*.json"))]
+    create_table_artifact(table, key="scores", description=f"{request.title}: pass@2 in percent")
+    lines = [f"# {request.title}", "", f"- restore it: `git switch {branch} && dvc checkout`"]
+    if (worktree / paths.PAGE).exists():
+        page = places.folder_of(run) / "report.html"
+        page.write_bytes((worktree / paths.PAGE).read_bytes())
+        lines.append(f"- report: [{page}]({page.as_uri()})")
+    lines += [f"- MLflow (`make ui`): {link}" for link in mlflow_links(worktree)]
+    create_markdown_artifact("\n".join(lines), key="links", description="The report, the MLflow run, and the branch")
+
+
+def score_row(path: Path) -> dict[str, Any]:
+    """A score as a row of a table, in percent."""
+    score = json.loads(path.read_text())
+    low, high = score["ci95"]
+    return {
+        "evaluation": path.stem,
+        "pass@2": round(100 * score["pass_at_2"], 1),
+        "95 %": f"{100 * low:.1f} to {100 * high:.1f}",
+        "grids": f"{score['grids_solved']} of {score['n_grids']}",
+        "tasks": score["n_tasks"],
+    }
+
+
+def mlflow_links(worktree: Path) -> list[str]:
+    """The MLflow run of the published result, and the report there; none where nothing was published."""
+    file, place = worktree / paths.PUBLISHED, store.store()
+    found = mlflow_runs.run_of(place, json.loads(file.read_text())["key"]) if file.exists() else None
+    if not found:
+        return []
+    # A page of one's own is `make ui`; a store that is a server is its own page.
+    page = place.uri if place.uri.startswith("http") else f"http://127.0.0.1:{os.environ.get('ARC_MLFLOW_PORT', 5000)}"
+    address = f"{page}/#/experiments/{found[0]}/runs/{found[1]}"
+    return [f"[the run]({address})", f"[the report there]({address}/artifacts/report.html)"]
+
+
+def _shown(show: Callable[[], None]) -> None:
+    """Artifacts only show the result: the run does not fail for a server that is away."""
+    try:
+        show()
+    except (httpx.HTTPError, PrefectException, RuntimeError) as error:
+        get_run_logger().warning("results not shown, the server does not answer: %r", error)

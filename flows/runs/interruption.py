@@ -1,0 +1,50 @@
+"""An interrupted run in MLflow: KILLED or FAILED, with its parameters and how far it came."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from flows.runs import records
+from tasks.common import paths
+
+
+def publish(run: str, worktree: Path, status: str, reason: str) -> None:
+    """Write the run, in a process of its own since MLflow is slow to import. What fails is told, not raised."""
+    if not (worktree / paths.EXPERIMENT).exists():
+        return  # It ended before its parameters were resolved: there is nothing to tell.
+    done = subprocess.run(
+        [sys.executable, "-m", "flows.runs.interruption", run, status, reason],
+        cwd=worktree,
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        print(f"MLflow was not told that run {run} is {status}: {done.stderr.strip()}", file=sys.stderr, flush=True)
+
+
+def write(run: str, status: str, reason: str) -> None:
+    """Write a run with `status` to the store, from the worktree of the run."""
+    from tasks.common.params import resolved
+    from tasks.publish import flat
+    from tasks.tracking import mlflow_runs, store
+
+    experiment, place, where = resolved(), store.store(), records.progress(run)
+    with store.locked(place):
+        store.create(place)
+        client = mlflow_runs.connect(place)
+        number = mlflow_runs.experiment_id(client, place, experiment.publish.experiment)
+    from mlflow.entities import Param
+
+    tags = {"arc.run": "interrupted", "arc.flow_run": run, "arc.stage": where.stage, "arc.reason": reason}
+    tags |= {"arc.experiment": experiment.name, "arc.seed": str(experiment.seed)}
+    name = f"{experiment.name} seed {experiment.seed}, interrupted"
+    made = client.create_run(number, run_name=name, tags=tags).info.run_id
+    client.set_terminated(made, status)  # First, so that whatever ends this leaves no run that reads RUNNING.
+    params = [Param(*param) for param in flat(experiment.model_dump(mode="json")).items()]
+    for i in range(0, len(params), 100):
+        client.log_batch(made, params=params[i : i + 100])
+    client.log_metric(made, "train/last_update", where.step, step=where.step)
+
+
+if __name__ == "__main__":
+    write(*sys.argv[1:4])

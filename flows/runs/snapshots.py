@@ -1,0 +1,200 @@
+"""A queued run is frozen when it is submitted: a commit of the code as it stands, run in a git worktree of its own.
+
+The commit holds HEAD, the uncommitted changes of tracked files, and the params.yaml of the request. It hangs on a ref
+under refs/arc/frozen until its runs are done. A finished run leaves its lock and parameters on the branch exp/NAME.
+"""
+
+import configparser
+import contextlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from flows.runs import places
+from flows.runs.places import FlowError, git
+from flows.runs.request import Request
+from model.storage.content import digest_text
+from tasks.common import paths
+
+FROZEN = "refs/arc/frozen"
+LONGEST_NAME = 60
+"""Of the overrides in the name of a branch; longer ones end with a digest."""
+KEPT_DAYS = 14
+"""How long a frozen commit without a result is kept, so that a run that failed can be looked at."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The frozen commit, and the files beside the code that are not in it."""
+
+    commit: str
+    untracked: tuple[str, ...]
+
+    @property
+    def warning(self) -> str | None:
+        """What to tell of untracked files, if there are any."""
+        if not self.untracked:
+            return None
+        return f"untracked, so not part of the frozen run: {', '.join(self.untracked)}; `git add` what it needs"
+
+
+def freeze(requests: Sequence[Request], tree: Path) -> list[Snapshot]:
+    """Commit the checkout `tree` as it stands, once with the parameters of each request.
+
+    Touches neither files nor index. All have the code of the same moment.
+    """
+    identity = _identity(tree)
+    head = git("rev-parse", "HEAD", cwd=tree)
+    state = git("stash", "create", cwd=tree, **identity) or head
+    others = tuple(git("ls-files", "--others", "--exclude-standard", cwd=tree).splitlines())
+    snapshots = []
+    with tempfile.TemporaryDirectory() as folder:
+        index = {"GIT_INDEX_FILE": str(Path(folder) / "index")}
+        git("read-tree", state, cwd=tree, **index)
+        for request in requests:
+            params = git("hash-object", "-w", "--stdin", cwd=tree, given=request.text(tree))
+            git("update-index", "--add", "--cacheinfo", f"100644,{params},{paths.PARAMS}", cwd=tree, **index)
+            content = git("write-tree", cwd=tree, **index)
+            message = f"{request.title}, as submitted"
+            commit = git("commit-tree", content, "-p", head, "-m", message, cwd=tree, **identity)
+            git("update-ref", f"{FROZEN}/{commit}", commit, cwd=tree)
+            snapshots.append(Snapshot(commit, others))
+    return snapshots
+
+
+def lay_out(commit: str, run: str) -> Path:
+    """The worktree of the run, made if need be: the frozen code, DVC's shared cache, and one's own data."""
+    root, folder = places.home(), places.worktree_of(run)
+    ready = places.folder_of(run) / "worktree"
+    if folder.exists() and ready.exists():
+        return folder
+    remove(run)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    git("worktree", "add", "--detach", "--force", str(folder), commit, cwd=root)
+    _share_cache(root, folder)
+    own = root / paths.OWN
+    if own.exists():
+        shutil.copytree(own, folder / paths.OWN, dirs_exist_ok=True)
+    ready.parent.mkdir(parents=True, exist_ok=True)
+    ready.write_text(f"{folder}\n")
+    return folder
+
+
+def remove(run: str) -> None:
+    """Remove the worktree of a run, whatever state a crash left it in."""
+    folder = places.worktree_of(run)
+    shutil.rmtree(folder, ignore_errors=True)
+    (places.folder_of(run) / "worktree").unlink(missing_ok=True)
+    git("worktree", "prune", cwd=places.home())
+
+
+def keep(request: Request, worktree: Path) -> str:
+    """Put the lock, parameters and scores of a finished run on the branch exp/NAME; returns its name.
+
+    `git switch` and `dvc checkout` restore the experiment from there. A result that the branch held before stays
+    in its history.
+    """
+    identity = _identity(worktree)
+    # published.json is no file of DVC's cache, so that git has to restore it.
+    files = [name for name in ("dvc.lock", str(paths.PUBLISHED)) if (worktree / name).exists()]
+    git("add", "--force", *files, cwd=worktree)
+    content = git("write-tree", cwd=worktree)
+    branch = f"exp/{slug(request)}"
+    if git("for-each-ref", "--format=%(worktreepath)", f"refs/heads/{branch}", cwd=worktree):
+        branch += f"-{int(time.time())}"  # Moving a branch that somebody has checked out would confuse that checkout.
+    parents = ["-p", "HEAD"]
+    with contextlib.suppress(FlowError):
+        before = git("rev-parse", "--verify", "--quiet", f"refs/heads/{branch}", cwd=worktree)
+        if git("rev-parse", f"{before}^{{tree}}", cwd=worktree) == content:
+            return branch
+        parents += ["-p", before]
+    message = "\n".join([request.title, "", *score_lines(worktree)])
+    commit = git("commit-tree", content, *parents, cwd=worktree, given=message, **identity)
+    git("update-ref", f"refs/heads/{branch}", commit, cwd=worktree)
+    return branch
+
+
+def score_lines(worktree: Path) -> list[str]:
+    """Every score of the experiment in a checkout, one a line, in percent with its interval."""
+    lines = []
+    for path in sorted((worktree / paths.SCORES).glob("*.json")):
+        score = json.loads(path.read_text())
+        low, high = score["ci95"]
+        lines.append(
+            f"{path.stem}: pass@2 {100 * score['pass_at_2']:.1f} % [{100 * low:.1f}, {100 * high:.1f}], "
+            f"{score['grids_solved']} of {score['n_grids']} grids, {score['n_tasks']} tasks"
+        )
+    return lines
+
+
+def slug(request: Request) -> str:
+    """The title as the name of a git branch."""
+    name = f"{request.version}/{request.size}/{request.dataset}/seed-{request.seed}"
+    chosen = ",".join(sorted(request.overrides))
+    text = re.sub(r"[^A-Za-z0-9_.,=+-]+|\.\.+|\.lock$", "-", chosen).strip("-.")
+    if len(text) > LONGEST_NAME:
+        text = f"{text[: LONGEST_NAME - 10].rstrip('-.,=')}-{digest_text(chosen)[:8]}"
+    return f"{name},{text}" if text else name
+
+
+def clean(needed: Iterable[str], commits: Iterable[str]) -> list[str]:
+    """Remove the worktrees of all runs but `needed`, and old frozen commits but `commits`; says what it removed."""
+    root, kept, wanted = places.home(), set(needed) | _of_living_processes(), set(commits)
+    folder = places.scratch() / "worktrees"
+    removed = []
+    for path in sorted(folder.iterdir()) if folder.exists() else []:
+        if path.name not in kept:
+            remove(path.name)
+            removed.append(f"worktree {path.name}")
+    oldest = time.time() - KEPT_DAYS * 86400
+    for line in git("for-each-ref", "--format=%(objectname) %(committerdate:unix)", FROZEN, cwd=root).splitlines():
+        commit, when = line.split()
+        if commit not in wanted and int(when) < oldest:
+            git("update-ref", "-d", f"{FROZEN}/{commit}", cwd=root)
+            removed.append(f"frozen commit {commit[:8]}")
+    return removed
+
+
+def name_of(process: psutil.Process) -> str:
+    """Name of the worktree of an `arc run`, which its process gives away."""
+    return f"now-{process.pid}-{process.create_time():.2f}"
+
+
+def _of_living_processes() -> set[str]:
+    return {name_of(process) for process in psutil.process_iter()}
+
+
+def _share_cache(root: Path, folder: Path) -> None:
+    done = subprocess.run(["dvc", "cache", "dir"], cwd=root, capture_output=True, text=True, env=_env())
+    if done.returncode:
+        raise FlowError(f"dvc cache dir in {root}: {done.stderr.strip()}")
+    config = configparser.ConfigParser(interpolation=None)
+    config.read(root / ".dvc" / "config.local")
+    if not config.has_section("cache"):
+        config.add_section("cache")
+    config.set("cache", "dir", str((root / done.stdout.strip()).resolve()))
+    with (folder / ".dvc" / "config.local").open("w") as file:
+        config.write(file)
+
+
+def _env() -> dict[str, str]:
+    return {**os.environ, **places.environment()}
+
+
+def _identity(tree: Path) -> dict[str, str]:
+    """Git's author and committer where none is configured."""
+    try:
+        git("var", "GIT_COMMITTER_IDENT", cwd=tree)
+    except FlowError:
+        names = {f"GIT_{role}_NAME": "arc" for role in ("AUTHOR", "COMMITTER")}
+        return names | {f"GIT_{role}_EMAIL": "arc@localhost" for role in ("AUTHOR", "COMMITTER")}
+    return {}

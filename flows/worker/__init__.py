@@ -1,0 +1,1 @@
+"""What executes queued runs, and what repairs the queue after a crash."""

@@ -1,0 +1,169 @@
+"""`arc doctor`: what is wrong with this machine's lab, each finding with its mend."""
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import psutil
+
+from flows.runs import places, snapshots
+from flows.runs.places import FlowError, git
+from flows.worker import server
+from tasks.machine import gpu_lock
+
+FREE_GIB = 10.0
+TESTED = {"prefect": "3.8", "mlflow": "3.17", "dvc": "3.67", "torch": "2.1"}
+"""Beginnings of the versions that the project was tried with."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something looked at. `mend` is empty where nothing is wrong."""
+
+    what: str
+    found: str
+    mend: str = ""
+
+
+def examine() -> list[Finding]:
+    """Look at everything. A check that fails is a finding too."""
+    findings: list[Finding] = []
+    for check in CHECKS:
+        try:
+            findings += check()
+        except (OSError, FlowError, ValueError) as error:
+            findings.append(Finding(check.__name__.strip("_"), str(error), "the check itself failed: see the message"))
+    return findings
+
+
+def disk() -> Iterator[Finding]:
+    """Room where results, scratch and databases grow."""
+    for path in (places.home(), places.scratch() if places.scratch().exists() else places.home(), Path("/tmp")):
+        free = shutil.disk_usage(path).free / 2**30
+        mend = "`dvc gc --workspace --all-branches`, or delete old exp/ branches first" if free < FREE_GIB else ""
+        yield Finding("disk", f"{free:.1f} GiB free at {path}", mend)
+
+
+def gpu() -> Iterator[Finding]:
+    """GPUs, what runs on them, and whether it is ours."""
+    if not shutil.which("nvidia-smi"):
+        yield Finding("gpu", "no nvidia-smi: the CPU is used")
+        return
+    query = ["nvidia-smi", "--query-compute-apps=pid,used_memory", "--format=csv,noheader,nounits"]
+    done = subprocess.run(query, capture_output=True, text=True)
+    if done.returncode:
+        yield Finding("gpu", f"nvidia-smi: {done.stdout.strip()}", "repair the driver; a reboot often does")
+        return
+    for line in done.stdout.splitlines():
+        pid, memory = (part.strip() for part in line.split(","))
+        ours = any(owner.get("process") == int(pid) for owner in _holders().values())
+        mend = "" if ours else f"end it if it is forgotten: `kill {pid}`"
+        yield Finding("gpu", f"process {pid} uses {memory} MiB{'' if ours else ', without our lock'}", mend)
+    yield Finding("gpu", f"{len(done.stdout.splitlines())} processes on the GPUs")
+
+
+def locks() -> Iterator[Finding]:
+    """Who holds a GPU, and locks of DVC and git whose owner is dead."""
+    for name, owner in _holders().items():
+        yield Finding("lock", f"{name} {gpu_lock.describe(owner)}")
+    folders = [places.home(), *(places.scratch() / "worktrees").glob("*")]
+    for folder in folders:
+        for lock in (folder / ".dvc" / "tmp" / "rwlock",):
+            for pid in _dvc_owners(lock):
+                if not psutil.pid_exists(pid):
+                    yield Finding("lock", f"{lock} is of process {pid}, which is dead", f"`rm {lock}`")
+    index = places.home() / ".git" / "index.lock"
+    if index.exists() and time.time() - index.stat().st_mtime > 600:
+        yield Finding("lock", f"{index} is older than 10 minutes", f"no git running? `rm {index}`")
+
+
+def ports() -> Iterator[Finding]:
+    """Whether the server answers, and nobody else sits on its port."""
+    if server.answers():
+        if server.ours():
+            yield Finding("server", f"answers at {server.address()}")
+        else:
+            yield Finding("server", f"the one at {server.address()} is of another checkout", server.FREE_PORT)
+        return
+    with socket.socket() as probe, contextlib.suppress(OSError):
+        probe.settimeout(1)
+        probe.connect((server.host(), server.port()))
+        yield Finding(
+            "server",
+            f"port {server.port()} is another program's",
+            server.FREE_PORT,
+        )
+        return
+    yield Finding("server", f"none at {server.address()}", "`arc worker` starts one")
+
+
+def worker() -> Iterator[Finding]:
+    """Whether `arc worker` works here."""
+    # Its lock, not its number: that returns.
+    if row := gpu_lock.holder(places.scratch() / "worker.lock"):
+        yield Finding("worker", f"process {row['process']} since {row['since']}")
+    else:
+        yield Finding("worker", "none works", "`arc worker`, if anything waits")
+
+
+def runs() -> Iterator[Finding]:
+    """Runs shown as active that are dead, and worktrees without a run."""
+    if not (server.answers() and server.ours()):
+        return
+    os.environ["PREFECT_API_URL"] = server.address()
+    from prefect.client.schemas.objects import StateType
+
+    from flows.queue import deployment
+    from flows.runs import processes
+    from flows.worker import recovery
+
+    with deployment.client() as connection:
+        active = {str(run.id): run for run in recovery.runs(connection, *recovery.ACTIVE)}
+        scheduled = {str(run.id) for run in recovery.runs(connection, StateType.SCHEDULED)}
+    for name, run in active.items():
+        alive = processes.living(name)
+        if not alive and run.state.name not in ("Pending", "Submitting"):
+            yield Finding("run", f"{run.name} is shown as {run.state.name}, but is dead", "restart `arc worker`")
+        else:
+            yield Finding("run", f"{run.name}: {run.state.name}, {len(alive)} processes")
+    living = {snapshots.name_of(process) for process in psutil.process_iter()}
+    for path in sorted((places.scratch() / "worktrees").glob("*")):
+        if path.name not in {*active, *scheduled, *living}:
+            yield Finding("worktree", f"{path} has no run", "`arc worker` removes it when it starts")
+
+
+def versions() -> Iterator[Finding]:
+    """Versions against those that the project was tried with."""
+    for name, tested in TESTED.items():
+        try:
+            found = version(name)
+        except PackageNotFoundError:
+            yield Finding("version", f"{name} is not installed", "`make setup`")
+            continue
+        mend = "" if found.startswith(tested) else f"tried with {tested}*: install that if something is odd"
+        yield Finding("version", f"{name} {found}", mend)
+    yield Finding("version", git("--version"))
+
+
+CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (disk, gpu, locks, ports, worker, runs, versions)
+
+
+def _holders() -> dict[str, dict[str, object]]:
+    paths = sorted(gpu_lock.folder().glob("*.lock"))
+    return {path.stem: owner for path in paths if (owner := gpu_lock.holder(path))}
+
+
+def _dvc_owners(path: Path) -> set[int]:
+    if not path.exists():
+        return set()
+    rows = json.loads(path.read_text() or "{}").values()
+    entries = [entry for row in rows for entry in ([row["write"]] if row.get("write") else []) + row.get("read", [])]
+    return {int(entry["pid"]) for entry in entries}

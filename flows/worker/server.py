@@ -1,0 +1,122 @@
+"""The Prefect server of this machine: started when it is missing, on 127.0.0.1 unless told otherwise."""
+
+import contextlib
+import fcntl
+import json
+import os
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import psutil
+
+from flows.runs import places
+from flows.runs.places import FlowError
+from model.storage.content import write_json
+from tasks.commands import ui
+
+START_SECONDS = 120.0
+FREE_PORT = "set PREFECT_SERVER_API_PORT to a free port, for every command here"
+
+
+def host() -> str:
+    """PREFECT_SERVER_API_HOST, or 127.0.0.1."""
+    return os.environ.get("PREFECT_SERVER_API_HOST", "127.0.0.1")
+
+
+def port() -> int:
+    """PREFECT_SERVER_API_PORT, or 4200."""
+    return int(os.environ.get("PREFECT_SERVER_API_PORT", "4200"))
+
+
+def address() -> str:
+    """The API: PREFECT_API_URL if set, else this machine's server."""
+    return os.environ.get("PREFECT_API_URL") or f"http://{host()}:{port()}/api"
+
+
+def answers(seconds: float = 2.0) -> bool:
+    """Whether the server answers."""
+    try:
+        with urllib.request.urlopen(f"{address()}/health", timeout=seconds) as reply:
+            return bool(reply.status == 200)
+    except OSError:
+        return False
+
+
+def ours() -> bool:
+    """Whether what listens there is this project's server: another checkout's runs are not ours to recover."""
+    if os.environ.get("PREFECT_API_URL"):
+        return True  # Named by hand.
+    page = ui.prefect_page()
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            listens = {c.laddr.port for c in process.net_connections("tcp") if c.status == psutil.CONN_LISTEN}
+            if port() in listens:
+                return page.ours(process)
+    return False
+
+
+def ensure() -> None:
+    """Start the server unless it answers, and wait until it does. Raises FlowError.
+
+    It outlives whoever starts it, since runs need it until their end.
+    """
+    if answers():
+        if not ours():
+            raise FlowError(f"the server at {address()} is of another checkout; {FREE_PORT}")
+        return
+    if os.environ.get("PREFECT_API_URL", address()) != f"http://{host()}:{port()}/api":
+        raise FlowError(f"{address()} (PREFECT_API_URL) does not answer, and is no server that can be started here")
+    state().parent.mkdir(parents=True, exist_ok=True)
+    with state().with_suffix(".lock").open("w") as lock:
+        # Two commands at once must not start two servers on one port and one database.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not answers():
+            _start()
+
+
+def _start() -> None:
+    log = state().with_suffix(".log")
+    with log.open("ab") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "prefect", "server", "start"],
+            cwd=places.home(),
+            env={
+                **os.environ,
+                **places.environment(),
+                # Not --port: then the page would look for the API at the default port.
+                "PREFECT_SERVER_API_HOST": host(),
+                "PREFECT_SERVER_API_PORT": str(port()),
+            },
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+            start_new_session=True,
+        )
+    write_json(state(), {"process": process.pid, "started": psutil.Process(process.pid).create_time()})
+    deadline = time.monotonic() + START_SECONDS
+    while not answers():
+        if process.poll() is not None:
+            raise FlowError(f"the server ended at once; {log} ends with: {log.read_text().strip().splitlines()[-1:]}")
+        if time.monotonic() > deadline:
+            raise FlowError(f"the server does not answer at {address()} after {START_SECONDS:.0f} s; see {log}")
+        time.sleep(0.2)
+
+
+def state() -> Path:
+    """Which process the server is."""
+    return Path(places.environment()["PREFECT_HOME"]) / "server.json"
+
+
+def process() -> psutil.Process | None:
+    """The server that we started, if it lives."""
+    if not state().exists():
+        return None
+    row = json.loads(state().read_text())
+    try:
+        found = psutil.Process(row["process"])
+        return found if abs(found.create_time() - row["started"]) < 0.05 else None
+    except psutil.NoSuchProcess:
+        return None

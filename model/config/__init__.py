@@ -1,0 +1,1 @@
+"""What an experiment can be: every setting as a frozen, validated type."""

@@ -1,0 +1,1 @@
+"""The mathematics of uniform-noise diffusion: noise schedule, posterior, self-conditioning."""

@@ -1,0 +1,1 @@
+"""From a checkpoint to predicted grids: sizes, samplers, batching."""

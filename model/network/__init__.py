@@ -1,0 +1,1 @@
+"""The denoiser, and the packed batches that it reads."""

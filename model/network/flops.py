@@ -1,0 +1,34 @@
+"""Floating-point operations that a step needs: the products of the network, and attention between valid rows."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from model.config.experiment import Network
+from model.puzzles.arrays import Ints
+
+
+class Lengths(NamedTuple):
+    """Rows of each example, int64 (examples,)."""
+
+    context: Ints
+    target: Ints
+
+
+def forward(config: Network, lengths: Lengths, *, context: bool) -> float:
+    """Operations (multiply and add count two) of one denoising pass, with or without reading the contexts first."""
+    context_rows, target_rows = float(lengths.context.sum()), float(lengths.target.sum())
+    project, rest = 3 * config.width**2, config.width**2 + 3 * config.width * config.feed_forward
+    c, t = lengths.context.astype(np.float64), lengths.target.astype(np.float64)
+    total = config.layers * (2 * (project + rest) * target_rows + 4 * config.width * float(t @ (c + t)))
+    if context:
+        # The last layer reads the size tokens alone: all rows are projected, one a sequence goes on.
+        whole = config.layers - 1
+        total += 2 * project * context_rows * config.layers + 2 * rest * (context_rows * whole + len(c))
+        total += 4 * config.width * (float(c @ c) * whole + float(c.sum()))
+    return total
+
+
+def training(config: Network, lengths: Lengths, estimate: bool) -> float:
+    """Operations of one update: forward, twice as much backward, and a further pass if there is an estimate."""
+    return 3 * forward(config, lengths, context=True) + estimate * forward(config, lengths, context=False)

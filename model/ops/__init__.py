@@ -1,0 +1,1 @@
+"""Operations on packed rows, independent of what the network is: attention, dropout, random draws, compilation."""

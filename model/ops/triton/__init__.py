@@ -1,0 +1,1 @@
+"""GPU kernels of `model.ops`, written in Triton."""

@@ -1,0 +1,1 @@
+"""ARC tasks as data: grids, symmetries, pairs and views as arrays, and the check for leaks."""

@@ -1,0 +1,1 @@
+"""From predicted grids to scores: votes, intervals, comparisons, diagnostics."""

@@ -1,0 +1,79 @@
+"""What fewer views or another rule would have made of the same proposals, and how the votes fell."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.puzzles.grids import Grid
+from model.scoring.scores import Key, right_candidate
+from model.scoring.statistics import bootstrap_interval
+from model.scoring.votes import Ballots, Rule, vote
+
+
+class Replay:
+    """Votes that can be counted again and again: the answers are looked up once."""
+
+    def __init__(self, solutions: Mapping[str, Sequence[Grid]], views: Mapping[Key, Ballots]) -> None:
+        keys = [(name, i) for name, grids in solutions.items() for i in range(len(grids))]
+        self.ballots = [views.get(key) for key in keys]
+        self.right = [right_candidate(solutions[key[0]][key[1]], views.get(key)) for key in keys]
+        self.task = np.repeat(np.arange(len(solutions)), [len(grids) for grids in solutions.values()])
+        self.views = max((int(given.view[-1]) + 1 for given in self.ballots if given), default=0)
+
+    def count(self, rule: Rule, size_first: bool, views: int, resamples: int) -> dict[str, Any]:
+        """Score of the vote of the first `views` views; `gap` is what the best choice among them would add."""
+        first, second, seen = np.zeros((3, len(self.right)))
+        for i, (given, right) in enumerate(zip(self.ballots, self.right, strict=True)):
+            if given is None or right is None:
+                continue
+            order = vote(given, rule, size_first, views)
+            first[i], second[i], seen[i] = right in order[:1], right in order[1:2], right in order
+        either = self._by_task(first + second)
+        oracle = float(self._by_task(seen).mean())
+        return {
+            "views": views,
+            "pass_at_1": _short(self._by_task(first).mean()),
+            "pass_at_2": _short(either.mean()),
+            "ci95": [_short(end) for end in bootstrap_interval(either, resamples)],
+            "oracle": _short(oracle),
+            "gap": _short(oracle - either.mean()),
+        }
+
+    def curve(self, rule: Rule, size_first: bool, resamples: int) -> list[dict[str, Any]]:
+        """The score of 1, 2, 4, ... and of all views."""
+        return [self.count(rule, size_first, n, resamples) for n in numbers_of_views(self.views)]
+
+    def rules(self, views: int, resamples: int) -> list[dict[str, Any]]:
+        """The score of every rule. To choose one by these is a selection on the reported set."""
+        return [
+            {"rule": rule, "size_first": first, **self.count(rule, first, views, resamples)}
+            for rule in get_args(Rule)
+            for first in (False, True)
+        ]
+
+    def histogram(self) -> dict[str, list[list[int]]]:
+        """How many test grids got how many views: for the answer, and for the most frequent grid; [views, grids]."""
+        answer, winner = Counter[int](), Counter[int]()
+        for given, right in zip(self.ballots, self.right, strict=True):
+            counts = np.bincount(given.choice) if given else np.zeros(1, dtype=np.int64)
+            answer[0 if right is None else int(counts[right])] += 1
+            winner[int(counts.max())] += 1
+        return {
+            "votes_for_the_answer": [list(item) for item in sorted(answer.items())],
+            "votes_for_the_most_frequent": [list(item) for item in sorted(winner.items())],
+        }
+
+    def _by_task(self, solved: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.asarray(np.bincount(self.task, solved) / np.bincount(self.task), dtype=np.float64)
+
+
+def numbers_of_views(most: int) -> list[int]:
+    """1, 2, 4, ... and `most`."""
+    return [1 << k for k in range(most.bit_length()) if 1 << k < most] + ([most] if most else [])
+
+
+def _short(share: Any) -> float:
+    return round(float(share), 6)

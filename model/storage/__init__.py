@@ -1,0 +1,1 @@
+"""Files that are functions of their content: atomic writing, digests, checkpoints."""

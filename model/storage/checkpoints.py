@@ -1,0 +1,197 @@
+"""A checkpoint describes itself: weights in safetensors, everything needed to use them in JSON beside.
+
+Both files are functions of their content: no time, no path, the same bytes for the same training.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from model.config.experiment import Augment, Count, Frozen, Names, Noise, Positive, Prepare, Train
+from model.diffusion.self_conditioning import Projection
+from model.network.denoiser import Denoiser
+from model.storage.content import write_json
+
+FORMAT: Literal[2] = 2
+"""1 did not say whether the training stopped early, nor by their content which pairs were trained on."""
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used. The message says which, why and what to do."""
+
+
+class Description(Frozen):
+    """The JSON beside the weights."""
+
+    format: Literal[2]
+    experiment: str
+    """version/size/dataset."""
+    seed: int
+    step: Positive
+    """Updates done."""
+    optimizer_steps: Positive
+    stopped_early: bool
+    """Whether train.early_stop ended the training at this step."""
+    weights: str
+    """ema or raw: the weights beside."""
+    train: Train
+    prepare: Prepare
+    augment: Augment
+    tasks: Names
+    """Task ids in the order of the task index."""
+    first_rows: Annotated[tuple[Count, ...], Field(strict=False)]
+    """Row of the task table of each task; under 'augmented-task' of its view 0, those of its other views follow."""
+    task_rows: Positive
+    """Length of the task table."""
+    data: str = Field(pattern=r"^[0-9a-f]{64}$")
+    """Digest of the prepared data it was trained on."""
+    tests_trained_on: Annotated[tuple[str, ...], Field(strict=False)]
+    """Tasks whose test pairs were trained on, by this training or by the one that it started from."""
+    pairs_trained_on: Annotated[str, Field(pattern=r"^([0-9a-f]{16}( [0-9a-f]{16})*)?$")]
+    """Fingerprints (model.puzzles.leaks) of the pairs that were trained on, by this training or its start: one line, sorted."""
+    leaks: int
+    """Evaluated pairs that occur among its training pairs, under any view, or among those of its start."""
+
+    @property
+    def noise(self) -> Noise:
+        """Of the training."""
+        return self.train.noise
+
+
+def build(train: Train, task_rows: int) -> Denoiser:
+    """A freshly initialised network."""
+    return Denoiser(train.network, Projection(train.self_conditioning, train.network.width), task_rows)
+
+
+def save(stem: Path, weights: dict[str, Tensor], description: Description) -> None:
+    """Write `stem`.safetensors and `stem`.json, each atomically."""
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(weights.items())}
+    temporary = stem.with_name(stem.name + ".safetensors.part")
+    save_file(tensors, temporary)
+    temporary.replace(stem.with_name(stem.name + ".safetensors"))
+    write_json(stem.with_name(stem.name + ".json"), description.model_dump(mode="json"))
+
+
+def load(stem: Path, device: torch.device) -> tuple[Denoiser, Description]:
+    """The network of `stem`.safetensors and its description. Raises CheckpointError."""
+    description = describe(stem)
+    network = build(description.train, description.task_rows)
+    try:
+        weights = load_file(stem.with_name(stem.name + ".safetensors"))
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{stem}.safetensors cannot be read: {error}; train or fetch it again") from error
+    expected, found = network.state_dict(), set(weights)
+    wrong = sorted(name for name in found & set(expected) if weights[name].shape != expected[name].shape)
+    if found != set(expected) or wrong:
+        raise CheckpointError(
+            f"{stem}.safetensors does not hold the network that {stem}.json describes: missing "
+            f"{sorted(set(expected) - found)}, spare {sorted(found - set(expected))}, other shape {wrong}"
+        )
+    network.load_state_dict(weights)
+    return network.to(device).eval(), description
+
+
+def check_same(stem: Path, description: Description, tasks: list[str], augment: Augment) -> None:
+    """Refuse a checkpoint of another task index or augmentation scheme than those of the experiment at hand.
+
+    Raises CheckpointError, which names the difference.
+    """
+    if list(description.tasks) != tasks:
+        lacks, spare = sorted(set(tasks) - set(description.tasks)), sorted(set(description.tasks) - set(tasks))
+        difference = "it has the same tasks in another order"
+        if lacks or spare:
+            difference = (
+                f"it lacks {len(lacks)} tasks of this one ({', '.join(lacks[:3])}) and has {len(spare)} others "
+                f"({', '.join(spare[:3])})"
+            )
+        raise CheckpointError(f"{stem} was trained on another task index: {difference}; train on this data first")
+    names = ["scheme"]
+    if description.train.network.conditioning == "augmented-task":
+        names += ["training_views", "evaluation_views"]
+    for name in names:
+        trained, here = getattr(description.augment, name), getattr(augment, name)
+        if trained != here:
+            raise CheckpointError(
+                f"{stem} was trained with augment.{name} {trained!r}, but here it is {here!r}; set it to that of the "
+                "checkpoint, or train again"
+            )
+
+
+def start_weights(
+    stem: Path, train: Train, augment: Augment, tasks: list[str], first_rows: list[int], task_rows: int, seed: int
+) -> dict[str, Tensor]:
+    """Weights of a checkpoint for a training on `tasks`: the rows of the tasks that it knows.
+
+    Rows of others start at the mean of its rows, with normal noise of deviation 0.01 (version ledger, v3-reverted), a
+    function of the seed.
+
+    Raises CheckpointError where the network, the noise or the augmentation scheme is another, naming the difference.
+    """
+    network, description = load(stem, torch.device("cpu"))
+    for section, names in _SAME.items():
+        before, here = description.train.model_dump()[section], train.model_dump()[section]
+        for name in names or before:
+            if before[name] != here[name]:
+                raise CheckpointError(
+                    f"{stem} was trained with train.{section}.{name} {before[name]!r}, but here it is {here[name]!r}; "
+                    "fine-tune with the version and size of the checkpoint"
+                )
+    if description.augment.scheme != augment.scheme:
+        raise CheckpointError(
+            f"{stem} was trained with augment.scheme {description.augment.scheme!r}, but here it is {augment.scheme!r}"
+        )
+    weights = dict(network.state_dict())
+    old = weights["task_table.weight"]
+    noise = torch.randn(task_rows, old.shape[1], generator=torch.Generator().manual_seed(seed))
+    new = old.mean(0) + _ROW_NOISE * noise
+    blocks = dict(zip(description.tasks, _blocks(description.first_rows, description.task_rows), strict=True))
+    for task, block in zip(tasks, _blocks(first_rows, task_rows), strict=True):
+        known = blocks.get(task, range(0))
+        if len(known) == len(block):
+            new[block.start : block.stop] = old[known.start : known.stop]
+    return weights | {"task_table.weight": new}
+
+
+_ROW_NOISE = 0.01
+"""Standard deviation of the rows of new tasks around the mean of the old."""
+_SAME: dict[str, tuple[str, ...]] = {
+    "network": ("width", "layers", "heads", "feed_forward", "size_hidden", "conditioning", "time_input"),
+    "noise": (),
+    "self_conditioning": ("features", "temperature", "projection", "gain"),
+}
+"""What a fine-tuning shares with its start; () for the whole section."""
+
+
+def _blocks(first_rows: Sequence[int], task_rows: int) -> list[range]:
+    ends = [*first_rows[1:], task_rows]
+    return [range(a, b) for a, b in zip(first_rows, ends, strict=True)]
+
+
+def describe(stem: Path) -> Description:
+    """The description beside the weights. Raises CheckpointError."""
+    path = stem.with_name(stem.name + ".json")
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error}; run the stages train and select") from error
+    try:
+        found = json.loads(text).get("format")
+    except (ValueError, AttributeError) as error:
+        raise CheckpointError(f"{path} is no checkpoint description: {error}") from error
+    if found != FORMAT:
+        raise CheckpointError(
+            f"{path} is of format {found}, but this code reads format {FORMAT}; train again with this code, or use the "
+            "checkpoint with the code of the commit that wrote it"
+        )
+    try:
+        return Description.model_validate_json(text)
+    except ValidationError as error:
+        raise CheckpointError(f"{path} is no checkpoint description of format {FORMAT}: {error}") from error

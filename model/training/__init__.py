@@ -1,0 +1,1 @@
+"""From data to weights: objective, batches, optimiser, and the training loop."""

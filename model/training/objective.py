@@ -1,0 +1,219 @@
+"""The training objective: cross-entropy of the clean output, with the version's self-conditioning, and of its size."""
+
+import functools
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from model.config.experiment import SelfConditioning, Train
+from model.diffusion import self_conditioning
+from model.diffusion.schedule import Schedule, add_noise, reverse_chances
+from model.network.denoiser import Denoiser, Encoded
+from model.network.packing import Packed
+from model.ops import dropout
+from model.ops.compilation import region
+from model.ops.keyed_random import uniform
+from model.puzzles.grids import COLOURS, LARGEST_SIDE
+
+BUCKETS = 3
+# What a draw is for: the parts of its key.
+_LEVEL, _KEEP, _REPLACEMENT, _HIDE, _BLEND, _BLEND_CELL, _REVERSE, _PIXEL, _PIXEL_CELL, _PIXEL_COLOUR = range(10)
+_SECOND = 16
+
+METRICS = (
+    "loss",
+    "batches",
+    "cells",
+    "cross_entropy",
+    "right",
+    "grids",
+    "size_cross_entropy",
+    "size_right",
+    *(f"{name}_{bucket}" for bucket in range(BUCKETS) for name in ("cells", "cross_entropy", "right")),
+)
+"""Sums that `training_loss` returns, float (len(METRICS),). Buckets: thirds of the noise levels, cleanest first."""
+
+
+class Levels(NamedTuple):
+    """The schedule on the device, float32 (T,)."""
+
+    alpha_bar: Tensor
+    alpha_bar_previous: Tensor
+    beta: Tensor
+    time: Tensor
+    """The network's time input at each level."""
+
+
+def levels(schedule: Schedule, time_input: str, device: torch.device) -> Levels:
+    """Tables for the network's time input: the index, log alpha_bar or log-SNR."""
+    index = torch.arange(len(schedule.beta), dtype=torch.float64)
+    time = {"index": index, "log-alpha-bar": schedule.alpha_bar.log(), "log-snr": schedule.log_snr}[time_input]
+    previous = torch.cat([torch.ones(1, dtype=torch.float64), schedule.alpha_bar[:-1]])
+    tables = (schedule.alpha_bar, previous, schedule.beta, time)
+    return Levels(*(table.to(device, torch.float32) for table in tables))
+
+
+class Draw(NamedTuple):
+    """What a batch is told, scalars on the device, so that one compiled step serves every batch."""
+
+    key: Tensor
+    """int64: stands for (seed, step, micro-batch)."""
+    progress: Tensor
+    """float in 0..1: share of the training done."""
+
+
+class Branch(NamedTuple):
+    """What kind of update a batch is in."""
+
+    estimate: bool
+    """A first pass makes an estimate for self-conditioning."""
+    told: bool
+    """Its features (zeros without an estimate) reach the network."""
+
+
+class Noised(NamedTuple):
+    """What was drawn for a batch."""
+
+    hidden: Tensor
+    """bool (S,): sequences that hide their input."""
+    level: Tensor
+    """int64 (T,): noise level of the targets' rows."""
+    time: Tensor
+    """float (T,): what the network is told of it."""
+    clean: Tensor
+    """int64 (T,) colours."""
+    noisy: Tensor
+    """int64 (T,) colours."""
+
+
+def training_loss(
+    network: Denoiser, packed: Packed, table: Levels, config: Train, draw: Draw, branch: Branch
+) -> tuple[Tensor, Tensor]:
+    """Loss (scalar) and METRICS of one packed batch."""
+    noised = _noised(packed, table, config, draw.key)
+    # One row each for contexts, estimate and the pass that is learned from.
+    seeds = dropout.seeds(draw.key, 3, network.dropouts)
+    encoded = network.encode(pixel_noise(packed, config, draw.key), noised.hidden, seeds[0])
+    features, noisy, seen = _first_pass(network, packed, encoded, table, config, draw, branch, noised, seeds[1])
+    time, gain = _time_and_gain(table, seen, config.self_conditioning, draw)
+    logits = network.denoise(packed, encoded, noisy, time, features, gain, seeds[2])
+    return _measured(packed, logits, encoded.size_logits, noised, len(table.beta), config.size_loss_weight)
+
+
+@functools.partial(region, static=True)
+def _noised(packed: Packed, table: Levels, config: Train, key: Tensor) -> Noised:
+    sequence = torch.arange(len(packed.examples.task), device=key.device)
+    row = torch.arange(len(packed.target_colour), device=key.device)
+    hidden = (packed.examples.real > 0) & (uniform(key, _HIDE, sequence) < config.network.input_grid_dropout)
+    lowest = 1 if config.self_conditioning.training == "reverse-step" else 0
+    level = lowest + (uniform(key, _LEVEL, sequence) * (len(table.beta) - lowest)).to(torch.int64)
+    level = level[packed.target_example]
+    clean = packed.target_colour.clamp(max=COLOURS - 1)
+    keep, replacement = uniform(key, _KEEP, row), uniform(key, _REPLACEMENT, row)
+    noisy = add_noise(clean, table.alpha_bar[level], keep, replacement)
+    return Noised(hidden, level, table.time[level], clean, noisy)
+
+
+@functools.partial(region, static=True)
+def _time_and_gain(table: Levels, level: Tensor, how: SelfConditioning, draw: Draw) -> tuple[Tensor, Tensor]:
+    """What the network is told of the levels, and how strongly of its estimate; (T,) each."""
+    return table.time[level], self_conditioning.gain(how, table.alpha_bar[level], draw.progress)
+
+
+@functools.partial(region, static=True)
+def _measured(
+    packed: Packed, logits: Tensor, size_logits: Tensor, noised: Noised, levels: int, size_weight: float
+) -> tuple[Tensor, Tensor]:
+    """Loss and METRICS."""
+    real = packed.target_real
+    cross_entropy = functional.cross_entropy(logits, noised.clean, reduction="none") * real
+    right = (logits.argmax(-1) == noised.clean) & real
+    counted = (packed.examples.real > 0) & ~noised.hidden
+    size_cross_entropy, size_right, grids = _size_loss(packed, size_logits, counted)
+    bucket = (noised.level * BUCKETS).div(levels, rounding_mode="floor")
+    with torch.autocast(logits.device.type, enabled=False):  # Counts are whole numbers.
+        parts = torch.stack([real.float(), cross_entropy.detach(), right.float()], -1)
+        by_bucket = functional.one_hot(bucket, BUCKETS).float().T @ parts
+    cells, total, right_cells = by_bucket.sum(0)
+    loss = cross_entropy.sum() / cells + size_weight * size_cross_entropy / grids
+    one = torch.ones((), device=loss.device)
+    sums = [loss, one, cells, total, right_cells, grids, size_cross_entropy, size_right]
+    return loss, torch.cat([torch.stack([s.detach().float() for s in sums]), by_bucket.flatten()])
+
+
+def _first_pass(
+    network: Denoiser,
+    packed: Packed,
+    encoded: Encoded,
+    table: Levels,
+    config: Train,
+    draw: Draw,
+    branch: Branch,
+    noised: Noised,
+    seeds: Tensor,
+) -> tuple[Tensor | None, Tensor, Tensor]:
+    """Features, noisy grid and level of the pass that is learned from."""
+    how, key = config.self_conditioning, draw.key
+    level, clean, noisy = noised.level, noised.clean, noised.noisy
+    told = branch.told and how.features != "none"
+    nothing = torch.zeros(len(clean), COLOURS, device=clean.device) if told else None
+    if not branch.estimate:
+        return nothing, noisy, level
+    with torch.no_grad():
+        logits = network.denoise(packed, encoded.detached(), noisy, noised.time, None, None, seeds)
+        row = torch.arange(len(clean), device=clean.device)
+        if how.training == "blend":  # Version ledger, v5.
+            share = uniform(key, _BLEND, packed.target_example)
+            mixed = blend(logits, clean, share, uniform(key, _BLEND_CELL, row))
+            keep, replacement = uniform(key, _SECOND + _KEEP, row), uniform(key, _SECOND + _REPLACEMENT, row)
+            return nothing, add_noise(mixed, table.alpha_bar[level], keep, replacement), level
+        features = self_conditioning.features(how, logits) if told else None
+        if how.training == "reverse-step":
+            return features, reverse_step(logits, noisy, level, table, uniform(key, _REVERSE, row)), level - 1
+        return features, noisy, level
+
+
+def blend(logits: Tensor, clean: Tensor, share: Tensor, draw: Tensor) -> Tensor:
+    """The clean grid, int64 (T,), with a share (T,) of its cells as estimated, by uniform draws from [0, 1), (T,)."""
+    return torch.where(draw < share, logits.argmax(-1), clean)
+
+
+def reverse_step(logits: Tensor, noisy: Tensor, level: Tensor, table: Levels, draw: Tensor) -> Tensor:
+    """The grid one level on, int64 (T,), by uniform draws from [0, 1), (T,).
+
+    Drawn, as was meant: the argmax that the lab took is the grid itself at every level but the first (ledger, B3).
+    """
+    before = table.alpha_bar_previous[level]
+    chances = reverse_chances(logits.softmax(-1), noisy, table.alpha_bar[level], before)
+    return (chances.cumsum(-1) <= draw[:, None]).sum(-1).clamp(max=COLOURS - 1)
+
+
+def _size_loss(packed: Packed, size_logits: Tensor, counted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Sum of the cross-entropies of height and width, sizes right, and the grids counted."""
+    height, width = packed.examples.output_height, packed.examples.output_width
+    swapped = torch.stack([width, height], -1)
+    straight = torch.stack([height, width], -1)
+    size = torch.where(packed.view_swaps[:, None], swapped, straight)
+    classes = (size - 1).clamp(0, LARGEST_SIDE - 1)  # Padding sequences may be any size; they do not count.
+    losses = functional.cross_entropy(size_logits.float().flatten(0, 1), classes.flatten(), reduction="none")
+    right = (size_logits.argmax(-1) == classes).all(-1) & counted
+    return (losses.view(-1, 2).sum(-1) * counted).sum(), right.sum(), counted.sum().clamp(min=1)
+
+
+def pixel_noise(packed: Packed, config: Train, key: Tensor) -> Packed:
+    """Recolour a share of the black input cells of some examples, rounded down but at least one (ledger 2.2)."""
+    if config.pixel_noise_rate == 0 or config.pixel_noise_share == 0:
+        return packed
+    example, black = packed.context_example, packed.context_colour == 0
+    row = torch.arange(len(example), device=key.device)
+    count = torch.zeros(len(packed.examples.task), dtype=torch.float64, device=key.device)
+    wanted = (count.index_add(0, example, black.double()) * config.pixel_noise_share).floor().clamp(min=1)
+    # The wanted number of each example's black cells: those with the lowest draws. Its rows lie together.
+    order = uniform(key, _PIXEL_CELL, row).masked_fill(~black, 2.0).argsort(stable=True)
+    order = order[example[order].argsort(stable=True)]
+    rank = torch.empty_like(row).scatter_(0, order, row) - torch.searchsorted(example, example)
+    noisy = black & (rank < wanted[example]) & (uniform(key, _PIXEL, example) < config.pixel_noise_rate)
+    colour = 1 + (uniform(key, _PIXEL_COLOUR, row) * (COLOURS - 1)).to(torch.int64)
+    return packed._replace(context_colour=torch.where(noisy, colour, packed.context_colour))

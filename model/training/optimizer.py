@@ -1,0 +1,177 @@
+"""AdamW, Muon beside it, and the learning rate at each step."""
+
+import copy
+import functools
+import itertools
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from model.config.experiment import Train
+from model.ops.compilation import region
+
+
+class Muon(Optimizer):
+    """Momentum, orthogonalised by Newton-Schulz (Jordan et al. 2024), with the products batched over all layers.
+
+    Each parameter is a stack of `pieces` matrices along its first dimension, such as the fused query, key and value.
+    Updates are scaled by 0.2 sqrt(longer side), to the root mean square of AdamW's (Liu et al. 2025).
+    torch.optim.Muon computes the same one matrix at a time, which doubles a step at width 384 (tests compare both).
+    """
+
+    def __init__(
+        self, parameters: Iterable[tuple[nn.Parameter, int]], *, learning_rate: float | Tensor, weight_decay: float
+    ) -> None:
+        groups: dict[int, list[nn.Parameter]] = defaultdict(list)
+        for parameter, pieces in parameters:
+            groups[pieces].append(parameter)
+        super().__init__(
+            [{"params": members, "pieces": pieces} for pieces, members in groups.items()],
+            {"lr": learning_rate, "weight_decay": weight_decay, "momentum": 0.95},
+        )
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """One update of every parameter that has a gradient."""
+        for group in self.param_groups:
+            parameters = [p for p in group["params"] if p.grad is not None]
+            for parameter in parameters:
+                if not self.state[parameter]:
+                    self.state[parameter]["momentum"] = torch.zeros_like(parameter)
+            momenta = [self.state[p]["momentum"] for p in parameters]
+            gradients = [cast("Tensor", p.grad) for p in parameters]
+            torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
+            nesterov = torch._foreach_lerp(gradients, momenta, group["momentum"])
+            stacks: dict[torch.Size, list[tuple[Tensor, Tensor]]] = defaultdict(list)
+            for parameter, update in zip(parameters, nesterov, strict=True):
+                pieces = (x.chunk(group["pieces"]) for x in (parameter, update))
+                for weight, piece in zip(*pieces, strict=True):
+                    stacks[weight.shape].append((weight, piece))
+            for shape, pairs in stacks.items():
+                steps = newton_schulz(torch.stack([piece for _, piece in pairs]))
+                steps *= group["lr"] * (0.2 * math.sqrt(max(shape)))
+                weights = [weight for weight, _ in pairs]
+                torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
+                torch._foreach_sub_(weights, steps.unbind())
+
+
+def newton_schulz(matrices: Tensor) -> Tensor:
+    """Nearly orthogonal matrices of the same singular vectors, (n, rows, columns), five turns."""
+    tall = matrices.shape[1] > matrices.shape[2]
+    x = matrices.to(torch.bfloat16) if matrices.is_cuda else matrices
+    x = x.mT if tall else x  # The products are between the shorter sides.
+    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
+    for _ in range(5):
+        a = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(a, a, a, beta=-4.7750, alpha=2.0315), x, beta=3.4445)
+    result: Tensor = (x.mT if tall else x).to(matrices.dtype).contiguous()
+    return result
+
+
+_PIECES = {"attention_in": 3, "feed_in": 2, "attention_out": 1, "feed_out": 1}
+
+
+def optimizers(network: nn.Module, config: Train) -> list[Optimizer]:
+    """AdamW on every parameter (version ledger 2.4), or Muon on the blocks' matrices and AdamW on the rest.
+
+    On a GPU the rate is a tensor, which a recorded step reads anew at each replay; see `set_rate`.
+    """
+    matrices: list[tuple[nn.Parameter, int]] = []
+    rest: list[nn.Parameter] = []
+    for name, parameter in network.named_parameters():
+        kind = name.split(".")[-2] if "." in name else ""
+        if not parameter.requires_grad:
+            continue
+        if config.optimizer == "muon" and "blocks." in name and kind in _PIECES:
+            matrices.append((parameter, _PIECES[kind]))
+        else:
+            rest.append(parameter)
+    cuda = next(network.parameters()).is_cuda
+    rate = torch.tensor(config.learning_rate, device="cuda") if cuda else config.learning_rate
+    adamw = torch.optim.AdamW(rest, lr=rate, weight_decay=config.weight_decay, fused=True, capturable=cuda)
+    if not matrices:
+        return [adamw]
+    return [Muon(matrices, learning_rate=rate, weight_decay=config.weight_decay), adamw]
+
+
+def set_rate(optimizer: Optimizer, rate: float) -> None:
+    """Set the learning rate of every group, in place where it is a tensor."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
+
+
+def learning_rate(config: Train, step: int) -> float:
+    """Of update `step`, counted from 0: linear warm-up from 1 % of the peak, then the schedule."""
+    if step < config.warmup_steps:
+        return config.learning_rate * (0.01 + 0.99 * step / config.warmup_steps)
+    done = (step - config.warmup_steps) / max(1, config.optimizer_steps - config.warmup_steps)
+    share = {
+        "constant": 1.0,
+        "cosine": config.final_rate + (1 - config.final_rate) * (1 + math.cos(math.pi * done)) / 2,
+        "linear": 1 - (1 - config.final_rate) * done,
+    }[config.schedule]
+    return config.learning_rate * share
+
+
+@functools.partial(region, static=True)
+def clip(gradient: Tensor, most: float) -> Tensor:
+    """Scale all gradients, in one buffer, to a norm of `most` where it is larger, and return the norm before.
+
+    As torch.nn.utils.clip_grad_norm_, in one piece.
+    """
+    norm: Tensor = torch.linalg.vector_norm(gradient)
+    gradient *= (most / (norm + 1e-6)).clamp(max=1)
+    return norm
+
+
+class Average:
+    """Exponential moving average of a network (version ledger 2.4), whose decay a recorded step reads anew.
+
+    torch's AveragedModel counts its updates in Python, which a replayed step does not run.
+    """
+
+    def __init__(self, network: nn.Module, config: Train) -> None:
+        """The parameters of `network` move into one buffer; they stay the same objects."""
+        self.module = copy.deepcopy(network).requires_grad_(False)
+        self.config = config
+        self.averages, self.currents = (buffer(list(n.parameters()), move=True)[0] for n in (self.module, network))
+        self.weight = torch.ones((), device=self.averages.device)
+
+    def set_weight(self, updates: int) -> None:
+        """Weight of the next value after `updates` before it: all at first, then 1 - decay, which rises from 0.99."""
+        share = min(1.0, updates / max(1, self.config.ema_warmup_steps))
+        self.weight.fill_(1 - (0.99 + (self.config.ema_decay - 0.99) * share) if updates else 1.0)
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Move towards the current values."""
+        _average(self.averages, self.currents, self.weight)
+
+
+@functools.partial(region, static=True)
+def _average(averages: Tensor, currents: Tensor, weight: Tensor) -> None:
+    averages.lerp_(currents, weight)
+
+
+def buffer(parameters: list[nn.Parameter], *, move: bool = False) -> tuple[Tensor, list[Tensor]]:
+    """One buffer (all values,) with a view for each parameter: zeros, or with `move` their values and their new home.
+
+    Views start at multiples of 64 values, as kernels that read several at once want it.
+    """
+    ends = list(itertools.accumulate(-(-p.numel() // 64) * 64 for p in parameters))
+    whole = torch.zeros(ends[-1], device=parameters[0].device)
+    starts = [0, *ends[:-1]]
+    parts = [whole[start : start + p.numel()].view_as(p) for start, p in zip(starts, parameters, strict=True)]
+    if move:
+        for part, parameter in zip(parts, parameters, strict=True):
+            part.copy_(parameter.detach())
+            parameter.data = part
+    return whole, parts

@@ -1,0 +1,141 @@
+"""A training of which every worker holds a part: weights, average, gradients and optimiser states, by torch's FSDP2.
+
+For networks that do not fit on one GPU together with them. Its updates are those of `Training`, up to rounding, but not
+recorded: a recording would keep the gathered weights.
+"""
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
+
+from model.network.denoiser import Denoiser
+from model.network.packing import Budget, pack
+from model.training import objective
+from model.training.trainer import Training
+
+
+class _Whole(nn.Module):
+    """A network in one piece: FSDP2 gathers it before `forward`, and shares its gradients out after the way back."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, function: Callable[[nn.Module], Any]) -> Any:
+        """What the function makes of the gathered network."""
+        return function(self.network)
+
+
+class Sharded(Training):
+    """See the module; arguments as for `Training`."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        if self.workers.count == 1:
+            raise ValueError("a sharded training needs more than one GPU; set ARC_GPUS, or unset ARC_SHARD")
+        optimizer, adapters = self.config.optimizer, self.config.finetune.adapters
+        if optimizer != "adamw" or adapters == "lora":
+            raise ValueError(
+                f"train.optimizer is {optimizer!r} and train.finetune.adapters {adapters!r}; a sharded training takes "
+                "'adamw' without adapters (Muon needs whole matrices); change that or unset ARC_SHARD"
+            )
+        self.mesh = init_device_mesh(self.device.type, (self.workers.count,))
+        half = MixedPrecisionPolicy(torch.bfloat16 if self.half else None, torch.float32)
+        self.whole, self.whole_average = (_Whole(network) for network in (self.network, self.average.module))
+        for whole in (self.whole, self.whole_average):
+            fully_shard(whole, mesh=self.mesh, mp_policy=half)
+        # The buffers of the whole network.
+        del self.average.averages, self.average.currents, self.gradient, self.gradients
+        self.parameters = list(self.network.parameters())
+        config = self.config
+        # Not those of `optimizers`, whose rate is a tensor for the sake of recorded steps.
+        rate, decay = config.learning_rate, config.weight_decay
+        self.optimizers = [torch.optim.AdamW(self.parameters, lr=rate, weight_decay=decay, fused=True)]
+        self.add_gradient, self.apply = self._add_gradient, self._apply
+
+    def weights(self) -> dict[str, Tensor]:
+        """As Training's, in the CPU's memory and at the first worker alone; every worker must ask."""
+        source = self.average.module if self.config.evaluated_weights == "ema" else self.network
+        return self._collected(source.state_dict())
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """As Training's, in the CPU's memory and at the first worker alone; every worker must ask."""
+        tensors, plain = super().state()
+        return self._collected(tensors), plain
+
+    def restore(self, tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
+        """As Training's."""
+        parts = {
+            name: distribute_tensor(tensor, self.mesh, [Shard(0)]) if tensor.dim() and name != "sums" else tensor
+            for name, tensor in tensors.items()
+        }
+        super().restore(parts, plain)
+
+    def probe(self) -> dict[str, Any]:
+        """As Training's."""
+        return cast("dict[str, Any]", self._gathered(super().probe))
+
+    def _add_gradient(
+        self, table: Tensor, key: Tensor, progress: Tensor, budget: Budget, branch: objective.Branch, first: bool
+    ) -> None:
+        table, key, progress = (x.to(self.device) for x in (table, key, progress))
+
+        def learn(network: nn.Module) -> tuple[Tensor, Tensor]:
+            packed = pack(table, self.corpus, self.network.prefix_length, budget)
+            draw = objective.Draw(key, progress)
+            return objective.training_loss(cast("Denoiser", network), packed, self.levels, self.config, draw, branch)
+
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half, cache_enabled=False):
+            value, sums = self.whole(learn)
+        if first:
+            for parameter in self.parameters:
+                parameter.grad = None
+        # FSDP2 takes the mean over the workers.
+        (value * (self.workers.count / self.config.accumulation)).backward()
+        self.sums[:-1] += sums
+
+    def _share_gradient(self) -> None:
+        """FSDP2 has."""
+
+    @torch.no_grad()
+    def _apply(self) -> None:
+        for parameter in self.parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.gradient_clip)
+        self.sums[-1] += _full(norm)
+        self.optimizers[0].step()
+        for average, current in zip(self.average.module.parameters(), self.parameters, strict=True):
+            _part(average).lerp_(_part(current), self.average.weight)
+
+    def _look(self, *arguments: Any) -> float:
+        return cast("float", self._gathered(lambda: super(Sharded, self)._look(*arguments)))
+
+    def _collected(self, parts: dict[str, Tensor]) -> dict[str, Tensor]:
+        result = {}
+        for name, part in parts.items():  # One after the other: no GPU holds more than one of them whole.
+            whole = _full(part)
+            if self.workers.rank == 0:
+                result[name] = whole.cpu()
+        return result
+
+    def _gathered(self, work: Callable[[], Any]) -> Any:
+        """What `work` makes of the whole network and its average."""
+        try:
+            return self.whole(lambda _: self.whole_average(lambda _: work()))
+        finally:
+            for whole in (self.whole, self.whole_average):
+                cast("FSDPModule", whole).reshard()
+
+
+def _full(tensor: Tensor) -> Tensor:
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def _part(tensor: Tensor) -> Tensor:
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor

@@ -1,0 +1,296 @@
+"""The training loop.
+
+Every random draw of update k is a function of (seed, k), so that a resumed run equals an unbroken one.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from model.config.experiment import Train
+from model.diffusion.schedule import schedule
+from model.network.denoiser import Denoiser
+from model.network.device_data import corpus
+from model.network.lora import adapt, adapters, merged
+from model.network.packing import Budget, fill, pack
+from model.ops import compilation
+from model.ops.cuda_graph import Recorded
+from model.ops.keyed_random import hash_key
+from model.ops.process_group import Workers
+from model.puzzles.arrays import Dataset
+from model.storage.checkpoints import build
+from model.training import objective
+from model.training.batches import Place, Stream
+from model.training.optimizer import Average, buffer, clip, learning_rate, optimizers, set_rate
+from model.training.probes import Look, adapter_gradients, probe
+from model.training.validation import CROSS_ENTROPY, Validation, exhausted
+
+_BRANCH = 1 << 40
+"""Keeps the branch's draws apart from the stream's, whose keys are chunk numbers."""
+
+
+class TrainingError(RuntimeError):
+    """A training that cannot go on, such as one whose loss is not finite."""
+
+
+class Stopped(RuntimeError):
+    """A training asked to stop; its state was saved."""
+
+
+class Training:
+    """One training: network, average, optimisers, stream, and the sums behind the next row of the history."""
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        weight: NDArray[np.float64],
+        task_rows: int,
+        config: Train,
+        seed: int,
+        device: torch.device,
+        start: dict[str, Tensor] | None = None,
+        validation: Dataset | None = None,
+    ) -> None:
+        """`weight` (pairs,) are the sampling weights of dataset.pairs, `start` weights to begin with.
+
+        `validation` are pairs for config.early_stop, whose views must be those of `dataset`.
+        """
+        self.config, self.seed, self.device = config, seed, device
+        self.workers = Workers()
+        self.micro_batches = self.workers.mine(config.accumulation)
+        torch.manual_seed(seed)
+        self.network = build(config, task_rows)
+        if start is not None:
+            self.network.load_state_dict(start)
+        if config.finetune.adapters == "lora":
+            adapt(self.network, config.finetune)
+        self.network.to(device)
+        self.average = Average(self.network, config)
+        self.parameters = [p for p in self.network.parameters() if p.requires_grad]
+        self.optimizers = optimizers(self.network, config)
+        self.stream = Stream(dataset.pairs, dataset.views, weight, config.batch, self.network.prefix_length, seed)
+        self.corpus = corpus(dataset, config.network, device)
+        self.levels = objective.levels(schedule(config.noise), config.network.time_input, device)
+        self.validation: Validation | None = None
+        if config.early_stop:
+            if validation is None:
+                raise ValueError("train.early_stop needs validation pairs with their solutions")
+            how = config.network, config.self_conditioning, config.batch
+            self.validation = Validation(validation, *how, self.levels, seed)
+        self.history: list[dict[str, float]] = []
+        self.stopped_early = False
+        self.sums = torch.zeros(len(objective.METRICS) + 1, device=device)
+        self.step = 0
+        cuda = device.type == "cuda"
+        self.half = config.precision == "bf16" or (config.precision == "auto" and cuda)
+        self.compiled = config.compile == "always" or (config.compile == "auto" and cuda)
+        compilation.switch(self.compiled, dynamic=not cuda)
+        self.gradient, self.gradients = buffer(self.parameters)
+        self.add_gradient = Recorded(self._add_gradient) if cuda else self._add_gradient
+        self.apply = Recorded(self._apply) if cuda else self._apply
+
+    def run(
+        self,
+        *,
+        on_row: Callable[[dict[str, float]], None],
+        on_candidate: Callable[[int], None],
+        on_save: Callable[[], None],
+        stop: Callable[[], bool],
+    ) -> None:
+        """Train to the last step, or until config.early_stop ends it, which makes `stopped_early` true.
+
+        Raises TrainingError, or Stopped after a save when `stop()` says so.
+        """
+        batches = self.stream.batches(self.step * self.config.accumulation, self.stream.place)
+        every = self.config.optimizer_steps // self.config.candidates
+        saved = time.monotonic()
+        self.network.train()
+        while self.step < self.config.optimizer_steps and not self.stopped_early:
+            self.update([next(batches) for _ in range(self.config.accumulation)])
+            if self.step % self.config.log_every == 0 or self.step == self.config.optimizer_steps:
+                on_row(self._row())
+            late = time.monotonic() - saved >= self.config.save_seconds
+            stopping, saving, self.stopped_early = self.workers.any(stop(), late, self.stopped_early)
+            if self.step % every == 0 or self.stopped_early:
+                on_candidate(self.step)
+            if stopping or saving:
+                self._collect()
+                on_save()
+                saved = time.monotonic()
+            if stopping:
+                raise Stopped(f"stopped after update {self.step} of {self.config.optimizer_steps}; the state is saved")
+
+    def update(self, batches: list[list[tuple[int, ...]]]) -> None:
+        """One optimiser update on these micro-batches."""
+        branch = self.branch()
+        for micro in self.micro_batches:
+            if self.config.finetune.dropout:  # The adapters' draws from torch's own generator.
+                torch.manual_seed((self.seed << 32) + self.step * self.config.accumulation + micro)
+            padded = self.stream.budget if self.device.type == "cuda" else None
+            table, budget = fill(self._rows(batches[micro]), self.network.prefix_length, padded)
+            key = hash_key(torch.tensor(self.seed), self.step, micro)
+            progress = torch.tensor(self.step / self.config.optimizer_steps)
+            first = micro == self.micro_batches[0]
+            self.add_gradient(torch.from_numpy(table), key, progress, budget, branch, first)
+        for optimizer in self.optimizers:
+            set_rate(optimizer, learning_rate(self.config, self.step))
+        self.average.set_weight(self.step)
+        self._share_gradient()
+        self.apply()
+        self.step += 1
+
+    def branch(self) -> objective.Branch:
+        """What kind of update the next one is."""
+        how = self.config.self_conditioning
+        key = np.array([self.seed, _BRANCH + self.step], dtype=np.uint64)
+        coin = np.random.Generator(np.random.Philox(key=key)).random()
+        estimate = coin < how.rate
+        told = estimate or coin < how.rate + how.zeros_rate
+        return objective.Branch(estimate or how.training == "reverse-step", told)
+
+    def weights(self) -> dict[str, Tensor]:
+        """What is evaluated: the average, or the raw weights."""
+        source = self.average.module if self.config.evaluated_weights == "ema" else self.network
+        return merged(source)
+
+    def probe(self) -> dict[str, Any]:
+        """What every mechanism does, on one batch. Raises TrainingError for one that is on and does nothing."""
+        compilation.switch(False, dynamic=False)
+        padded = self.stream.budget if self.device.type == "cuda" else None
+        table, budget = fill(self._rows(next(self.stream.batches())), self.network.prefix_length, padded)
+        key = hash_key(torch.tensor(self.seed, device=self.device), self.step)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half, cache_enabled=False):
+            packed = pack(torch.from_numpy(table).to(self.device), self.corpus, self.network.prefix_length, budget)
+            look = Look(packed, self.levels, self.config.self_conditioning, key)
+            averaged = self.config.evaluated_weights == "ema"
+            found, idle = probe(self.network, cast("Denoiser", self.average.module), look, averaged=averaged)
+            if adapters(self.network):
+                draw = objective.Draw(key, torch.ones((), device=self.device))
+                branch = objective.Branch(estimate=False, told=True)
+                value, _ = objective.training_loss(self.network, packed, self.levels, self.config, draw, branch)
+                found["adapter_gradients"], without = adapter_gradients(self.network, value)
+                idle += without
+        if idle:
+            raise TrainingError(f"switched on, but of no effect: {'; '.join(idle)}")
+        return found
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Everything a resumed run needs: tensors by name, and plain values."""
+        tensors = {f"network/{k}": v for k, v in self.network.state_dict().items()}
+        tensors |= {f"average/{k}": v for k, v in self.average.module.state_dict().items()}
+        for i, optimizer in enumerate(self.optimizers):
+            for parameter, entries in optimizer.state_dict()["state"].items():
+                tensors |= {f"optimizer/{i}/{parameter}/{k}": v for k, v in entries.items()}
+        plain = {"step": self.step, "history": self.history, "place": self.stream.place}
+        return tensors | {"sums": self.sums}, plain
+
+    def restore(self, tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
+        """Go back to a `state`."""
+
+        def part(prefix: str) -> dict[str, Tensor]:
+            return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+        self.network.load_state_dict(part("network/"))
+        self.average.module.load_state_dict(part("average/"))
+        for i, optimizer in enumerate(self.optimizers):
+            state: dict[int, dict[str, Tensor]] = {}
+            for name, value in part(f"optimizer/{i}/").items():
+                parameter, entry = name.split("/")
+                state.setdefault(int(parameter), {})[entry] = value
+            optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+        self.sums.copy_(tensors["sums"])
+        if self.workers.rank:  # The first worker's hold those of all.
+            self.sums.zero_()
+        self.step, self.history = plain["step"], plain["history"]
+        self.stream.place = Place(*plain["place"])
+        self.stopped_early = exhausted(self.history, self.config.early_stop)
+
+    def _add_gradient(
+        self, table: Tensor, key: Tensor, progress: Tensor, budget: Budget, branch: objective.Branch, first: bool
+    ) -> None:
+        """Add a packed batch's gradients and METRICS to those of this update, of which it may be the first."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half, cache_enabled=False):
+            packed = pack(table, self.corpus, self.network.prefix_length, budget)
+            draw = objective.Draw(key, progress)
+            value, sums = objective.training_loss(self.network, packed, self.levels, self.config, draw, branch)
+        gradients = torch.autograd.grad(value / self.config.accumulation, self.parameters, allow_unused=True)
+        unused = [total for total, g in zip(self.gradients, gradients, strict=True) if g is None]
+        if first and unused:
+            torch._foreach_zero_(unused)
+        put = torch._foreach_copy_ if first else torch._foreach_add_
+        there = [(total, g) for total, g in zip(self.gradients, gradients, strict=True) if g is not None]
+        put([total for total, _ in there], [g for _, g in there])
+        self.sums[:-1] += sums
+
+    def _share_gradient(self) -> None:
+        self.workers.add(self.gradient)
+
+    def _apply(self) -> None:
+        """Clip, and update weights and average."""
+        for parameter, gradient in zip(self.parameters, self.gradients, strict=True):
+            parameter.grad = gradient
+        self.sums[-1] += clip(self.gradient, self.config.gradient_clip)
+        for optimizer in self.optimizers:
+            optimizer.step()
+        self.average.update()
+
+    def _rows(self, rows: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
+        """Rows of the stream with the row of the task table in place of the task."""
+        if self.config.network.conditioning != "augmented-task":
+            return rows
+        return [(view, view, *grids) for _, view, *grids in rows]
+
+    def _collect(self, *, keep: bool = False) -> None:
+        """Give the first worker, or with `keep` all of them, the sums of all."""
+        if self.workers.count > 1:
+            if self.workers.rank:
+                self.sums[-1] = 0  # Every worker has the norm of the whole gradient.
+            self.workers.add(self.sums)
+            if self.workers.rank and not keep:
+                self.sums.zero_()
+
+    def _row(self) -> dict[str, float]:
+        """Means since the last row; asks the device for the sums, which waits for it."""
+        self._collect(keep=True)
+        sums = dict(zip((*objective.METRICS, "gradient_norm"), self.sums.tolist(), strict=True))
+        self.sums.zero_()
+        last = self.history[-1]["step"] if self.history else 0
+        row = {
+            "step": float(self.step),
+            "learning_rate": learning_rate(self.config, self.step - 1),
+            "loss": sums["loss"] / sums["batches"],
+            "gradient_norm": sums["gradient_norm"] / (self.step - last),
+            "cross_entropy": sums["cross_entropy"] / sums["cells"],
+            "accuracy": sums["right"] / sums["cells"],
+            "size_cross_entropy": sums["size_cross_entropy"] / sums["grids"],
+            "size_accuracy": sums["size_right"] / sums["grids"],
+            "grids": sums["grids"],
+        }
+        for i in range(objective.BUCKETS):
+            cells = max(1.0, sums[f"cells_{i}"])
+            row[f"cross_entropy_{i}"] = sums[f"cross_entropy_{i}"] / cells
+            row[f"accuracy_{i}"] = sums[f"right_{i}"] / cells
+        if not all(np.isfinite(v) for v in row.values()):
+            raise TrainingError(
+                f"update {self.step}: loss {row['loss']}, gradient norm {row['gradient_norm']}; the training diverged. "
+                "Lower train.learning_rate or lengthen train.warmup_steps"
+            )
+        if self.validation and self.config.early_stop and self.step % self.config.early_stop.every == 0:
+            row[CROSS_ENTROPY] = self._look(self.validation)
+        self.history.append(row)
+        self.stopped_early = exhausted(self.history, self.config.early_stop)
+        return row
+
+    def _look(self, validation: Validation) -> float:
+        averaged = self.config.evaluated_weights == "ema"
+        network = cast("Denoiser", self.average.module) if averaged else self.network
+        compilation.switch(False, dynamic=False)  # Its batches have shapes of their own.
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half, cache_enabled=False):
+            found = validation.cross_entropy(network)
+        compilation.switch(self.compiled, dynamic=self.device.type != "cuda")
+        return found

@@ -1,0 +1,75 @@
+"""The validation pairs as a training may look at them: the cross-entropy of their outputs, and when to stop by it."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from model.config.mechanisms import EarlyStop, Network, SelfConditioning
+from model.network.denoiser import Denoiser, prefix_length
+from model.network.device_data import corpus, first_rows
+from model.network.packing import Packed, fill, pack
+from model.ops.keyed_random import hash_key
+from model.puzzles.arrays import Dataset
+from model.training.objective import Levels
+from model.training.probes import Look
+
+CROSS_ENTROPY = "validation_cross_entropy"
+"""Name of a look in the history."""
+_DRAWS = 4
+"""Noises of every pair."""
+_KEY = 1 << 30
+"""Keeps these draws apart from those of the updates."""
+
+
+class Validation:
+    """Pairs with their outputs, as they are, under noise that is the same at every look."""
+
+    def __init__(
+        self, dataset: Dataset, config: Network, how: SelfConditioning, batch: int, table: Levels, seed: int
+    ) -> None:
+        """`batch` pairs are looked at together."""
+        if len(dataset.pairs) == 0 or (dataset.pairs.output_offset < 0).any():
+            raise ValueError("validation needs pairs, each with its output")
+        self.how, self.table, self.seed = how, table, seed
+        device = table.beta.device
+        held, prefix = corpus(dataset, config, device), prefix_length(config)
+        p, first = dataset.pairs, first_rows(config, dataset.views)
+        shapes = p.input_offset, p.input_height, p.input_width, p.output_offset, p.output_height, p.output_width
+        rows = list(zip(first[p.task], dataset.views.start[p.task], *shapes, strict=True))
+        self.batches: list[Packed] = []
+        for start in range(0, len(rows), batch):
+            filled, budget = fill(rows[start : start + batch], prefix, None)
+            self.batches.append(pack(torch.from_numpy(filled).to(device), held, prefix, budget))
+
+    def cross_entropy(self, network: Denoiser) -> float:
+        """Mean over the cells in nats, told of no estimate. Draws nothing from torch's generator."""
+        was = network.training
+        network.eval()
+        total: Tensor | float = 0.0
+        for i, packed in enumerate(self.batches):
+            clean = packed.target_colour[packed.target_real]
+            for draw in range(_DRAWS):
+                key = hash_key(torch.tensor(self.seed, device=clean.device), _KEY, i, draw)
+                logits = Look(packed, self.table, self.how, key).logits(network)
+                total = total + functional.cross_entropy(logits, clean, reduction="sum").double()
+        network.train(was)
+        return float(total) / (_DRAWS * sum(int(packed.target_real.sum()) for packed in self.batches))
+
+
+def lowest(history: Sequence[Mapping[str, float]], config: EarlyStop) -> tuple[float, float]:
+    """The update of the lowest cross-entropy so far, 0 before the first look, and its value."""
+    update, value = 0.0, np.inf
+    for row in history:
+        if row.get(CROSS_ENTROPY, np.inf) < value - config.improvement:
+            update, value = row["step"], row[CROSS_ENTROPY]
+    return update, value
+
+
+def exhausted(history: Sequence[Mapping[str, float]], config: EarlyStop | None) -> bool:
+    """Whether the patience has run out at the last row of the history."""
+    if config is None or not history or CROSS_ENTROPY not in history[-1]:
+        return False
+    return history[-1]["step"] - lowest(history, config)[0] >= config.patience

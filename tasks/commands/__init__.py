@@ -1,0 +1,1 @@
+"""Commands on finished results; no stage depends on them."""

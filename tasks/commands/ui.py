@@ -1,0 +1,209 @@
+"""`python -m tasks.commands.ui`: MLflow's and Prefect's pages on 127.0.0.1, until Ctrl-C or SIGTERM; then no process is left."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import psutil
+import typer
+
+from tasks.common import paths
+from tasks.common.stage import StageError, die_with_parent, stage
+from tasks.tracking import store
+
+HOST = "127.0.0.1"
+START_SECONDS = 120
+STOP_SECONDS = 10
+
+
+@dataclass(frozen=True)
+class Page:
+    """A server and the page that it serves."""
+
+    name: str
+    arguments: Callable[[int], tuple[str, ...]]
+    """Of `python -m`, for a port."""
+    environment: Callable[[int], Mapping[str, str]]
+    health: str
+    """Path that answers 200 once it serves."""
+    ours: Callable[[Any], bool]
+    """Whether a process serves the same store."""
+    path: str
+    """Of the page to open."""
+
+    def answers(self, port: int) -> bool:
+        """Whether it serves there."""
+        with contextlib.suppress(OSError), urllib.request.urlopen(_url(port, self.health), timeout=5) as answer:
+            return bool(answer.status == 200)
+        return False
+
+
+def mlflow_page(place: store.Store) -> Page:
+    """The page of a store that is no server itself."""
+
+    def arguments(port: int) -> tuple[str, ...]:
+        kept = ("--backend-store-uri", place.uri, "--artifacts-destination", str(place.artifacts))
+        return ("mlflow", "server", *kept, "--host", HOST, "--port", str(port), "--workers", "1")
+
+    def ours(process: Any) -> bool:
+        # A child listens; its parent has the address of the store.
+        return any("mlflow" in p.cmdline() and place.uri in p.cmdline() for p in [process, *process.parents()[:1]])
+
+    environment = {**store.SETTINGS, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    # By itself the page opens as the one for language models.
+    path = "/#/experiments?workflowType=machine_learning"
+    return Page("MLflow", arguments, lambda _: environment, "/health", ours, path)
+
+
+def prefect_page() -> Page:
+    """The page of the queue."""
+    home = Path(os.environ.get("PREFECT_HOME", ".prefect")).expanduser().resolve()
+
+    def environment(port: int) -> dict[str, str]:
+        return {
+            "PREFECT_HOME": str(home),
+            "PREFECT_SERVER_API_HOST": HOST,
+            # Not the option --port: with that the page asks for the API at 4200.
+            "PREFECT_SERVER_API_PORT": str(port),
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "DO_NOT_TRACK": "1",
+        }
+
+    def ours(process: Any) -> bool:
+        # Started by a command in this folder, it has its home from prefect.toml.
+        its_home = Path(process.cwd()) / process.environ().get("PREFECT_HOME", ".prefect")
+        return "prefect" in " ".join(process.cmdline()) and its_home.resolve() == home
+
+    return Page("Prefect", lambda _: ("prefect", "server", "start"), environment, "/api/health", ours, "/")
+
+
+@stage("ui")
+def main(
+    mlflow_port: Annotated[int, typer.Option(help="Port of MLflow's page, or the next free one.")] = 5000,
+    prefect_port: Annotated[int, typer.Option(help="Port of Prefect's page, or the next free one.")] = 4200,
+) -> None:
+    """Start what does not run yet, say where it is, and end it with this process."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
+    place = store.store()
+    wanted = [(prefect_page(), prefect_port)]
+    if place.artifacts:
+        with store.locked(place):
+            store.create(place)
+        wanted.insert(0, (mlflow_page(place), mlflow_port))
+    else:
+        print(f"MLflow   {place.uri} (MLFLOW_TRACKING_URI)", flush=True)
+    started: list[tuple[Page, int, subprocess.Popen[bytes]]] = []
+    try:
+        for page, port in wanted:
+            known = running(page)
+            if known:
+                print(f"{page.name:8} {_url(known, page.path)} (ran already)", flush=True)
+            else:
+                chosen = free(port, {other for _, other, _ in started})
+                started.append((page, chosen, start(page, chosen)))
+        for one in started:
+            wait(*one)
+        for page, port, _ in started:
+            print(f"{page.name:8} {_url(port, page.path)}", flush=True)
+        if started:
+            print("Ctrl-C ends what was started here", flush=True)
+        while started:
+            time.sleep(0.5)
+            for page, _, process in started:
+                alive(page, process)
+    except KeyboardInterrupt:
+        print("ending", flush=True)
+    finally:
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
+        end([process for _, _, process in started])
+
+
+def running(page: Page) -> int | None:
+    """Port of a server of the same store that somebody started before."""
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            ports = [c.laddr.port for c in process.net_connections("tcp") if c.status == psutil.CONN_LISTEN]
+            if ports and page.ours(process):
+                return next((port for port in ports if page.answers(port)), None)
+    return None
+
+
+def free(port: int, taken: set[int]) -> int:
+    """The first port from `port` on that nobody listens on."""
+    for candidate in range(port, min(port + 100, 2**16)):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((HOST, candidate))
+            if candidate not in taken:
+                return candidate
+    raise StageError(f"no port from {port} to {port + 99} is free; name another with --mlflow-port or --prefect-port")
+
+
+def start(page: Page, port: int) -> "subprocess.Popen[bytes]":
+    """In a session of its own, so that Ctrl-C reaches us alone and we end all of it."""
+    log = _log(page)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("wb") as file:
+        return subprocess.Popen(
+            [sys.executable, "-m", *page.arguments(port)],
+            env={**os.environ, **page.environment(port)},
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=die_with_parent,
+        )
+
+
+def wait(page: Page, port: int, process: "subprocess.Popen[bytes]") -> None:
+    """Until it answers. Raises StageError when it ends instead, or takes too long."""
+    deadline = time.monotonic() + START_SECONDS
+    while not page.answers(port):
+        alive(page, process)
+        if time.monotonic() > deadline:
+            raise StageError(f"{page.name}'s server does not answer after {START_SECONDS} s; see {_log(page)}")
+        time.sleep(0.2)
+
+
+def alive(page: Page, process: "subprocess.Popen[bytes]") -> None:
+    """Raise StageError if it ended."""
+    if process.poll() is not None:
+        tail = "\n".join(_log(page).read_text(errors="replace").splitlines()[-5:])
+        raise StageError(f"{page.name}'s server ended with code {process.returncode}; the end of {_log(page)}:\n{tail}")
+
+
+def end(processes: "list[subprocess.Popen[bytes]]") -> None:
+    """SIGTERM to all of their sessions, and SIGKILL to what is left after STOP_SECONDS."""
+    family = []
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            leader = psutil.Process(process.pid)
+            family += [leader, *leader.children(recursive=True)]
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        for process in processes:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, number)
+        psutil.wait_procs(family, timeout=STOP_SECONDS)
+
+
+def _log(page: Page) -> Path:
+    return paths.SCRATCH / "ui" / f"{page.name.lower()}.log"
+
+
+def _url(port: int, path: str) -> str:
+    return f"http://{HOST}:{port}{path}"
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,1 @@
+"""The formats of the files between stages: one module reads and writes each."""

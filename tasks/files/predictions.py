@@ -1,0 +1,100 @@
+"""Kept predictions: parquet, one row a task, test input, view and attempt, with what they come from in the metadata."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import Field, ValidationError
+
+from model.config.experiment import Evaluation, Frozen
+from model.puzzles.grids import Grid
+from tasks.common.stage import StageError
+
+SCHEMA = pa.schema(
+    [
+        ("task", pa.string()),
+        ("test", pa.int16()),
+        ("view", pa.int16()),
+        ("attempt", pa.int8()),
+        ("height", pa.int8()),
+        ("width", pa.int8()),
+        ("cells", pa.binary()),
+        ("size_log_probability", pa.float32()),
+        ("confidence", pa.float32()),
+        ("lock", pa.int16()),
+        ("change", pa.list_(pa.float32())),
+        ("confidences", pa.list_(pa.float32())),
+        ("entropy", pa.list_(pa.float32())),
+        ("frames", pa.list_(pa.binary())),
+    ]
+)
+"""`cells` and `frames` are uint8, row-major, in the task's own frame; the rest as in `model.inference.predictor.Answer`."""
+
+
+class Source(Frozen):
+    """What predictions come from."""
+
+    checkpoint: str
+    """Digest of the checkpoint's files."""
+    step: int
+    weights: str
+    experiment: str
+    seed: int
+    evaluation_name: str
+    evaluation: Evaluation
+    data: str
+    """Digest of the prepared data that was trained on."""
+    leaks: int
+    failures: Annotated[tuple[tuple[str, int, int, int, str], ...], Field(strict=False)]
+    """Task, test input, view, attempt and error of the answers that could not be had."""
+
+
+def write(path: Path, rows: Sequence[dict[str, Any]], source: Source) -> None:
+    """Write rows of SCHEMA atomically."""
+    table = pa.Table.from_pylist(list(rows), SCHEMA.with_metadata({"source": source.model_dump_json()}))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    pq.write_table(table, part, compression="zstd")
+    part.replace(path)
+
+
+def joined(parts: Sequence[Path]) -> tuple[list[dict[str, Any]], Source]:
+    """Rows and source of the shares that several processes wrote, which are removed."""
+    tables = [pq.read_table(part) for part in parts]
+    sources = [Source.model_validate_json(table.schema.metadata[b"source"]) for table in tables]
+    failures = tuple(sorted(failure for source in sources for failure in source.failures))
+    for part in parts:
+        part.unlink()
+    return [row for table in tables for row in table.to_pylist()], sources[0].model_copy(update={"failures": failures})
+
+
+def read(path: Path) -> tuple[pd.DataFrame, Source]:
+    """Rows, with `cells` as grids, and their source. Raises StageError for a file that is none or is cut short."""
+    try:
+        table = pq.read_table(path)
+        source = Source.model_validate_json((table.schema.metadata or {}).get(b"source", b""))
+    except (OSError, pa.ArrowException) as error:
+        raise StageError(f"{path} is no complete predictions file: {error}; run the stage predict again") from error
+    except ValidationError as error:
+        fault = error.errors()[0]
+        where = ".".join(["source", *map(str, fault["loc"])])
+        raise StageError(
+            f"{path} is no complete predictions file: its metadata {where}: {fault['msg']}; run the stage predict again"
+        ) from error
+    if table.schema.names != SCHEMA.names:
+        raise StageError(f"{path} has columns {table.schema.names}; expected are {SCHEMA.names}")
+    frame = table.to_pandas()
+    frame["grid"] = [
+        _grid(path, c, h, w) for c, h, w in zip(frame["cells"], frame["height"], frame["width"], strict=True)
+    ]
+    return frame, source
+
+
+def _grid(path: Path, cells: bytes, height: int, width: int) -> Grid:
+    if len(cells) != height * width:
+        raise StageError(f"{path}: a grid of {height} x {width} has {len(cells)} cells; run the stage predict again")
+    return np.frombuffer(cells, dtype=np.uint8).reshape(height, width)

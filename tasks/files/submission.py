@@ -1,0 +1,91 @@
+"""The official submission file: written for every score, and read back by `python -m tasks.files.submission FILE`.
+
+That command scores any submission for the evaluation tasks of data/prepared, whoever made it. It must be complete, as
+the ARC Prize wants it: a file that lacks a task is refused, never scored over the tasks that it has.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from model.puzzles.grids import Grid, GridError, grid
+from model.scoring.scores import NOTHING, Key, score
+from tasks.common.stage import StageError, stage
+from tasks.files.tables import read_solutions
+from tasks.reporting.caveats import interval, percent
+
+BLACK = [[0]]
+"""Stands for an attempt that there is not."""
+
+
+def submission(tests: Mapping[str, int], attempts: Mapping[Key, Sequence[Grid]]) -> dict[str, Any]:
+    """The file's contents for these tasks and their numbers of test inputs; one attempt alone is given twice."""
+
+    def entry(key: Key) -> dict[str, Any]:
+        given = [attempt.tolist() or BLACK for attempt in attempts.get(key, ())] or [BLACK]
+        return {"attempt_1": given[0], "attempt_2": given[-1]}
+
+    return {name: [entry((name, i)) for i in range(count)] for name, count in tests.items()}
+
+
+def write(path: Path, contents: Mapping[str, Any]) -> None:
+    """Write the file, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(contents, separators=(",", ":")))
+    part.replace(path)
+
+
+def read(path: Path, tests: Mapping[str, int]) -> dict[Key, list[Grid]]:
+    """The attempts of a submission for these tasks. Raises StageError for what is none, or not complete."""
+    try:
+        contents = json.loads(path.read_text())
+    except OSError as error:
+        raise StageError(f"{path} cannot be read: {error.strerror}") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise StageError(f"{path}: broken JSON: {error}; write the submission again") from error
+    if not isinstance(contents, dict):
+        raise StageError(f"{path}: expected an object of tasks by id, found {str(contents)[:40]}")
+    for what, names in (("lacks", set(tests) - set(contents)), ("answers unknown", set(contents) - set(tests))):
+        if names:
+            raise StageError(f"{path} {what} {len(names)} of {len(tests)} tasks: {_some(names)}; it must answer each")
+    attempts = {}
+    for name, count in tests.items():
+        entries = contents[name]
+        if not isinstance(entries, list) or len(entries) != count:
+            raise StageError(f"{path}: task {name} must be a list of {count}, one entry a test input")
+        for i, entry in enumerate(entries):
+            if not isinstance(entry, dict) or set(entry) != {"attempt_1", "attempt_2"}:
+                raise StageError(f"{path}: task {name}, test {i} must have 'attempt_1' and 'attempt_2', nothing else")
+            try:
+                attempts[name, i] = [
+                    grid(entry[key], f"{path}: task {name}, test {i}, {key}") if entry[key] else NOTHING
+                    for key in ("attempt_1", "attempt_2")
+                ]
+            except GridError as error:
+                raise StageError(str(error)) from error
+    return attempts
+
+
+@stage("submission")
+def main(file: Annotated[Path, typer.Argument(help="An official submission.json")]) -> None:
+    """Score a submission for the evaluation tasks of data/prepared."""
+    solutions = read_solutions("evaluation")
+    result = score(solutions, read(file, {name: len(grids) for name, grids in solutions.items()}), {}, 10000)
+    low, high = result["ci95"]
+    print(
+        f"{file}: pass@2 {percent(result['pass_at_2'])} % [{interval((low, high))}], "
+        f"{result['grids_solved']} of {result['n_grids']} grids, {result['n_tasks']} tasks"
+    )
+
+
+def _some(names: Iterable[str]) -> str:
+    chosen = sorted(names)
+    return ", ".join(chosen[:5]) + (", ..." if len(chosen) > 5 else "")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,108 @@
+"""The packed tables between stages: parquet and npy files to and from `model.puzzles.arrays`'s arrays."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from model.puzzles.arrays import Dataset, Ints, Pairs, Views
+from model.puzzles.grids import Grid
+from model.storage.content import digest
+from tasks.common import paths
+from tasks.common.stage import StageError
+
+SPLITS = ("train", "validation", "evaluation")
+
+
+def read_tasks() -> list[dict[str, Any]]:
+    """The task index: name and origin ('training' or 'evaluation') of each task, in order."""
+    return list(_json(paths.TASKS))
+
+
+def read_solutions(split: str) -> dict[str, list[Grid]]:
+    """Solutions of the 'validation' or 'evaluation' test inputs.
+
+    Validation's are for select, and for a training that may stop early; evaluation's are for score.
+    """
+    path = paths.VALIDATION_SOLUTIONS if split == "validation" else paths.EVALUATION_SOLUTIONS
+    return {name: [np.array(g, dtype=np.uint8) for g in grids] for name, grids in _json(path).items()}
+
+
+def read_pairs(split: str) -> dict[tuple[str, int], tuple[Grid, Grid | None]]:
+    """Input and output (None where it is not known) of every pair of a split, by task id and number."""
+    names, table, cells = [task["name"] for task in read_tasks()], pd.read_parquet(paths.PAIRS), np.load(paths.CELLS)
+
+    def grid(row: Any, side: str) -> Grid:
+        start, height, width = (int(row[f"{side}_{part}"]) for part in ("offset", "height", "width"))
+        found: Grid = cells[start : start + height * width].reshape(height, width)
+        return found
+
+    return {
+        (names[row["task"]], int(row["number"])): (
+            grid(row, "input"),
+            grid(row, "output") if row["output_offset"] >= 0 else None,
+        )
+        for row in table[table["split"] == split].to_dict("records")
+    }
+
+
+def read_dataset(split: str, views: Path) -> Dataset:
+    """Pairs of one split with the views of every task."""
+    table = pd.read_parquet(paths.PAIRS)
+    table = table[table["split"] == split]
+    pairs = Pairs(**{name: table[name].to_numpy(np.int64) for name in Pairs.__dataclass_fields__})
+    return Dataset(np.load(paths.CELLS), pairs, read_views(views))
+
+
+def read_validation(views: Path) -> Dataset:
+    """The pairs of the validation split with their solutions as outputs, for a training that may stop early."""
+    dataset, names, solutions = read_dataset("validation", views), read_tasks(), read_solutions("validation")
+    p = dataset.pairs
+    outputs = [solutions[names[task]["name"]][number] for task, number in zip(p.task, p.number, strict=True)]
+    sizes = np.array([grid.size for grid in outputs])
+    pairs = replace(
+        p,
+        output_offset=len(dataset.cells) + sizes.cumsum() - sizes,
+        output_height=np.array([grid.shape[0] for grid in outputs]),
+        output_width=np.array([grid.shape[1] for grid in outputs]),
+    )
+    return Dataset(np.concatenate([dataset.cells, *(grid.ravel() for grid in outputs)]), pairs, dataset.views)
+
+
+def write_views(path: Path, task: Ints, views: Views) -> None:
+    """One row a view; `task` (views,) is the task of each."""
+    frame = pd.DataFrame({"task": task, "element": views.element, "colour_cycle": views.colour_cycle})
+    for colour in range(views.colours.shape[1]):
+        frame[f"colour_{colour}"] = views.colours[:, colour]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    frame.to_parquet(path, index=False)
+
+
+def read_views(path: Path) -> Views:
+    """The views of every task, grouped by task."""
+    frame = pd.read_parquet(path)
+    task = frame["task"].to_numpy(np.int64)
+    count = np.bincount(task)
+    colours = frame[[f"colour_{c}" for c in range(10)]].to_numpy(np.uint8)
+    return Views(
+        count.cumsum() - count,
+        count,
+        frame["element"].to_numpy(np.int64),
+        colours,
+        frame["colour_cycle"].to_numpy(np.int64),
+    )
+
+
+def data_digest() -> str:
+    """Of what a training sees of the prepared data."""
+    return digest(paths.CELLS, paths.PAIRS, paths.TASKS)
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except OSError as error:
+        raise StageError(f"{path} cannot be read: {error.strerror}; run `dvc repro`") from error

@@ -1,0 +1,75 @@
+"""Which device the stages use, and what must be set before they do."""
+
+import ctypes
+import os
+import platform
+import sys
+
+import torch
+
+from tasks.common.stage import StageError
+from tasks.machine.gpu_lock import take, take_all
+
+_MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1
+"""Options of mallopt(3)."""
+
+
+def spread(module: str, *arguments: str) -> None:
+    """Become torchrun over as many processes of `module` as ARC_GPUS says, unless this is one of them already."""
+    wanted = os.environ.get("ARC_GPUS") or "1"
+    if not wanted.isdecimal() or int(wanted) < 1:
+        raise StageError(f"ARC_GPUS is {wanted!r}; allowed is the number of GPUs (or processes, on a CPU) of a stage")
+    if wanted == "1" or "RANK" in os.environ:
+        return
+    if torch.cuda.is_available() and int(wanted) > torch.cuda.device_count():
+        raise StageError(f"ARC_GPUS is {wanted}, but torch sees {torch.cuda.device_count()} GPUs")
+    if torch.cuda.is_available():
+        take_all([torch.device("cuda", index) for index in range(int(wanted))])
+    run = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", wanted, "-m", module, *arguments]
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, torch.get_num_threads() // int(wanted))))
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, *run])
+
+
+def sharded() -> bool:
+    """Whether ARC_SHARD asks for a training of which every GPU of ARC_GPUS holds a part."""
+    wanted = os.environ.get("ARC_SHARD") or "0"
+    if wanted not in ("0", "1"):
+        raise StageError(f"ARC_SHARD is {wanted!r}; allowed are '0' and '1'")
+    return wanted == "1"
+
+
+def choose() -> torch.device:
+    """ARC_DEVICE if set ('cpu', 'cuda', 'cuda:1'), else the first free GPU if there is one; waits for its lock.
+
+    The CPU is made deterministic, and keeps the memory of one update for the next.
+    """
+    wanted = os.environ.get("ARC_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(wanted)
+    except RuntimeError as error:
+        raise StageError(f"ARC_DEVICE is {wanted!r}; allowed are 'cpu', 'cuda' and 'cuda:N'") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise StageError(f"ARC_DEVICE is {wanted!r}, but torch sees no GPU; unset it to run on the CPU")
+    if device.type == "cpu":
+        torch.use_deterministic_algorithms(True)
+        # Nothing reads memory before it is written, and to fill all of it took 5 % of a training. The tests keep it on.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+        _keep_memory()
+    if device.type == "cuda":
+        if (rank := os.environ.get("LOCAL_RANK")) is not None:  # Set by torchrun, whose locks these are.
+            device = torch.device("cuda", int(rank))
+        else:
+            indices = range(torch.cuda.device_count()) if device.index is None else [device.index]
+            device = take([torch.device("cuda", index) for index in indices])
+        torch.cuda.set_device(device)
+        return device
+    return take([device])
+
+
+def _keep_memory() -> None:
+    """glibc would give blocks of this size back at once, to get them again cleared: 3 % of a default training."""
+    if platform.libc_ver()[0] == "glibc":
+        for option, value in ((_MMAP_THRESHOLD, 32 << 20), (_TRIM_THRESHOLD, 1 << 30)):
+            if not ctypes.CDLL(None).mallopt(option, value):
+                raise StageError(f"glibc's mallopt refuses {value} for option {option}")

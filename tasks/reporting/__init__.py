@@ -1,0 +1,1 @@
+"""Scores and grids for people: tables, drawings, the report page."""

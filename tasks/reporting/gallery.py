@@ -1,0 +1,194 @@
+"""What the report draws of the evaluated tasks: test grids with their attempts, and denoisings step by step."""
+
+import json
+from collections.abc import Mapping, Sequence
+from operator import itemgetter
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.puzzles.grids import Grid
+from tasks.common import paths
+from tasks.common.stage import StageError
+from tasks.files import predictions
+from tasks.files.tables import read_pairs, read_tasks
+from tasks.reporting.score_table import Row
+
+Floats = NDArray[np.float64]
+Solutions = Mapping[str, Sequence[Grid]]
+
+
+class Puzzle(NamedTuple):
+    """An evaluation task as the model was given it."""
+
+    demonstrations: list[tuple[Grid, Grid]]
+    tests: list[Grid]
+
+
+class Attempt(NamedTuple):
+    """One of the two answers that were submitted."""
+
+    name: str
+    verdict: str
+    grid: Grid
+    right: bool
+
+
+class Card(NamedTuple):
+    """A test grid and what was made of it."""
+
+    task: str
+    test: int
+    note: str
+    demonstrations: list[tuple[Grid, Grid]]
+    input: Grid
+    answer: Grid
+    attempts: list[Attempt]
+    """Two; one where both are the same; none where there is no answer."""
+
+
+class Denoising(NamedTuple):
+    """One answer on its way."""
+
+    task: str
+    test: int
+    source: Row
+    number: int
+    """Which attempt, from 0."""
+    right: bool
+    frames: list[tuple[int, Grid]]
+    """Steps done, and the grid then."""
+    answer: Grid
+
+
+class Watched(NamedTuple):
+    """Denoisings worth a look, and means over all of one evaluation."""
+
+    examples: list[Denoising]
+    """One that ends right and one that ends wrong, where there are such."""
+    source: Row | None
+    """Whose means follow; None where no predictions have frames."""
+    counts: dict[str, int]
+    means: dict[str, dict[str, Floats]]
+    """By column of the predictions and by how it ends, 'right' or 'wrong': (steps,)."""
+
+
+def read_puzzles() -> dict[str, Puzzle]:
+    """The evaluation tasks of data/prepared, by id."""
+    puzzles = {task["name"]: Puzzle([], []) for task in read_tasks() if task["origin"] == "evaluation"}
+    for (name, _), (before, after) in sorted(read_pairs("train").items(), key=itemgetter(0)):
+        if name in puzzles and after is not None:
+            puzzles[name].demonstrations.append((before, after))
+    for (name, _), (before, _) in sorted(read_pairs("evaluation").items(), key=itemgetter(0)):
+        puzzles[name].tests.append(before)
+    return puzzles
+
+
+def cards(score: Mapping[str, Any], puzzles: Mapping[str, Puzzle], solutions: Solutions) -> list[Card]:
+    """Every test grid of a score, by task id. Raises StageError where score, submission and data disagree."""
+    checkpoint, evaluation = score["checkpoint"], score["source"]["evaluation_name"]
+    path = paths.submission(checkpoint, evaluation)
+    try:
+        submission = json.loads(path.read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise StageError(f"{path} cannot be read: {error}; run the stage score again") from error
+    unit = "views" if score["source"]["evaluation"]["votes"] else "attempts"
+    drawn = []
+    for name, results in sorted(score["tasks"].items()):
+        if name not in puzzles or name not in solutions or name not in submission:
+            raise StageError(
+                f"{paths.score(checkpoint, evaluation)} scores task {name}, which {paths.TASKS}, "
+                f"{paths.EVALUATION_SOLUTIONS} or {path} lacks; run `dvc repro`"
+            )
+        for test, result in enumerate(results):
+            attempts = [] if result["missing"] else _attempts(submission[name][test], solutions[name][test])
+            if any(attempt.right for attempt in attempts) != result["solved"]:
+                raise StageError(
+                    f"task {name}, test {test}: {path} and {paths.score(checkpoint, evaluation)} disagree about "
+                    "whether it is solved; run the stage score again"
+                )
+            note = f"{result['votes_for_the_answer']} of {result['views']} {unit} right"
+            puzzle, answer = puzzles[name], solutions[name][test]
+            drawn.append(Card(name, test, note, puzzle.demonstrations, puzzle.tests[test], answer, attempts))
+    return drawn
+
+
+def is_solved(card: Card) -> bool:
+    """Whether one of its attempts is right."""
+    return any(attempt.right for attempt in card.attempts)
+
+
+def watch(sources: Sequence[Row], solutions: Solutions) -> Watched:
+    """Look through the predictions of `sources`, in this order, until both ends are found."""
+    examples: dict[bool, Denoising] = {}
+    watched = Watched([], None, {}, {})
+    for source in sources:
+        answers = _with_frames(source, solutions)
+        if answers and watched.source is None:
+            watched = Watched([], source, *_means(answers))
+        for right in {True, False} - set(examples):
+            # Of the right size if there is one, then the largest, then the first.
+            best = max(
+                (a for a in answers if a["right"] == right), key=lambda a: (a["sized"], a["grid"].size), default=None
+            )
+            if best:
+                examples[right] = _denoising(best, source, solutions)
+        if len(examples) == 2:
+            break
+    return watched._replace(examples=[examples[right] for right in (True, False) if right in examples])
+
+
+def _attempts(entry: Mapping[str, Any], answer: Grid) -> list[Attempt]:
+    first, second = (np.array(entry[f"attempt_{i}"], dtype=np.uint8) for i in (1, 2))
+    same = np.array_equal(first, second)
+    named = {"both attempts": first} if same else {"attempt 1": first, "attempt 2": second}
+    return [Attempt(n, _verdict(grid, answer), grid, np.array_equal(grid, answer)) for n, grid in named.items()]
+
+
+def _verdict(grid: Grid, answer: Grid) -> str:
+    if grid.shape != answer.shape:
+        return "{} × {} for {} × {}".format(*grid.shape, *answer.shape)
+    wrong = int((grid != answer).sum())
+    return f"{wrong} of {answer.size} wrong" if wrong else "right"
+
+
+def _with_frames(source: Row, solutions: Solutions) -> list[dict[Any, Any]]:
+    """The predictions that have frames, with whether their grid is `right` and `sized` as the answer is."""
+    frame, _ = predictions.read(paths.predictions(source.checkpoint, source.evaluation))
+    frame = frame[[frames is not None and len(frames) > 0 for frames in frame["frames"]]]
+    found: list[dict[Any, Any]] = frame.to_dict("records")
+    for row in found:
+        answer = solutions[row["task"]][row["test"]]
+        row |= {"right": np.array_equal(row["grid"], answer), "sized": row["grid"].shape == answer.shape}
+    return found
+
+
+def _means(answers: Sequence[Mapping[str, Any]]) -> tuple[dict[str, int], dict[str, dict[str, Floats]]]:
+    ends = {"right": [a for a in answers if a["right"]], "wrong": [a for a in answers if not a["right"]]}
+    ends = {name: group for name, group in ends.items() if group}
+    columns = ("change", "confidences", "entropy")
+    means = {
+        column: {
+            name: np.stack([a[column] for a in group]).astype(np.float64).mean(axis=0) for name, group in ends.items()
+        }
+        for column in columns
+    }
+    return {name: len(group) for name, group in ends.items()}, means
+
+
+def _denoising(row: Mapping[str, Any], source: Row, solutions: Solutions) -> Denoising:
+    frames = [np.frombuffer(cells, dtype=np.uint8).reshape(row["grid"].shape) for cells in row["frames"]]
+    done = (
+        np.linspace(0, len(row["change"]), len(frames)).round().astype(int).tolist()
+    )  # As model.inference.sampler keeps them.
+    number = int(row["view"] if source.votes else row["attempt"])
+    return Denoising(
+        row["task"],
+        int(row["test"]),
+        source,
+        number,
+        bool(row["right"]),
+        list(zip(done, frames, strict=True)),
+        solutions[row["task"]][row["test"]],
+    )

@@ -1,0 +1,138 @@
+"""The score table: one row a checkpoint and evaluation, for the terminal (`python -m tasks.reporting.score_table`) and the page."""
+
+import json
+from typing import Any, NamedTuple
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from model.config.experiment import Experiment
+from tasks.common import paths
+from tasks.common.params import resolved
+from tasks.common.stage import StageError, stage
+from tasks.reporting.caveats import interval, marks, percent
+
+
+class Row(NamedTuple):
+    """One score as reported. Shares are 0..1."""
+
+    checkpoint: str
+    step: int
+    """Updates behind the checkpoint."""
+    weights: str
+    """ema or raw."""
+    digest: str
+    """Of the checkpoint's files."""
+    data: str
+    """Digest of the prepared data that was trained on."""
+    evaluation: str
+    how: str
+    """The evaluation in words."""
+    votes: int
+    """Views that vote; 0 where attempts are made."""
+    pass_at_1: float
+    pass_at_2: float
+    ci95: tuple[float, float]
+    strict: float
+    oracle: float
+    sizes_correct: float
+    grids_solved: int
+    n_grids: int
+    n_tasks: int
+    marks: tuple[str, ...]
+    """What a reader must know before believing the score."""
+    warnings: tuple[str, ...]
+    """What its denoisings and copied cells suggest."""
+
+    @property
+    def name(self) -> str:
+        """checkpoint-evaluation, as the files are named."""
+        return f"{self.checkpoint}-{self.evaluation}"
+
+
+def read_score(experiment: Experiment, checkpoint: str, evaluation: str) -> dict[str, Any]:
+    """One score file. Raises StageError for a missing or broken one, or one of another experiment."""
+    path = paths.score(checkpoint, evaluation)
+    try:
+        result: dict[str, Any] = json.loads(path.read_text())
+        of = result["source"]["experiment"], result["source"]["seed"]
+    except OSError as error:
+        raise StageError(f"{path} cannot be read: {error.strerror}; run `dvc repro`") from error
+    except (json.JSONDecodeError, KeyError) as error:
+        raise StageError(f"{path} is no score ({type(error).__name__}: {error}); run the stage score again") from error
+    if of != (experiment.name, experiment.seed):
+        raise StageError(
+            f"{path} belongs to {of[0]} seed {of[1]}, not to {experiment.name} seed {experiment.seed}; run `dvc repro`"
+        )
+    return result
+
+
+def rows(experiment: Experiment) -> list[Row]:
+    """The rows that the experiment's matrix asks for, in its order; other files of data/scores are left alone."""
+    return [
+        _row(read_score(experiment, checkpoint, evaluation))
+        for checkpoint in experiment.predict.checkpoints
+        for evaluation in experiment.predict.evaluations
+    ]
+
+
+def _row(score: dict[str, Any]) -> Row:
+    source = score["source"]
+    evaluation = source["evaluation"]
+    how = [f"{evaluation['steps']} steps", evaluation["sampler"]]
+    how.append(f"{evaluation['votes']} views vote" if evaluation["votes"] else f"{evaluation['attempts']} attempts")
+    if evaluation["limit"]:
+        how.append(f"first {evaluation['limit']} tasks")
+    return Row(
+        checkpoint=score["checkpoint"],
+        step=source["step"],
+        weights=source["weights"],
+        digest=source["checkpoint"],
+        data=source["data"],
+        evaluation=source["evaluation_name"],
+        how=", ".join(how),
+        votes=evaluation["votes"],
+        ci95=(score["ci95"][0], score["ci95"][1]),
+        marks=marks(score),
+        warnings=tuple(score["warnings"]),
+        **{name: score[name] for name in ("pass_at_1", "pass_at_2", "strict", "oracle", "sizes_correct")},
+        **{name: score[name] for name in ("grids_solved", "n_grids", "n_tasks")},
+    )
+
+
+def draw(title: str, scores: list[Row]) -> Table:
+    """The table for a terminal."""
+    table = Table(
+        title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, collapse_padding=True, pad_edge=False
+    )
+    table.add_column("checkpoint\nevaluation", min_width=16)  # The only one that may wrap.
+    for name in ("pass\n@1", "pass\n@2", "95 %\ninterval", "\nstrict", "any view\nright", "sizes\nright"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("grids\nsolved", justify="right", no_wrap=True)
+    table.add_column("\ntasks", justify="right", no_wrap=True)
+    for row in scores:
+        shares = [percent(share) for share in (row.strict, row.oracle, row.sizes_correct)]
+        table.add_row(
+            row.name + "".join(f"\n[bold yellow]{mark}[/]" for mark in row.marks),
+            percent(row.pass_at_1),
+            f"[bold]{percent(row.pass_at_2)}[/]",
+            interval(row.ci95),
+            *shares,
+            f"{row.grids_solved} of {row.n_grids}",
+            str(row.n_tasks),
+        )
+    return table
+
+
+@stage("table")
+def main() -> None:
+    """Print the score table and what to open next."""
+    experiment = resolved()
+    console = Console()
+    console.print(draw(f"{experiment.name}, seed {experiment.seed}, shares in %", rows(experiment)))
+    console.print(f"open next: {paths.PAGE}; make ui", highlight=False)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""MLflow: where the store is, and what a published run holds."""

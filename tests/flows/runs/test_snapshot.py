@@ -1,0 +1,104 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from flows.runs import places, snapshots
+from flows.runs.places import git
+from flows.runs.request import Request
+from tests.conftest import ROOT
+
+REQUEST = Request(version="v3", size="tiny", dataset="aa1-6x6", seed=7)
+
+
+@pytest.fixture
+def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project with a committed, a changed, a staged and an untracked file."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("ARC_HOME", "ARC_SCRATCH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+    git("init", "-q", "-b", "main", cwd=tmp_path)
+    (tmp_path / ".gitignore").write_text(".scratch/\ndata/\n")
+    for name in ("presets.yaml", "params.yaml", "dvc.yaml"):
+        (tmp_path / name).write_text((ROOT / name).read_text())
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / ".dvc" / "config").write_text((ROOT / ".dvc" / "config").read_text())
+    (tmp_path / "code.py").write_text("old\n")
+    git("add", "-A", cwd=tmp_path)
+    git("-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "start", cwd=tmp_path)
+    (tmp_path / "code.py").write_text("changed\n")
+    (tmp_path / "staged.py").write_text("staged\n")
+    git("add", "staged.py", cwd=tmp_path)
+    (tmp_path / "untracked.py").write_text("untracked\n")
+    return tmp_path
+
+
+def test_the_code_is_frozen_and_the_checkout_untouched(tree: Path) -> None:
+    before = git("status", "--porcelain", cwd=tree)
+    [snapshot] = snapshots.freeze([REQUEST], tree)
+    (tree / "code.py").write_text("edited after submitting\n")
+    assert git("show", f"{snapshot.commit}:code.py", cwd=tree) == "changed"
+    assert git("show", f"{snapshot.commit}:staged.py", cwd=tree) == "staged"
+    assert "seed: 7" in git("show", f"{snapshot.commit}:params.yaml", cwd=tree)
+    assert git("rev-parse", f"{snapshot.commit}^", cwd=tree) == git("rev-parse", "HEAD", cwd=tree)
+    assert snapshot.untracked == ("untracked.py",)
+    assert "untracked.py" in (snapshot.warning or "")
+    assert git("status", "--porcelain", cwd=tree) == before
+    assert git("stash", "list", cwd=tree) == ""
+
+
+def test_a_frozen_commit_survives_garbage_collection(tree: Path) -> None:
+    [snapshot] = snapshots.freeze([REQUEST], tree)
+    git("gc", "--prune=now", "-q", cwd=tree)
+    assert git("cat-file", "-t", snapshot.commit, cwd=tree) == "commit"
+
+
+def test_the_worktree_is_the_frozen_code_and_shares_the_cache(tree: Path) -> None:
+    (tree / "data" / "own").mkdir(parents=True)
+    (tree / "data" / "own" / "mine.json").write_text("{}")
+    [snapshot] = snapshots.freeze([REQUEST], tree)
+    (tree / "code.py").write_text("edited after submitting\n")
+    folder = snapshots.lay_out(snapshot.commit, "run-1")
+    assert (folder / "code.py").read_text() == "changed\n"
+    assert (folder / "data" / "own" / "mine.json").exists()
+    assert not (folder / "untracked.py").exists()
+    assert str(tree / ".dvc" / "cache") in (folder / ".dvc" / "config.local").read_text()
+    assert snapshots.lay_out(snapshot.commit, "run-1") == folder
+
+
+def test_a_half_made_worktree_is_made_again(tree: Path) -> None:
+    [snapshot] = snapshots.freeze([REQUEST], tree)
+    folder = snapshots.lay_out(snapshot.commit, "run-1")
+    (places.folder_of("run-1") / "worktree").unlink()  # As if killed in between.
+    (folder / "code.py").unlink()
+    assert (snapshots.lay_out(snapshot.commit, "run-1") / "code.py").exists()
+
+
+def test_results_are_kept_on_a_branch_with_all_that_it_held(tree: Path) -> None:
+    [snapshot] = snapshots.freeze([REQUEST], tree)
+    folder = snapshots.lay_out(snapshot.commit, "run-1")
+    (folder / "dvc.lock").write_text("first\n")
+    branch = snapshots.keep(REQUEST, folder)
+    first = git("rev-parse", branch, cwd=tree)
+    assert branch == "exp/v3/tiny/aa1-6x6/seed-7"
+    assert git("show", f"{branch}:dvc.lock", cwd=tree) == "first"
+    assert snapshots.keep(REQUEST, folder) == branch
+    assert git("rev-parse", branch, cwd=tree) == first, "the same result is not kept twice"
+    (folder / "dvc.lock").write_text("second\n")
+    snapshots.keep(REQUEST, folder)
+    assert git("show", f"{branch}:dvc.lock", cwd=tree) == "second"
+    assert first in git("rev-list", branch, cwd=tree).splitlines()
+    git("worktree", "add", "-q", str(tree / ".scratch" / "mine"), branch, cwd=tree)
+    (folder / "dvc.lock").write_text("third\n")
+    assert snapshots.keep(REQUEST, folder) != branch, "a branch that somebody has checked out is not moved"
+
+
+def test_cleaning_removes_what_no_run_needs(tree: Path) -> None:
+    [snapshot] = snapshots.freeze([REQUEST], tree)
+    kept, gone = snapshots.lay_out(snapshot.commit, "kept"), snapshots.lay_out(snapshot.commit, "gone")
+    assert snapshots.clean(["kept"], []) == ["worktree gone"]
+    assert kept.exists()
+    assert not gone.exists()
+    assert "gone" not in git("worktree", "list", cwd=tree)
+    assert git("cat-file", "-t", snapshot.commit, cwd=tree) == "commit", "young enough to be looked at"

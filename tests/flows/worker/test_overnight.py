@@ -1,0 +1,112 @@
+import json
+import subprocess
+import sys
+from datetime import datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import networkx
+import pytest
+from dvc.repo import Repo
+from hypothesis import given
+from hypothesis import strategies as st
+from prefect.client.schemas.objects import StateType
+
+from flows.queue import times
+from flows.runs import records
+from flows.runs.places import FlowError
+from flows.runs.progress import duration
+from flows.runs.stage_process import stage_names
+from flows.worker import overnight
+from tests.conftest import ROOT
+
+
+def score(solved: list[int], seed: int = 0) -> dict[str, Any]:
+    share = sum(solved) / len(solved)
+    return {
+        "pass_at_2": share,
+        "ci95": [share, share],
+        "n_tasks": len(solved),
+        "tasks": {f"task{i}": [{"solved": bool(value)}] for i, value in enumerate(solved)},
+        "source": {"experiment": "v3/tiny/aa1-6x6", "seed": seed},
+    }
+
+
+def test_against_the_best_of_the_same_tasks_only() -> None:
+    scores = {
+        "mine": {"best-votes": score([1] * 30 + [0] * 10)},
+        "worse": {"best-votes": score([0] * 40, seed=1)},
+        "better": {"best-votes": score([1] * 10 + [0] * 30, seed=2)},
+        "other tasks": {"best-votes": score([1] * 50, seed=3)},
+        "other evaluation": {"best-attempts": score([1] * 40, seed=4)},
+    }
+    said = overnight.against(scores["mine"]["best-votes"], "best-votes", "mine", scores)
+    assert said.startswith("best-votes +50.0 [")
+    assert said.endswith("to v3/tiny/aa1-6x6 seed 2"), "a difference that the data show"
+    same = {**scores, "better": {"best-votes": score([1] * 30 + [0] * 9 + [1], seed=2)}}
+    assert overnight.against(same["mine"]["best-votes"], "best-votes", "mine", same).endswith("no difference shown")
+    assert overnight.against(scores["mine"]["best-votes"], "best-votes", "mine", {"mine": scores["mine"]}) == ""
+
+
+def test_a_row_counts_all_starts_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ARC_SCRATCH", str(tmp_path))
+    for outcome in ("killed", "done"):
+        records.add_stage(
+            "r",
+            records.StageRecord(stage="train", seconds=100, device_seconds=90, cached=False, outcome=outcome),
+        )
+    records.add_death("r", "killed")
+    (tmp_path / "runs" / "r" / "scores").mkdir()
+    (tmp_path / "runs" / "r" / "scores" / "best-votes.json").write_text(json.dumps(score([1, 0])))
+    state = SimpleNamespace(name="Failed", type=StateType.FAILED, message="train: out of\nGPU memory")
+    run = SimpleNamespace(id="r", name="a run", state=state, total_run_time=timedelta(seconds=3700))
+    row = overnight.row(run, overnight.every_score())
+    assert row["GPU-minutes"] == "3.0"
+    assert row["state"] == "Failed, died 1 ×"
+    assert row["took"] == "1 h 1 min"
+    assert row["why"] == "train: out of GPU memory"
+    assert row["pass@2"].startswith("best-votes 50.0 %")
+    assert "train: out of GPU memory" in overnight.markdown([row])
+
+
+NOW = datetime(2026, 11, 22, 17, 30).astimezone()
+
+
+@given(st.integers(0, 23), st.integers(0, 59))
+def test_a_time_of_day_is_the_next_one(hour: int, minute: int) -> None:
+    moment = times.at(f"{hour:02}:{minute:02}", NOW)
+    assert (moment.hour, moment.minute) == (hour, minute)
+    assert NOW < moment <= NOW + timedelta(days=1)
+
+
+@pytest.mark.parametrize("wrong", ["25:00", "soon", "2026-11-22T17:29", "1:2:3"])
+def test_a_wrong_time_is_refused(wrong: str) -> None:
+    with pytest.raises(FlowError, match=wrong):
+        times.at(wrong, NOW)
+
+
+@given(st.integers(0, 10**6))
+def test_durations_read_back(seconds: int) -> None:
+    units = {"h": 3600, "min": 60, "s": 1}
+    parts = duration(seconds).split()
+    total = sum(int(number) * units[unit] for number, unit in zip(parts[::2], parts[1::2], strict=True))
+    assert 0 <= seconds - total < (60 if seconds >= 3600 else 1)
+
+
+def test_the_stages_are_dvcs_in_an_order_that_it_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    stages = stage_names()
+    with Repo(".") as repo:
+        wanted = {(a.addressing, b.addressing) for a, b in networkx.transitive_closure(repo.index.graph).edges}
+        assert {name for name, _ in stages} == {stage.addressing for stage in repo.index.graph}
+    order = {name: i for i, (name, _) in enumerate(stages)}
+    assert all(order[after] > order[before] for after, before in wanted)
+    drawn = networkx.DiGraph((name, needed) for name, all_needed in stages for needed in all_needed)
+    assert set(networkx.transitive_closure(drawn).edges) == wanted
+
+
+def test_arc_names_its_commands() -> None:
+    done = subprocess.run([sys.executable, "-m", "flows.arc", "--help"], cwd=ROOT, capture_output=True, text=True)
+    for name in ("run", "worker", "queue", "night", "doctor"):
+        assert f" {name} " in done.stdout

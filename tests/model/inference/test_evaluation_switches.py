@@ -1,0 +1,112 @@
+"""Every switch of an evaluation changes what it claims to change, and only that."""
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from model.config.experiment import Evaluation
+from model.diffusion.schedule import inference_levels, schedule
+from model.network.denoiser import Denoiser
+from tasks.common import params, paths
+from tasks.common.answers import answers
+from tests.conftest import experiment
+from tests.support.evaluated import build, save_checkpoint
+
+BASE = {
+    "steps": 6,
+    "time_map": "spaced",
+    "sampler": "draw",
+    "self_conditioning": "as-trained",
+    "attempts": 0,
+    "votes": 4,
+    "sizes": "own",
+    "limit": 0,
+}
+ASKED = {"asked"}
+GRIDS = {"answers"}
+
+SWITCHES: list[tuple[dict[str, Any], dict[str, Any], set[str]]] = [
+    # What it is switched from beyond the base, the switch, and all that it changes.
+    ({}, {"time_map": "raw-index"}, GRIDS | {"levels"}),
+    ({"steps": 128}, {"time_map": "raw-index"}, set()),  # As many steps as levels: the lab's mistake is none.
+    ({}, {"steps": 3}, GRIDS | {"levels", "told"}),
+    ({}, {"sampler": "argmax"}, GRIDS),
+    ({}, {"sampler": "posterior"}, GRIDS),
+    ({}, {"sampler": "renoise"}, GRIDS),
+    ({}, {"self_conditioning": "none"}, GRIDS | {"told"}),
+    ({}, {"self_conditioning": "temporal"}, set()),  # as trained
+    ({}, {"self_conditioning": "two-pass"}, GRIDS | {"told", "levels"}),
+    ({}, {"votes": 6}, ASKED),
+    ({}, {"votes": 0, "attempts": 2}, ASKED),
+    ({"votes": 0, "attempts": 2}, {"attempts": 1}, ASKED),
+    ({}, {"limit": 1}, ASKED),
+    ({}, {"sizes": "voted"}, GRIDS | {"sizes"}),
+    ({}, {"sizes": "split"}, GRIDS | {"sizes"}),
+]
+
+
+@pytest.fixture
+def look(workspace, monkeypatch):
+    """What an evaluation of an untrained network asks and answers, by name."""
+    config = build()
+    save_checkpoint(config)
+    levels = schedule(config.train.noise)
+    calls: list[tuple[float, bool]] = []
+    denoise = Denoiser.denoise
+
+    def spy(self, packed, encoded, colours, time, features, gain):
+        calls.append((float(time[0]), features is not None))
+        return denoise(self, packed, encoded, colours, time, features, gain)
+
+    monkeypatch.setattr(Denoiser, "denoise", spy)
+
+    def run(switch):
+        calls.clear()
+        evaluation = Evaluation.model_validate(params.merge(BASE, switch))
+        found = list(answers(paths.CHECKPOINTS / "best", "evaluation", evaluation, 0)[0])
+        indices = [int(np.abs(levels.log_snr.numpy() - time).argmin()) for time, _ in calls]
+        return {
+            "levels": indices,
+            "told": [told for _, told in calls],
+            "asked": {(a.pair, a.view, a.attempt) for a in found},
+            "sizes": {(a.pair, a.view, a.attempt): a.grid.shape for a in found},
+            "answers": {(a.pair, a.view, a.attempt): a.grid.tolist() for a in found},
+        }
+
+    return run
+
+
+def test_no_switch_of_an_evaluation_is_left_out():
+    tested = {name for _, switch, _ in SWITCHES for name in switch}
+    assert tested == set(experiment().evaluations["votes"].model_dump())
+
+
+@pytest.mark.parametrize(("base", "switch", "changes"), SWITCHES, ids=[json.dumps(s) for _, s, _ in SWITCHES])
+def test_a_switch_of_an_evaluation_changes_what_it_claims_and_only_that(look, base, switch, changes):
+    before, after = look(base), look(params.merge(base, switch))
+    found = {name for name in ("levels", "told", "asked") if before[name] != after[name]}
+    # What both were asked: fewer views or tasks leave the answers of the others as they were.
+    common = before["asked"] & after["asked"]
+    assert common
+    for name in ("sizes", "answers"):
+        if any(before[name][key] != after[name][key] for key in common):
+            found.add(name)
+    assert found == changes
+
+
+@pytest.mark.parametrize("steps", [1, 6, 32, 128])
+@pytest.mark.parametrize("time_map", ["spaced", "raw-index"])
+def test_the_network_is_told_the_levels_of_the_time_map(look, time_map, steps):
+    """Ledger 2.6 and B1: before v2 the lab's 32 steps told the network levels 31 ... 0 of 128."""
+    found = look({"time_map": time_map, "steps": steps})["levels"]
+    lab = [round(float(x)) for x in np.linspace(127, 0, steps)] if time_map == "spaced" else [*range(steps)][::-1]
+    assert found == lab == inference_levels(128, steps, time_map)
+    if time_map == "raw-index" and steps == 32:
+        assert float(schedule(experiment().train.noise).alpha_bar[found[0]]) == pytest.approx(0.85, abs=6e-4)
+
+
+def test_more_raw_indices_than_levels_are_refused():
+    with pytest.raises(params.ConfigurationError, match=r"attempts: steps is 129; with time_map 'raw-index' .* 128"):
+        experiment(evaluations={"attempts": {"time_map": "raw-index", "steps": 129}})

@@ -1,0 +1,162 @@
+"""The samplers against brute-force transition matrices, frequencies, and an estimate that is known."""
+
+from itertools import pairwise
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from model.config.experiment import Evaluation, SelfConditioning
+from model.diffusion.schedule import inference_levels, posterior, reverse_chances, schedule
+from model.inference.sampler import denoise, drawn, least_sure
+from model.ops.keyed_random import hash_key
+from model.training import objective
+from tests.conftest import experiment
+
+NOISE = experiment().train.noise
+TOLD = experiment().train.self_conditioning
+
+
+def _kernel(alpha_bar):
+    """Transition matrix of a stride that keeps a cell with this probability."""
+    return alpha_bar * np.eye(10) + (1 - alpha_bar) / 10
+
+
+def _step(chances, alpha_bar, alpha_bar_next):
+    """reverse_chances of every colour of x_t: (10, 10), rows x_t; `chances` (10, 10) are p(x_0 | x_t) by row."""
+    a, b = (torch.full((10,), value, dtype=torch.float64) for value in (alpha_bar, alpha_bar_next))
+    return reverse_chances(torch.from_numpy(chances), torch.arange(10), a, b).numpy()
+
+
+@given(st.integers(0, 1000), st.floats(0.02, 0.97), st.floats(0.01, 1.0))
+def test_a_reverse_step_is_bayes_rule_with_matrices(seed, alpha_bar, share):
+    alpha_bar_next = alpha_bar + share * (0.999 - alpha_bar)
+    chances = np.random.default_rng(seed).dirichlet(np.full(10, 0.4), size=10)
+    to_next, stride, whole = _kernel(alpha_bar_next), _kernel(alpha_bar / alpha_bar_next), _kernel(alpha_bar)
+    expected = np.zeros((10, 10))
+    for now in range(10):
+        for clean in range(10):
+            given_clean = to_next[clean] * stride[:, now] / whole[clean, now]
+            assert given_clean.sum() == pytest.approx(1)
+            expected[now] += chances[now, clean] * given_clean
+    assert np.allclose(_step(chances, alpha_bar, alpha_bar_next), expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("steps", [4, 8, 32])
+def test_with_the_true_estimate_the_noise_is_walked_back_to_the_data(steps):
+    """The distribution after every step is that of the data at its noise level. The unweighted step misses it."""
+    data = np.random.default_rng(1).dirichlet(np.full(10, 0.3))
+    alpha_bars = schedule(NOISE).alpha_bar.numpy()[inference_levels(NOISE.steps, steps)]
+    exact = naive = data @ _kernel(alpha_bars[0])
+    for alpha_bar, following in pairwise(alpha_bars):
+        joint = data[:, None] * _kernel(alpha_bar)
+        estimate = (joint / joint.sum(0)).T
+        exact = exact @ _step(estimate, alpha_bar, following)
+        assert np.allclose(exact, data @ _kernel(following), atol=1e-9)
+        beta = torch.full((10,), 1 - alpha_bar / following, dtype=torch.float64)
+        at = torch.full((10,), following, dtype=torch.float64)
+        naive = naive @ posterior(torch.from_numpy(estimate), torch.arange(10), at, beta).numpy()
+    assert np.abs(naive - data @ _kernel(alpha_bars[-1])).max() > 0.01
+
+
+def test_a_draw_has_its_probabilities():
+    chances = torch.tensor([0.0, 0.5, 0.0, 0.2, 0.3, 0, 0, 0, 0, 0]).expand(200_000, 10)
+    found = np.bincount(drawn(chances, torch.rand(200_000)).numpy(), minlength=10) / 200_000
+    assert found == pytest.approx(chances[0].numpy(), abs=0.005)
+    assert found[0] == found[2] == found[9] == 0
+    assert drawn(chances[:2], torch.tensor([0.0, 0.49999])).tolist() == [1, 1]
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=8), st.integers(0, 1000), st.floats(0, 1))
+@settings(deadline=None)
+def test_the_least_sure_are_counted_within_their_own_grid(lengths, seed, share):
+    confidence = torch.from_numpy(np.random.default_rng(seed).integers(0, 4, sum(lengths)) / 4).float()
+    sequence = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
+    found = least_sure(confidence, sequence, torch.tensor(lengths), torch.full((sum(lengths),), share))
+    start = 0
+    for length in lengths:
+        own = confidence[start : start + length].tolist()
+        count = int(torch.tensor(np.float32(share) * length).round())
+        expected = sorted(range(length), key=lambda i: (own[i], i))[:count]
+        assert sorted(expected) == found[start : start + length].nonzero().flatten().tolist()
+        start += length
+
+
+class Known:
+    """A network that has the clean colours for certain, and writes down what it is told."""
+
+    def __init__(self, clean):
+        self.clean, self.told = clean, []
+
+    def encode(self, packed):
+        return None
+
+    def denoise(self, packed, encoded, colours, time, features, gain):
+        self.told.append(features)
+        return 40.0 * torch.nn.functional.one_hot(self.clean, 10).float()
+
+
+def _denoise(steps, sampler, self_conditioning="as-trained", how=TOLD, grids=40, side=30):
+    cells = side * side
+    clean = torch.randint(10, (grids * cells,), generator=torch.Generator().manual_seed(0))
+    packed = SimpleNamespace(
+        target_example=torch.repeat_interleave(torch.arange(grids), cells),
+        target_cell=torch.arange(cells).repeat(grids),
+        target_segments=SimpleNamespace(query_starts=torch.arange(grids + 1) * cells),
+    )
+    network = Known(clean)
+    config = Evaluation(
+        steps=steps,
+        time_map="spaced",
+        sampler=sampler,
+        self_conditioning=self_conditioning,
+        attempts=1,
+        votes=0,
+        sizes="own",
+        limit=0,
+    )
+    table = objective.levels(schedule(NOISE), "log-snr", torch.device("cpu"))
+    return denoise(network, packed, table, how, config, hash_key(0, torch.arange(grids))), network
+
+
+@pytest.mark.parametrize("sampler", ["draw", "argmax", "posterior", "renoise"])
+@pytest.mark.parametrize("steps", [1, 2, 6])
+def test_every_sampler_ends_at_the_estimate_and_passes_through_its_noise(sampler, steps):
+    found, network = _denoise(steps, sampler)
+    assert torch.equal(found.colours, network.clean)
+    assert len(found.frames) == steps + 1  # Few steps: all are kept.
+    right = (found.frames == network.clean).float().mean(-1)
+    assert right[0] == pytest.approx(0.1, abs=0.01)
+    alpha_bars = schedule(NOISE).alpha_bar[inference_levels(NOISE.steps, steps)]
+    for step in range(1, steps):
+        # After a step the grid has the noise of the next level, or none where the whole estimate is taken.
+        kept = 1.0 if sampler in ("draw", "argmax") else float(alpha_bars[step])
+        assert right[step] == pytest.approx(kept + (1 - kept) / 10, abs=0.01)
+    moved = (found.frames[1:] != found.frames[:-1]).float().mean(-1)
+    assert found.change.mean(-1) == pytest.approx(moved, abs=1e-4)
+    assert (found.confidence > 0.999).all()
+    assert (found.entropy < 0.01).all()
+
+
+@pytest.mark.parametrize("sampler", ["draw", "posterior", "renoise"])
+def test_the_draws_belong_to_the_grid_and_not_to_its_batch(sampler):
+    many, _ = _denoise(4, sampler, grids=12, side=5)
+    few, _ = _denoise(4, sampler, grids=3, side=5)
+    assert torch.equal(many.frames[:, : 3 * 25], few.frames)
+
+
+def test_what_the_network_is_told():
+    def told(name, how=TOLD):
+        return [features is not None for features in _denoise(3, "argmax", name, how, grids=2, side=2)[1].told]
+
+    assert told("none") == [False] * 3
+    assert told("temporal") == [False, True, True]
+    assert told("two-pass") == [False, True] * 3
+    assert told("as-trained") == told(TOLD.inference)
+    other = SelfConditioning.model_validate(TOLD.model_dump() | {"inference": "two-pass"})
+    assert told("as-trained", other) == [False, True] * 3
+    without = SelfConditioning.model_validate(TOLD.model_dump() | {"features": "none"})
+    assert told("two-pass", without) == told("temporal", without) == [False] * 3

@@ -1,0 +1,31 @@
+"""How denoising went and what was copied, on numbers worked out by hand."""
+
+import numpy as np
+
+from model.scoring.diagnostics import copying, trajectory, warnings
+
+
+def test_copying_by_hand():
+    given = np.array([[1, 2], [3, 4]], dtype=np.uint8)
+    answer = np.array([[1, 2, 0], [9, 4, 5]], dtype=np.uint8)  # Against the padded input: cells (1, 0), (1, 2) edited.
+    attempt = np.array([[1, 7, 0], [3, 4, 5]], dtype=np.uint8)
+    found = copying({"a": answer}, {"a": [attempt]}, {"a": given})
+    assert found == {"grids": 1, "copy_rate": round(4 / 6, 4), "edit_accuracy": 0.5, "keep_accuracy": 0.75}
+    other_size = copying({"a": answer}, {"a": [given]}, {"a": given})
+    assert other_size == {"grids": 0, "copy_rate": None, "edit_accuracy": None, "keep_accuracy": None}
+    same = copying({"a": given}, {"a": [given]}, {"a": given})
+    assert same == {"grids": 1, "copy_rate": 1.0, "edit_accuracy": None, "keep_accuracy": 1.0}
+    assert warnings(None, found)[0].startswith("identity attractor")
+    assert warnings(None, other_size) == []
+
+
+def test_trajectories_by_hand():
+    change = np.array([[0.9, 0.01, 0.0], [0.8, 0.3, 0.2]])
+    confidence = np.array([[0.5, 0.96, 0.99], [0.4, 0.5, 0.6]])
+    found = trajectory(change, confidence, change, np.array([2, 3]))
+    assert found["change"] == [0.85, 0.155, 0.1]
+    assert (found["early_locks"], found["early_lock_step"], found["last_change"]) == (1, 2.0, 2.5)
+    assert (found["final_change"], found["final_confidence"]) == (0.1, 0.795)
+    assert trajectory(change[1:], confidence[1:], change[1:], np.array([3]))["early_lock_step"] is None
+    copied = {"edit_accuracy": None, "keep_accuracy": 1.0, "copy_rate": 0.9}
+    assert warnings(found | {"grids": 1}, copied)[0].startswith("input gravity")

@@ -1,0 +1,165 @@
+"""Intervals and tests against brute force, exact distributions and simulated experiments."""
+
+import itertools
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest, ttest_ind
+
+from model.scoring.statistics import bootstrap_interval, holm, paired_difference, permutation_p, seed_error
+
+EXPERIMENTS = 1000
+RESAMPLES = 2000
+
+
+def _difficulty(draws, tasks, mean):
+    """Chances of being solved: most tasks are nearly never or nearly always solved, as in real runs."""
+    return draws.beta(0.25, 0.25 * (1 - mean) / mean, size=tasks)
+
+
+def _values(draws, chances, two_grids):
+    """Shares of test grids solved; the tasks `two_grids` have two."""
+    first, second = draws.random((2, len(chances))) < chances
+    return np.where(two_grids, (first + second.astype(float)) / 2, first)
+
+
+def test_resampling_counts_is_resampling_tasks():
+    draws = np.random.default_rng(0)
+    values = draws.choice([0, 0.5, 1], p=[0.7, 0.1, 0.2], size=60)
+    means = values[draws.integers(60, size=(200_000, 60))].mean(1)
+    assert bootstrap_interval(values, 200_000) == pytest.approx(np.quantile(means, [0.025, 0.975]), abs=0.004)
+
+
+@pytest.mark.parametrize("tasks", [1, 13, 120, 400])
+def test_none_and_all_solved_have_the_exact_interval(tasks):
+    exact = binomtest(0, tasks).proportion_ci(0.95, "exact")
+    assert bootstrap_interval(np.zeros(tasks), 100) == pytest.approx((exact.low, exact.high))
+    exact = binomtest(tasks, tasks).proportion_ci(0.95, "exact")
+    assert bootstrap_interval(np.ones(tasks), 100) == pytest.approx((exact.low, exact.high))
+
+
+@pytest.mark.parametrize(("tasks", "mean"), [(400, 0.2), (400, 0.05), (120, 0.1)])
+def test_the_interval_holds_the_truth(tasks, mean):
+    draws = np.random.default_rng(1)
+    held = 0
+    for seed in range(EXPERIMENTS):
+        values = _values(draws, _difficulty(draws, tasks, mean), draws.random(tasks) < 0.05)
+        low, high = bootstrap_interval(values, RESAMPLES, seed)
+        held += low <= mean <= high
+    assert 0.93 <= held / EXPERIMENTS <= 0.97
+
+
+@pytest.mark.parametrize(("tasks", "mean"), [(400, 0.2), (120, 0.05)])
+def test_no_difference_is_rarely_called_one(tasks, mean):
+    draws = np.random.default_rng(2)
+    shown = held = 0
+    for seed in range(EXPERIMENTS):
+        chances, two = _difficulty(draws, tasks, mean), draws.random(tasks) < 0.05
+        found = paired_difference(_values(draws, chances, two), _values(draws, chances, two), RESAMPLES, seed)
+        shown += found.shown
+        held += found.low <= 0 <= found.high
+    assert shown <= 0.05 * EXPERIMENTS
+    assert held >= 0.93 * EXPERIMENTS
+
+
+def test_a_true_difference_is_found_more_often_than_by_an_unpaired_test():
+    """5 points at 400 tasks, where both experiments find the same tasks hard."""
+    draws = np.random.default_rng(3)
+    paired = unpaired = held = 0
+    for seed in range(EXPERIMENTS):
+        chances = _difficulty(draws, 400, 0.2)
+        lifted = chances + (1 - chances) * 0.05 / 0.8
+        a, b = (_values(draws, c, np.zeros(400, dtype=bool)) for c in (chances, lifted))
+        found = paired_difference(a, b, RESAMPLES, seed)
+        paired += found.shown
+        unpaired += ttest_ind(a, b, equal_var=False).pvalue <= 0.05
+        held += found.low <= 0.05 <= found.high
+    assert paired > 1.2 * unpaired
+    assert 0.93 <= held / EXPERIMENTS <= 0.97
+
+
+def test_the_p_value_is_that_of_all_sign_flips():
+    draws = np.random.default_rng(4)
+    for _ in range(5):
+        values = draws.choice([-1, -0.5, 0, 0, 0.5, 1], size=11)
+        means = [np.mean(values * signs) for signs in itertools.product([-1, 1], repeat=11)]
+        exact = np.mean(np.abs(means) >= abs(values.mean()) - 1e-9)
+        assert permutation_p(values, 200_000) == pytest.approx(exact, abs=0.005)
+
+
+def test_seeds_are_not_more_tasks():
+    """The same values three times over are no more evidence than once."""
+    draws = np.random.default_rng(5)
+    a, b = (draws.random(200) < 0.3).astype(float), (draws.random(200) < 0.4).astype(float)
+    once = paired_difference(a, b, 5000)
+    assert paired_difference(np.stack([a] * 3), np.stack([b] * 3), 5000) == once
+    thrice = paired_difference(np.tile(a, 3), np.tile(b, 3), 5000)
+    assert thrice.high - thrice.low < 0.7 * (once.high - once.low)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("seeds", "spread"), [(2, 0.0), (2, 0.01), (3, 0.0), (3, 0.01), (3, 0.02), (5, 0.02)])
+def test_seeds_that_go_better_or_worse_are_no_difference(seeds, spread):
+    """Two experiments of one recipe, whose trainings vary as a whole by a standard deviation of `spread`."""
+    draws = np.random.default_rng(6)
+    shown = of_tasks_alone = 0
+    for seed in range(EXPERIMENTS):
+        chances = _difficulty(draws, 400, 0.2)
+        a, b = draws.random((2, seeds, 400)) < [
+            [_lifted(chances, spread * draws.standard_normal()) for _ in range(seeds)] for _ in range(2)
+        ]
+        shown += paired_difference(a.astype(float), b.astype(float), 1000, seed).shown
+        of_tasks_alone += paired_difference(a.mean(0), b.mean(0), 1000, seed).shown
+    assert shown <= 0.05 * EXPERIMENTS
+    if spread:
+        assert of_tasks_alone > 1.5 * shown
+
+
+def _lifted(chances, by):
+    return chances + (by / 0.8 * (1 - chances) if by > 0 else by / 0.2 * chances)
+
+
+def test_the_seed_error_is_what_seeds_add():
+    draws = np.random.default_rng(7)
+    found = [seed_error(_two_way(draws, 0.03)).error ** 2 for _ in range(3000)]
+    assert np.mean(found) == pytest.approx(0.03**2 / 4, rel=0.1)
+    assert seed_error(np.zeros((1, 50))).error == 0
+
+
+def _two_way(draws, spread):
+    """(4 seeds, 100 tasks): seeds by `spread`, tasks and chance beside."""
+    return (
+        0.5
+        + spread * draws.standard_normal((4, 1))
+        + 0.3 * draws.standard_normal((1, 100))
+        + 0.1 * (draws.standard_normal((4, 100)))
+    )
+
+
+def test_p_values_of_many_pairs_are_adjusted():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.5, 0.9]) == [1.0, 1.0]
+    # By the definition: the least level at which the step-down procedure rejects.
+    p = np.random.default_rng(8).random(7) ** 3
+    for level in np.linspace(0.001, 0.999, 200):
+        rejected = np.zeros(7, dtype=bool)
+        for rank, i in enumerate(np.argsort(p)):
+            if p[i] > level / (7 - rank):
+                break
+            rejected[i] = True
+        assert (rejected == (np.array(holm(list(p))) <= level)).all()
+
+
+def test_agreement_on_every_task_is_not_certainty():
+    found = paired_difference(np.array([0, 1] * 200), np.array([0, 1] * 200), 100)
+    assert (found.mean, found.p, found.shown) == (0, 1, False)
+    # At this share of tasks that differ, 400 tasks would miss them all 1 time in 40.
+    assert found.high == -found.low == pytest.approx(0.0092, abs=1e-4)
+    assert (1 - found.high) ** 400 == pytest.approx(0.025)
+
+
+def test_what_cannot_be_compared_is_refused():
+    with pytest.raises(ValueError, match="at least one task"):
+        bootstrap_interval(np.array([]), 100)
+    with pytest.raises(ValueError, match="3 and 4 tasks"):
+        paired_difference(np.zeros(3), np.zeros(4), 100)

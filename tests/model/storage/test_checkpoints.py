@@ -1,0 +1,143 @@
+"""Checkpoints: a fresh process answers the same, and what does not fit is refused with the difference named."""
+
+import json
+import re
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+
+from model.storage import checkpoints
+from tasks import augment, predict, prepare, select, train
+from tasks.common import paths
+from tests.conftest import ROOT, experiment, puzzles
+
+LOGITS = """
+import sys, pathlib, torch
+from model import checkpoints, loss
+from model.corpus import corpus
+from model.noise import schedule
+from model.packing import fill, pack
+from tasks.tables import read_dataset
+from tasks import paths
+network, description = checkpoints.load(pathlib.Path(sys.argv[1]), torch.device("cpu"))
+data = read_dataset("train", paths.TRAINING_VIEWS)
+p, rows = data.pairs, []
+for i in range(len(p)):
+    view = int(data.views.start[p.task[i]]) + i
+    grids = (p.input_offset, p.input_height, p.input_width, p.output_offset, p.output_height, p.output_width)
+    rows.append((description.first_rows[p.task[i]], view, *(int(a[i]) for a in grids)))
+table, budget = fill(rows, network.prefix_length, None)
+held = corpus(data, description.train.network, torch.device("cpu"))
+packed = pack(torch.from_numpy(table), held, network.prefix_length, budget)
+levels = loss.levels(schedule(description.noise), description.train.network.time_input, torch.device("cpu"))
+with torch.no_grad():
+    encoded = network.encode(packed)
+    cells = packed.target_cell
+    time = levels.time[cells * 7 % 128]
+    logits = network.denoise(packed, encoded, cells % 10, time, torch.ones(len(cells), 10) / 10, torch.ones(1))
+result = {"logits": logits.contiguous(), "sizes": encoded.size_logits.contiguous()}
+"""
+
+
+@pytest.fixture
+def trained(raw):
+    """A small training, its candidates chosen."""
+    raw(puzzles())
+    for stage in (prepare, augment, train, select):
+        stage.main()
+    return paths.CHECKPOINTS / "final"
+
+
+def test_a_fresh_process_computes_the_same_logits(trained, tmp_path):
+
+    names: dict[str, Any] = {"sys": sys}
+    before, sys.argv = sys.argv, ["", str(trained)]
+    try:
+        exec(LOGITS, names)
+    finally:
+        sys.argv = before
+    here = names["result"]
+    script = "from safetensors.torch import save_file\n" + LOGITS + "\nsave_file(result, sys.argv[2])"
+    path = [f"import sys; sys.path.insert(0, {str(ROOT)!r})", script]
+    command = [sys.executable, "-c", "\n".join(path), str(trained), str(tmp_path / "there.safetensors")]
+    subprocess.run(command, check=True, cwd=tmp_path)
+    there = load_file(tmp_path / "there.safetensors")
+    for name in ("logits", "sizes"):
+        assert torch.equal(here[name], there[name])
+        assert here[name].std() > 0.01
+
+
+def test_what_is_saved_is_what_was_trained(trained):
+    weights = load_file(trained.with_suffix(".safetensors"))
+    network, description = checkpoints.load(trained, torch.device("cpu"))
+    assert description.step == description.optimizer_steps == 12
+    assert all(torch.equal(weights[name], tensor) for name, tensor in network.state_dict().items())
+
+
+def _refused_by_predict() -> str:
+    with pytest.raises(SystemExit) as caught:
+        predict.main("final", "votes")
+    assert not paths.predictions("final", "votes").exists()
+    return str(caught.value)
+
+
+def _rewrite(stem, **changes) -> None:
+    path = stem.with_suffix(".json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_another_task_index_is_refused_with_the_tasks_named(trained):
+    tasks = json.loads(trained.with_suffix(".json").read_text())["tasks"]
+    _rewrite(trained, tasks=["zzzzzzzz", *tasks[1:]])
+    message = _refused_by_predict()
+    assert re.search(r"another task index: it lacks 1 tasks .*aaaaaaaa.* has 1 others .zzzzzzzz", message)
+    _rewrite(trained, tasks=tasks[::-1])
+    assert "the same tasks in another order" in _refused_by_predict()
+
+
+def test_another_augmentation_scheme_is_refused(trained):
+    schemes = {"scheme": "permutations", "training_views": 8, "evaluation_views": 8, "voting_views": 8}
+    config = experiment(augment=schemes, train={"network": {"conditioning": "d4"}})
+    paths.EXPERIMENT.write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    augment.main()
+    assert "trained with augment.scheme 'all', but here it is 'permutations'" in _refused_by_predict()
+
+
+def test_missing_spare_and_misshapen_weights_are_named(trained):
+    file = trained.with_suffix(".safetensors")
+    whole = load_file(file)
+    without = {name: tensor for name, tensor in whole.items() if name != "time.weight"}
+    save_file(without, file)
+    assert re.search(r"missing \['time.weight'\], spare \[\], other shape \[\]", _refused_by_predict())
+    save_file(whole | {"more.weight": torch.zeros(2)}, file)
+    assert re.search(r"missing \[\], spare \['more.weight'\]", _refused_by_predict())
+    save_file(whole | {"time.weight": whole["time.weight"][:, 1:].contiguous()}, file)
+    assert "other shape ['time.weight']" in _refused_by_predict()
+    file.write_bytes(file.read_bytes()[:100])
+    assert "cannot be read" in _refused_by_predict()
+
+
+def test_an_unknown_task_is_an_error_and_never_the_first(trained):
+    described = json.loads(trained.with_suffix(".json").read_text())
+    description = checkpoints.describe(trained)
+    with pytest.raises(checkpoints.CheckpointError, match=r"lacks 1 tasks of this one \(yyyyyyyy\)"):
+        checkpoints.check_same(trained, description, [*described["tasks"], "yyyyyyyy"], description.augment)
+
+
+@pytest.mark.parametrize("format_", [1, 3, None])
+def test_another_format_is_refused_with_what_to_do(trained, format_):
+    _rewrite(trained, format=format_)
+    says = f"final.json is of format {format_}, but this code reads format 2; train again with this code"
+    assert says in _refused_by_predict()
+
+
+def test_a_file_that_is_no_description_is_refused(trained):
+    path = trained.with_suffix(".json")
+    for text in ("[]", "{", json.dumps({"format": 2})):
+        path.write_text(text)
+        assert "final.json is no checkpoint description" in _refused_by_predict()

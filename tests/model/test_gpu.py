@@ -1,0 +1,164 @@
+"""The GPU path against the CPU's: skipped where there is no GPU."""
+
+import pytest
+import torch
+
+from model.ops import compilation, dropout
+from model.ops import qkv as heads
+from model.ops.attention import attention, reference, segments
+from model.ops.swiglu import gate
+from model.training.trainer import Training
+from model.training.validation import CROSS_ENTROPY
+from tests.conftest import experiment
+from tests.model.training.test_early_stop import held_out
+from tests.model.training.test_trainer import dataset
+
+pytestmark = [
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"),
+    pytest.mark.filterwarnings("ignore"),  # Of the compilers about themselves.
+]
+
+
+def test_the_kernel_and_its_gradients_equal_the_definition():
+    torch.manual_seed(1)
+    lengths = torch.tensor([5, 30, 2, 60]), torch.tensor([9, 31, 100, 61])
+    rows = [torch.randn(int(n.sum()), 3, 64) for n in (lengths[0], lengths[1], lengths[1])]
+    plain = [r.clone().requires_grad_() for r in rows]
+    ours = [r.cuda().bfloat16().requires_grad_() for r in rows]
+    expected = reference(*plain, segments(*lengths, 60, 100))
+    result = attention(*ours, segments(lengths[0].cuda(), lengths[1].cuda(), 60, 100))
+    weight = torch.randn_like(expected)
+    a = torch.autograd.grad((expected * weight).sum(), plain)
+    b = torch.autograd.grad((result * weight.cuda().bfloat16()).sum(), ours)
+    for x, y in zip((expected, *a), (result, *b), strict=True):
+        assert (x - y.cpu().float()).norm() / x.norm() < 0.01
+
+
+@pytest.mark.parametrize("skips", [False, True])
+@pytest.mark.parametrize(("heads_", "width", "longest"), [(3, 128, 130), (2, 24, 130), (3, 128, 800)])
+def test_the_attention_of_single_queries_and_its_gradients_equal_the_definition(heads_, width, longest, skips):
+    torch.manual_seed(2)
+    counts, lengths, skipped = torch.tensor([1, 1, 0, 1]), torch.tensor([5, longest, 7, 64]), torch.tensor([3, 0, 2, 9])
+    extra = skipped if skips else torch.zeros_like(skipped)
+    rows = [torch.randn(n, heads_, width) for n in (3, *[int((lengths + extra).sum())] * 2)]
+    weight = torch.randn_like(rows[0])
+    found = []
+    for device in ("cpu", "cuda"):
+        who = segments(*(x.to(device) for x in (counts, lengths)), 1, longest, skipped.to(device) if skips else None)
+        own = [r.to(device).requires_grad_() for r in rows]
+        result = (reference if device == "cpu" else attention)(*own, who)
+        found.append([result, *torch.autograd.grad((result * weight.to(device)).sum(), own)])
+    used = torch.cat([(torch.arange(n + e) < n) & (c > 0) for n, e, c in zip(lengths, extra, counts, strict=True)])
+    for i, (a, b) in enumerate(zip(*found, strict=True)):
+        kept = used if i > 1 else slice(None)
+        assert torch.allclose(a[kept], b.cpu()[kept], atol=1e-5)
+
+
+@pytest.mark.parametrize(("heads_", "width"), [(3, 128), (2, 64), (3, 24)])
+def test_the_heads_kernel_and_its_gradients_equal_plain_torch(heads_, width):
+    contexts, targets = 21, 13
+    order = torch.randperm(contexts + targets)
+    places = order[:contexts], order[contexts:]
+    inputs = [torch.randn(n, 3, heads_, width) for n in (contexts, targets)]
+    rotations = [tuple(torch.rand(n, 1, width // 2) for _ in range(2)) for n in (contexts, targets)]
+    own = torch.zeros(contexts + targets, 1, 1).index_fill(0, places[0], 1)
+    weights = [
+        torch.randn(n, heads_, width) for n in (contexts, *[contexts + targets] * 2, targets, *[contexts + targets] * 2)
+    ]
+    found = []
+    for device in ("cpu", "cuda"):
+        qkv = [x.to(device).requires_grad_() for x in inputs]
+        turns = [tuple(t.to(device) for t in r) for r in rotations]
+        where = [p.to(device) for p in places]
+        query, keys, values, *both = heads.spread(qkv[0], turns[0], *where)
+        alone = values.detach().clone()  # `insert` writes into the same memory on a GPU.
+        asked, all_keys, all_values = heads.insert(qkv[1], turns[1], where[1], *both)
+        mask = own.to(device) > 0
+        results = query, torch.where(mask, keys, 0), torch.where(mask, values, 0), asked, all_keys, all_values
+        value = sum((r * w.to(device)).sum() for r, w in zip(results, weights, strict=True))
+        found.append([alone, asked, query, all_keys, all_values, *torch.autograd.grad(value, qkv)])
+    for a, b in zip(*found, strict=True):
+        assert torch.allclose(a, b.cpu(), atol=1e-5)
+
+
+@pytest.mark.parametrize(("rows", "width"), [(5, 24), (1, 256), (90, 300), (41, 1024)])
+def test_the_gate_kernel_and_its_gradient_equal_plain_torch(rows, width):
+    hidden, weight = torch.randn(rows, 2 * width), torch.randn(rows, width)
+    found = []
+    for device in ("cpu", "cuda"):
+        own = hidden.to(device).requires_grad_()
+        result = gate(own)
+        found.append([result, *torch.autograd.grad((result * weight.to(device)).sum(), own)])
+    for a, b in zip(*found, strict=True):
+        assert torch.allclose(a, b.cpu(), atol=1e-5)
+
+
+def test_a_gpu_drops_what_a_cpu_drops():
+    seed = dropout.seeds(torch.tensor(7), 2)[1]
+    for on in (False, True):
+        compilation.switch(on, dynamic=False)
+        compiled = compilation.region(dropout.dropout)(torch.ones(300, 70, device="cuda"), 0.2, seed.cuda())
+        assert torch.equal(compiled.cpu(), dropout.dropout(torch.ones(300, 70), 0.2, seed))
+    compilation.switch(False, dynamic=False)
+
+
+@pytest.mark.parametrize("compile_", ["never", "always"])
+def test_the_gradient_of_a_recorded_packed_step_equals_the_cpus(compile_):
+    network = {"width": 128, "heads": 2, "dropout": 0.1, "embedding_dropout": 0.1, "input_grid_dropout": 0.1}
+    config = experiment(train={"network": network, "precision": "fp32", "compile": "never"}).train
+    half = experiment(train={"network": network, "precision": "bf16", "compile": compile_}).train
+    cpu = Training(dataset(), torch.ones(18).numpy(), 6, config, 0, torch.device("cpu"))
+    gpu = Training(dataset(), torch.ones(18).numpy(), 6, half, 0, torch.device("cuda"))
+    torch.nn.init.normal_(cpu.network.colour_head.weight, std=0.1)
+    gpu.network.load_state_dict(cpu.network.state_dict())
+    batches = cpu.stream.batches()
+    for _ in range(6):
+        rows = next(batches)
+        seen = []
+        for subject in (cpu, gpu):
+            compilation.switch(compile_ == "always" and subject is gpu, dynamic=False)
+            kept = {}
+            apply = subject.apply
+
+            def keep(subject=subject, kept=kept, apply=apply):
+                kept["gradient"] = torch.cat([g.flatten() for g in subject.gradients]).float().cpu()
+                kept["loss"] = float(subject.sums[0])
+                subject.sums.zero_()
+                apply()
+
+            subject.apply = keep
+            subject.update([rows])
+            subject.apply = apply
+            seen.append(kept)
+        assert (seen[0]["gradient"] - seen[1]["gradient"]).norm() / seen[0]["gradient"].norm() < 0.05
+        assert seen[1]["loss"] == pytest.approx(seen[0]["loss"], rel=0.02)
+        gpu.network.load_state_dict(cpu.network.state_dict())
+    compilation.switch(False, dynamic=False)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_looks_at_validation_pairs_between_recorded_updates_change_none_of_them():
+    network = {"width": 128, "heads": 2}
+    losses = []
+    for stop in (None, {"every": 1, "patience": 10, "improvement": 0.0}):
+        config = experiment(train={"network": network, "log_every": 1, "compile": "never", "early_stop": stop}).train
+        subject = Training(dataset(), torch.ones(18).numpy(), 6, config, 0, torch.device("cuda"), None, held_out())
+        subject.run(on_row=lambda _: None, on_candidate=lambda _: None, on_save=lambda: None, stop=lambda: False)
+        losses.append([row["loss"] for row in subject.history])
+        looks = [row[CROSS_ENTROPY] for row in subject.history if CROSS_ENTROPY in row]
+        assert len(looks) == (len(subject.history) if stop else 0)
+    assert looks[0] == pytest.approx(2.3, abs=0.1)  # Hardly trained: a tenth for every colour.
+    assert losses[1] == pytest.approx(losses[0][: len(losses[1])], rel=1e-2)
+
+
+def test_what_lay_in_memory_before_reaches_no_result():
+    """Keys and values of targets share a buffer with those of contexts, which are read before targets write theirs."""
+    config = experiment(train={"network": {"width": 128, "heads": 1}, "compile": "never"}).train
+    subject = Training(dataset(), torch.ones(18).numpy(), 6, config, 0, torch.device("cuda"))
+    batches = subject.stream.batches()
+    for _ in range(2):
+        old = [torch.full((1 << size,), float("nan"), device="cuda") for size in range(8, 26)]
+        del old
+        subject.update([next(batches)])
+    assert torch.isfinite(subject.sums).all()
+    assert torch.isfinite(subject.gradient).all()

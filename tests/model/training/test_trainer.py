@@ -1,0 +1,202 @@
+"""Training: the same seed the same bytes, also through interruptions; every piece against something independent."""
+
+import copy
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from model.config.experiment import Train
+from model.diffusion.schedule import schedule
+from model.network.packing import fill, pack
+from model.puzzles.arrays import Dataset, Pairs, Views
+from model.storage.checkpoints import build
+from model.training import objective
+from model.training.optimizer import Average, Muon, learning_rate, newton_schulz
+from model.training.trainer import Stopped, Training, TrainingError
+from tests.conftest import ROOT, experiment
+
+GOLDEN = ROOT / "tests" / "golden"
+
+
+def dataset() -> Dataset:
+    """Six tasks of small random grids with all eight D4 views."""
+    draws = np.random.default_rng(1)
+    sides = draws.integers(1, 6, size=(18, 4))
+    offset = np.arange(18) * 50
+    pairs = Pairs(np.arange(18) // 3, np.arange(18) % 3, offset, *sides.T[:2], offset + 25, *sides.T[2:])
+    views = Views(
+        np.arange(6) * 8,
+        np.full(6, 8),
+        np.tile(np.arange(8), 6),
+        np.tile(np.arange(10, dtype=np.uint8), (48, 1)),
+        np.zeros(48, int),
+    )
+    return Dataset(draws.integers(0, 10, 950).astype(np.uint8), pairs, views)
+
+
+def training(config: Train, seed: int = 0) -> Training:
+    torch.use_deterministic_algorithms(True)
+    return Training(dataset(), np.ones(18), 6, config, seed, torch.device("cpu"))
+
+
+def run(subject: Training, until: int | None = None) -> Training:
+    try:
+        subject.run(
+            on_row=lambda _: None, on_candidate=lambda _: None, on_save=lambda: None, stop=lambda: subject.step == until
+        )
+    except Stopped:
+        assert subject.step == until
+    return subject
+
+
+def _equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_seed_decides_everything_and_a_resumed_run_equals_an_unbroken_one(optimizer):
+    config = experiment(train={"optimizer": optimizer, "evaluated_weights": "ema", "accumulation": 2}).train
+    whole = run(training(config))
+    assert _equal(whole.weights(), run(training(config)).weights())
+    assert not _equal(whole.weights(), run(training(config, seed=1)).weights())
+    for stop in (1, 5, 11):
+        first = run(training(config), until=stop)
+        tensors, plain = copy.deepcopy(first.state())
+        resumed = training(config)
+        resumed.restore(tensors, json.loads(json.dumps(plain)))
+        run(resumed)
+        assert _equal(resumed.weights(), whole.weights())
+        assert resumed.history == whole.history
+
+
+def test_the_history_counts_every_example_once():
+    config = experiment(train={"log_every": 5, "network": {"input_grid_dropout": 0.0}}).train
+    subject = run(training(config))
+    assert [row["step"] for row in subject.history] == [5, 10, 12]
+    batches = subject.stream.batches()
+    assert sum(row["grids"] for row in subject.history) == sum(len(next(batches)) for _ in range(12))
+
+
+def test_a_diverged_training_ends_with_its_update():
+    config = experiment(train={"learning_rate": 1e30, "warmup_steps": 0}).train
+    with pytest.raises(TrainingError, match=r"update \d+: loss .*Lower train.learning_rate"):
+        run(training(config))
+
+
+def test_the_loss_is_the_cross_entropy_of_the_clean_cells_by_hand():
+    """No dropout, no self-conditioning: recomputed from logits of single examples with numpy."""
+    off = {"dropout": 0.0, "embedding_dropout": 0.0, "input_grid_dropout": 0.0}
+    config = experiment(train={"network": off, "size_loss_weight": 0.5}).train
+    subject = training(config)
+    torch.nn.init.normal_(subject.network.colour_head.weight)
+    rows = next(subject.stream.batches())[:3]
+    table, budget = fill(rows, subject.network.prefix_length, None)
+    packed = pack(torch.from_numpy(table), subject.corpus, subject.network.prefix_length, budget)
+    draw, branch = objective.Draw(torch.tensor(5), torch.tensor(0.0)), objective.Branch(estimate=False, told=False)
+    value, sums = objective.training_loss(subject.network, packed, subject.levels, config, draw, branch)
+
+    seen = {}
+    original = subject.network.denoise
+
+    def spy(packed, encoded, *rest):
+        seen["logits"] = original(packed, encoded, *rest)
+        seen["size"] = encoded.size_logits
+        return seen["logits"]
+
+    subject.network.denoise = spy  # type: ignore[method-assign]
+    objective.training_loss(subject.network, packed, subject.levels, config, draw, branch)
+    chances = seen["logits"].softmax(-1).detach().numpy().astype(np.float64)
+    truth = packed.target_colour.numpy()
+    grid = -np.log(chances[np.arange(len(truth)), truth]).mean()
+    size = 0.0
+    for i, row in enumerate(rows):
+        height, width = row[6], row[7]
+        if dataset().views.element[row[1]] in (1, 3, 6, 7):
+            height, width = width, height
+        logs = seen["size"][i].log_softmax(-1).detach().numpy()
+        size -= logs[0, height - 1] + logs[1, width - 1]
+    assert float(value.detach()) == pytest.approx(grid + 0.5 * size / 3, rel=1e-5)
+    named = dict(zip(objective.METRICS, sums.tolist(), strict=True))
+    assert named["cells"] == len(truth)
+    assert named["right"] == (chances.argmax(-1) == truth).sum()
+    assert sum(named[f"cells_{i}"] for i in range(3)) == len(truth)
+
+
+@pytest.mark.parametrize("schedule_name", ["cosine", "linear", "constant"])
+def test_the_learning_rate_at_its_corners(schedule_name):
+    config = experiment(
+        train={
+            "schedule": schedule_name,
+            "optimizer_steps": 110,
+            "warmup_steps": 10,
+            "candidates": 2,
+            "learning_rate": 2.0,
+        }
+    ).train
+    assert learning_rate(config, 0) == pytest.approx(0.02)
+    assert learning_rate(config, 10) == pytest.approx(2.0)
+    assert learning_rate(config, 110) == pytest.approx({"constant": 2.0}.get(schedule_name, 0.2))
+    middle = {"constant": 2.0, "linear": 1.1, "cosine": 0.2 + 1.8 * (1 + math.cos(math.pi / 2)) / 2}[schedule_name]
+    assert learning_rate(config, 60) == pytest.approx(middle)
+
+
+def test_newton_schulz_keeps_the_singular_vectors_and_evens_the_values():
+    matrices = torch.randn(3, 8, 20)
+    result = newton_schulz(matrices)
+    for before, after in zip(matrices, result, strict=True):
+        u, _, v = torch.linalg.svd(before, full_matrices=False)
+        inner = u.T @ after @ v.T
+        assert (inner - inner.diag().diag()).abs().max() < 1e-4
+        assert inner.diag().min() > 0.6
+        assert inner.diag().max() < 1.3
+
+
+def test_muon_equals_torchs_own_on_single_matrices():
+    torch.manual_seed(2)
+    start = [torch.randn(12, 12), torch.randn(24, 12), torch.randn(12, 24)]
+    gradients = [[torch.randn_like(w) for w in start] for _ in range(4)]
+    results = []
+    for ours in (True, False):
+        weights = [torch.nn.Parameter(w.clone()) for w in start]
+        optimizer = (
+            Muon([(w, 1) for w in weights], learning_rate=0.02, weight_decay=0.1)
+            if ours
+            else torch.optim.Muon(weights, lr=0.02, weight_decay=0.1, momentum=0.95, adjust_lr_fn="match_rms_adamw")
+        )
+        for step in gradients:
+            for weight, gradient in zip(weights, step, strict=True):
+                weight.grad = gradient.clone()
+            optimizer.step()
+        results.append(weights)
+    for a, b in zip(*results, strict=True):
+        # torch's products are in bfloat16.
+        assert (a - b).norm() / (b - torch.zeros_like(b)).norm() < 0.01
+
+
+def test_the_average_is_the_ledgers():
+    config = experiment(train={"ema_decay": 0.995, "ema_warmup_steps": 4}).train
+    network = build(config, 2)
+    average = Average(network, config)
+    name, parameter = next(iter(network.named_parameters()))
+    by_hand = None
+    for update in range(8):
+        with torch.no_grad():
+            parameter.normal_()
+        average.set_weight(update)
+        average.update()
+        decay = 0.99 + 0.005 * min(1.0, update / 4)
+        by_hand = parameter.clone() if by_hand is None else decay * by_hand + (1 - decay) * parameter
+        assert torch.allclose(dict(average.module.named_parameters())[name], by_hand, atol=1e-6)
+
+
+def test_levels_hand_the_network_its_time_input():
+    config = experiment().train
+    table = objective.levels(schedule(config.noise), "log-snr", torch.device("cpu"))
+    assert torch.allclose(torch.sigmoid(table.time), table.alpha_bar, atol=1e-6)
+    assert torch.allclose(
+        objective.levels(schedule(config.noise), "log-alpha-bar", torch.device("cpu")).time.exp(), table.alpha_bar
+    )
+    assert objective.levels(schedule(config.noise), "index", torch.device("cpu")).time.tolist() == list(range(128))

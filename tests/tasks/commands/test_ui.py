@@ -1,0 +1,158 @@
+"""The pages as a user starts them: real servers on 127.0.0.1, and nothing left of them afterwards."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tasks.commands import ui
+from tasks.common.stage import StageError
+from tests.conftest import ROOT
+
+Started = tuple[subprocess.Popen[str], dict[str, int]]
+
+
+def listening() -> socket.socket:
+    other = socket.socket()
+    other.bind(("127.0.0.1", 0))
+    other.listen()
+    return other
+
+
+@pytest.fixture
+def begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Started]]:
+    """Starts `python -m tasks.commands.ui` in an empty folder and reads its lines up to `last`; '' reads none."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    processes: list[subprocess.Popen[str]] = []
+    free = 40000 + os.getpid() % 1000 * 20
+
+    def start(mlflow: int = free, prefect: int = free + 10, last: str = "Ctrl-C") -> Started:
+        command = [
+            sys.executable,
+            "-m",
+            "tasks.commands.ui",
+            "--mlflow-port",
+            str(mlflow),
+            "--prefect-port",
+            str(prefect),
+        ]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "PREFECT_HOME": str(tmp_path / ".prefect")}
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+        processes.append(process)
+        ports: dict[str, int] = {}
+        assert process.stdout
+        for line in process.stdout if last else ():
+            if found := re.match(r"(\w+) +http://127\.0\.0\.1:(\d+)", line):
+                ports[found[1]] = int(found[2])
+            if last in line:
+                break
+        return process, ports
+
+    yield start
+    for process in processes:
+        if process.poll() is None:
+            process.terminate()
+        process.communicate(timeout=60)
+
+
+def get(port: int, path: str, body: Any = None) -> str:
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", data, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=20) as answer:
+        return str(answer.read().decode())
+
+
+def family(process: "subprocess.Popen[str]", least: int = 0) -> list[Any]:
+    """Its processes, once there are enough of them."""
+    deadline = time.monotonic() + 60
+    while len(members := psutil.Process(process.pid).children(recursive=True)) < least:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return members
+
+
+@pytest.mark.slow
+def test_both_pages_answer_on_this_machine_alone_and_sigterm_leaves_no_process(begin, tmp_path):
+    with listening() as first, listening() as second:
+        taken = first.getsockname()[1], second.getsockname()[1]
+        process, ports = begin(*taken)
+        assert ports["MLflow"] > taken[0]
+        assert ports["Prefect"] > taken[1]
+    assert "<html" in get(ports["MLflow"], "/").lower()
+    assert "<html" in get(ports["Prefect"], "/").lower()
+    found = json.loads(get(ports["MLflow"], "/ajax-api/2.0/mlflow/experiments/search", {"max_results": 5}))
+    assert [e["artifact_location"] for e in found["experiments"]] == [str(tmp_path / "mlartifacts" / "0")]
+    # The page would ask a Prefect at 4200 if the port were set by an option.
+    settings = json.loads(get(ports["Prefect"], "/ui-settings"))
+    assert settings["api_url"] == f"http://127.0.0.1:{ports['Prefect']}/api"
+    assert get(ports["Prefect"], "/api/flow_runs/count", {}) == "0"
+    assert json.loads(get(ports["MLflow"], "/ajax-api/3.0/mlflow/ui-telemetry"))["disable_ui_telemetry"]
+
+    members = family(process)
+    sockets = [c for m in members for c in m.net_connections("inet") if c.status == psutil.CONN_LISTEN]
+    assert {c.laddr.port for c in sockets} == set(ports.values())
+    assert {c.laddr.ip for c in sockets} == {"127.0.0.1"}
+    assert (tmp_path / ".prefect" / "prefect.db").exists()
+
+    again, same = begin(last="no such line")
+    assert again.wait(timeout=30) == 0
+    assert same == ports
+    assert family(process) == members
+
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=40) == 0
+    assert not psutil.wait_procs(members, timeout=0)[1]
+
+
+@pytest.mark.slow
+def test_a_killed_command_takes_its_servers_along(begin):
+    process, _ = begin(last="")
+    members = family(process, least=3)
+    process.kill()
+    assert not psutil.wait_procs(members, timeout=30)[1]
+
+
+@pytest.mark.slow
+def test_a_server_that_ends_ends_the_command_and_the_other_server(begin):
+    process, _ = begin(last="")
+    members = family(process, least=3)
+    next(m for m in members if "prefect" in m.cmdline()).kill()
+    assert process.wait(timeout=40) == 1
+    assert not psutil.wait_procs(members, timeout=0)[1]
+
+
+def test_the_next_free_port_is_found_and_none_is_an_error(monkeypatch):
+    with listening() as other:
+        port = other.getsockname()[1]
+        found = ui.free(port, set())
+        assert found > port
+        assert ui.free(port, {found}) > found
+        monkeypatch.setattr(ui, "range", lambda *_: [port], raising=False)
+        with pytest.raises(StageError, match="--mlflow-port"):
+            ui.free(port, set())
+
+
+def test_prefect_takes_its_settings_from_the_repository(tmp_path):
+    program = """
+from prefect.settings import get_current_settings
+s = get_current_settings()
+print(s.home, s.server.analytics_enabled, s.server.ephemeral.startup_timeout_seconds, s.server.api.host)
+"""
+    (tmp_path / "prefect.toml").write_text((ROOT / "prefect.toml").read_text())
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == [".prefect", "False", "120", "127.0.0.1"]

@@ -1,0 +1,112 @@
+import copy
+import re
+
+import pytest
+import yaml
+
+from tasks.common import params, paths
+from tasks.common.params import ConfigurationError
+from tests.conftest import ROOT, SMALL, experiment
+
+PRESETS = params.read(ROOT / paths.PRESETS)
+
+
+def _refused(**changes):
+    with pytest.raises(ConfigurationError) as caught:
+        experiment(**changes)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"version": "v33"}, r"version is 'v33'; allowed are .*v3.* did you mean 'v3'"),
+        ({"size": "tinny"}, r"size is 'tinny'.* did you mean 'tiny'"),
+        ({"sed": 1}, r"unknown key sed \(given: 1\).* did you mean 'seed'"),
+        ({"train": {"lerning_rate": 1}}, r"unknown key train.lerning_rate \(given: 1\).*did you mean 'learning_rate'"),
+        ({"evaluations": {"votes": {"step": 3}}}, r"unknown key evaluations.votes.step .*did you mean 'steps'"),
+        ({"train": {"batch": "x"}}, r"train.batch is 'x'; Input should be a valid integer"),
+        ({"train": {"batch": 0}}, r"train.batch is 0; Input should be greater than 0"),
+        ({"train": {"network": {"heads": 5}}}, r"heads 5 do not divide width 32; allowed: \[1, 2, 4\]"),
+        ({"train": {"schedule": "cosin"}}, r"train.schedule is 'cosin'.*did you mean 'cosine'"),
+        ({"train": {"optimizer_steps": 0}}, r"train.optimizer_steps is 0"),
+        ({"train": {"candidates": 3}}, r"candidates is 3; it must be even .* allowed up to 20: \[2, 4, 6, 12\]"),
+        ({"train": {"optimizer_steps": 1}}, r"train.optimizer_steps is 1"),
+        ({"train": {"learning_rate": float("nan")}}, r"train.learning_rate is nan"),
+        ({"evaluations": {"votes": {"attempts": 2}}}, r"attempts is 2 and votes is 8; exactly one of them is 0"),
+        ({"evaluations": {"votes": {"votes": 73}}}, r"votes is 73; augment.voting_views has 72"),
+        ({"predict": {"evaluations": ["vote"]}}, r"predict names evaluation 'vote'"),
+        ({"predict": {"checkpoints": ["first"]}}, r"predict.checkpoints.0 is 'first'"),
+        ({"augment": {"training_views": 8}}, r"scheme 'all' has 72 views"),
+        ({"seed": -1}, r"seed is -1"),
+    ],
+)
+def test_what_is_wrong_is_refused_by_name(changes, says):
+    assert re.search(says, _refused(**changes), re.DOTALL)
+
+
+def test_several_mistakes_are_all_named():
+    message = _refused(train={"lerning_rate": 1, "batch": "x"}, sed=1)
+    assert len(message.splitlines()) == 3
+
+
+def test_overrides_win_over_version_over_size():
+    resolved = experiment(train={"learning_rate": 0.125})
+    assert resolved.train.learning_rate == 0.125
+    assert resolved.train.optimizer == PRESETS["defaults"]["train"]["optimizer"]
+    assert experiment(version="v6").train.schedule == PRESETS["versions"]["v6"]["train"]["schedule"] == "constant"
+    assert resolved.train.size_loss_weight == PRESETS["sizes"]["tiny"]["train"]["size_loss_weight"]
+    assert resolved.name == "v3/tiny/aa1-6x6"
+
+
+def test_the_resolved_experiment_is_frozen_and_survives_its_file(tmp_path):
+    resolved = experiment()
+    path = tmp_path / "experiment.yaml"
+    path.write_text(yaml.safe_dump(resolved.model_dump(mode="json")))
+    assert params.check(params.read(path), "there") == resolved
+    with pytest.raises(ValueError, match="frozen"):
+        resolved.train.batch = 3
+
+
+def test_a_versions_values_for_a_size_win_over_both_and_a_misspelt_size_is_named():
+    presets = copy.deepcopy(PRESETS)
+    presets["versions"]["v3"]["by_size"] = {"tiny": {"train": {"batch": 24}}}
+    values = {key: SMALL[key] for key in ("version", "size", "dataset", "seed")}
+    assert params.resolve(values, presets).train.batch == 24
+    assert params.resolve(values | {"size": "smol"}, presets).train.batch == 128
+    presets["versions"]["v3"]["by_size"]["smoll"] = {}
+    with pytest.raises(ConfigurationError, match=r"versions.v3.by_size names 'smoll'.*did you mean 'smol'"):
+        params.resolve(values, presets)
+
+
+def test_what_a_version_says_of_a_dataset_wins_over_what_it_says_of_a_size():
+    presets = copy.deepcopy(PRESETS)
+    presets["versions"]["v3"]["by_size"] = {"tiny": {"train": {"batch": 24, "log_every": 7}}}
+    presets["versions"]["v3"]["by_dataset"] = {"aa2": {"train": {"batch": 48}}}
+    values = {key: SMALL[key] for key in ("version", "size", "dataset", "seed")}
+    assert params.resolve(values, presets).train.batch == 24
+    train = params.resolve(values | {"dataset": "aa2"}, presets).train
+    assert (train.batch, train.log_every) == (48, 7)
+    assert params.resolve(values | {"dataset": "aa2", "train": {"batch": 8}}, presets).train.batch == 8
+    presets["versions"]["v3"]["by_dataset"]["aa3"] = {}
+    with pytest.raises(ConfigurationError, match=r"versions.v3.by_dataset names 'aa3'.*did you mean 'aa2'"):
+        params.resolve(values, presets)
+
+
+def test_exponents_are_numbers_and_a_repeated_key_is_refused(tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_text("a: 4e-4\nb: 1E6\n")
+    assert params.read(path) == {"a": 4e-4, "b": 1e6}
+    path.write_text("a: 1\na: 2\n")
+    with pytest.raises(ConfigurationError, match="'a' stands twice"):
+        params.read(path)
+
+
+def test_overrides_on_the_command_line():
+    values = params.override(copy.deepcopy(SMALL), "train.optimizer_steps=2000")
+    values = params.override(values, "train.learning_rate=1e-3")
+    assert values["train"]["optimizer_steps"] == 2000
+    assert values["train"]["learning_rate"] == 1e-3
+    assert values["train"]["batch"] == SMALL["train"]["batch"]
+    with pytest.raises(ConfigurationError, match="KEY=VALUE"):
+        params.override(values, "nonsense")
