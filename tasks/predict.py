@@ -9,10 +9,10 @@ from model.ops.process_group import Workers
 from model.storage import checkpoints
 from model.storage.content import digest
 from tasks.common import paths
-from tasks.common.answers import answers
 from tasks.common.params import resolved
 from tasks.common.stage import stage
 from tasks.files import predictions
+from tasks.machine.answers import answers
 from tasks.machine.device import spread
 
 

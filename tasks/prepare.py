@@ -5,46 +5,26 @@ of their own: evaluation's is read by `score` alone, validation's by `select`, a
 """
 
 import json
-import re
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from model.config.experiment import Prepare
 from model.puzzles import leaks
 from model.puzzles.arrays import Pairs
 from model.puzzles.grids import Grid, Task
 from model.storage.content import write_json
-from tasks import fetch
 from tasks.common import paths
 from tasks.common.params import resolved
 from tasks.common.stage import StageError, stage
+from tasks.files import arckit_tasks
 from tasks.files.official import read_split
+from tasks.files.selection import keep
 
-NOT_IN_ARC_AGI_1 = "not-in-arc-agi-1"
 """A subset by rule: the tasks whose ids neither set of ARC-AGI-1 has."""
 
 Row = tuple[str, int, int, Grid, Grid | None]
 """Split, task index, number, input, output."""
-
-
-def keep(tasks: dict[str, Task], answers: dict[str, list[Grid]], config: Prepare, split: str) -> dict[str, Task]:
-    """The tasks that pass the filters. Outputs of evaluation tests are not known, so they do not filter."""
-    subset = config.training_subset if split == "training" else config.evaluation_subset
-    shortest = re.fullmatch(r"shortest-([1-9][0-9]*)", subset)
-    wanted = _subset("" if shortest else subset, tasks)
-    kept = {}
-    for name, task in tasks.items():
-        known = [side for g in answers[name] for side in g.shape] if split == "training" else []
-        if name in wanted and max(task.sides() + known) <= config.largest_side:
-            kept[name] = task
-    if not kept:
-        raise StageError(f"no {split} task has all sides up to {config.largest_side} (prepare.largest_side)")
-    if shortest:
-        kept = dict(sorted(kept.items(), key=lambda item: (_cells(item[1]), item[0]))[: int(shortest[1])])
-    return dict(sorted(kept.items()))
 
 
 def split_rows(
@@ -133,9 +113,9 @@ def find_leaks(rows: list[Row], evaluated: list[Evaluated], names: list[str]) ->
 def shared_tasks(names: list[str], edition: str) -> dict[str, Any]:
     """Which tasks the other ARC set has too, by id."""
     other = "arcagi2" if edition == "arcagi" else "arcagi"
-    sets = fetch.from_arckit(other)
+    sets = arckit_tasks.from_arckit(other)
     return {"other_set": other} | {
-        f"tasks_in_its_{s}_set": sorted(set(names) & set(sets[s, "challenges"])) for s in fetch.SPLITS
+        f"tasks_in_its_{s}_set": sorted(set(names) & set(sets[s, "challenges"])) for s in arckit_tasks.SPLITS
     }
 
 
@@ -189,30 +169,9 @@ def main() -> None:
     )
 
 
-def _cells(task: Task) -> int:
-    """Of everything that is known of a task before it is answered."""
-    outputs = [pair.output for pair in task.train if pair.output is not None]
-    return sum(grid.size for grid in [*(pair.input for pair in [*task.train, *task.test]), *outputs])
-
-
 def _known(row: Row) -> Grid:
     assert row[4] is not None
     return row[4]
-
-
-def _subset(file: str, tasks: dict[str, Task]) -> set[str]:
-    if not file:
-        return set(tasks)
-    if file == NOT_IN_ARC_AGI_1:
-        return set(tasks).difference(*fetch.from_arckit("arcagi").values())
-    try:
-        names = set(Path(file).read_text().split())
-    except OSError as error:
-        raise StageError(f"subset file {file} cannot be read: {error.strerror}") from error
-    unknown = sorted(names - set(tasks))
-    if unknown:
-        raise StageError(f"subset file {file} names {len(unknown)} tasks that the set lacks: {', '.join(unknown[:5])}")
-    return names
 
 
 if __name__ == "__main__":

@@ -14,12 +14,12 @@ from typing import Annotated, Any
 import typer
 
 from model.config.experiment import Experiment
+from model.scoring.wording import interval, percent
 from model.storage.content import digest, digest_text, write_json
 from tasks.common import paths
-from tasks.common.params import resolved
+from tasks.common.params import flat, resolved
 from tasks.common.stage import StageError, stage
 from tasks.files import cost
-from tasks.reporting.caveats import interval, percent
 from tasks.reporting.score_table import rows
 from tasks.tracking import mlflow_runs, store
 from tasks.tracking.mlflow_runs import Data, Model, Point, Record, Result
@@ -214,17 +214,6 @@ def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, f
             yield from leaves(value, f"{prefix}{name}/")
         else:
             yield prefix + name, float(value)
-
-
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Parameters by dotted name, such as train.network.width; a list as JSON."""
-    result: dict[str, str] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            result |= flat(value, f"{prefix}{key}.")
-        else:
-            result[prefix + key] = value if isinstance(value, str) else json.dumps(value)
-    return result
 
 
 def note(experiment: Experiment) -> str:

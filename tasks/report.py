@@ -13,12 +13,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from model.puzzles.grids import Grid
+from model.scoring.wording import SELECTED_ON, TRAINED_ON, interval, percent
 from tasks.common import paths
 from tasks.common.params import resolved
 from tasks.common.stage import StageError, stage
 from tasks.files.tables import read_solutions
 from tasks.reporting import drawing
-from tasks.reporting.caveats import SELECTED_ON, TRAINED_ON, interval, percent
 from tasks.reporting.drawing import Curve, Panel, Strip
 from tasks.reporting.gallery import Card, Denoising, Puzzle, Watched, cards, is_solved, read_puzzles, watch
 from tasks.reporting.score_table import read_score, rows

@@ -9,20 +9,19 @@ import numpy as np
 import pandas as pd
 import typer
 
-from model.config.experiment import Evaluation
 from model.puzzles.grids import Grid
 from model.scoring.diagnostics import copying, trajectory, warnings
 from model.scoring.replay import Replay
 from model.scoring.scores import Key, attempts_of, score
-from model.scoring.votes import Ballots, ballots, visited_share
+from model.scoring.wording import interval, marks, percent
 from model.storage.content import write_json
 from tasks.common import paths
 from tasks.common.params import resolved
 from tasks.common.stage import StageError, stage
 from tasks.files import predictions
+from tasks.files.proposals import proposals
 from tasks.files.submission import submission, write
 from tasks.files.tables import read_pairs, read_solutions
-from tasks.reporting.caveats import interval, marks, percent
 
 
 @stage("score")
@@ -107,17 +106,6 @@ def check(path: Path, frame: pd.DataFrame, source: predictions.Source, solutions
     if len(twice):
         row = twice.iloc[0]
         raise StageError(f"{path}: task {row['task']}, test {row['test']}, view {row['view']} is answered twice")
-
-
-def proposals(frame: pd.DataFrame, evaluation: Evaluation) -> dict[Key, Ballots]:
-    """What every view proposes for each test input, or every attempt where no views vote."""
-    rows: dict[Key, list[tuple[Grid, int, float, float]]] = {}
-    number = "view" if evaluation.votes else "attempt"
-    frame = frame.sort_values(number, kind="stable")
-    columns = (frame[name].tolist() for name in ("task", "test", "grid", number, "confidence", "lock"))
-    for task, test, grid, i, confidence, lock in zip(*columns, strict=True):
-        rows.setdefault((task, test), []).append((grid, i, confidence, visited_share(lock, evaluation.steps)))
-    return {key: ballots(*zip(*proposed, strict=True)) for key, proposed in rows.items()}
 
 
 def diagnosis(

@@ -12,10 +12,10 @@ from model.scoring.votes import ballots
 from model.storage.checkpoints import describe
 from model.storage.content import write_json
 from tasks.common import paths
-from tasks.common.answers import answers
 from tasks.common.params import resolved
 from tasks.common.stage import stage
 from tasks.files.tables import read_solutions
+from tasks.machine.answers import answers
 
 
 @stage("select")

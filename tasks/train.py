@@ -164,7 +164,9 @@ def code() -> str:
     """Digest of the code that decides the outcome of a training: that on which dvc.yaml lets the stage depend."""
     root = Path(__file__).parent.parent
     stages = yaml.safe_load((root / "dvc.yaml").read_text())["stages"]
-    return digest(*(root / name for name in stages["train"]["deps"] if name.endswith(".py")))
+    listed = [root / name for name in stages["train"]["deps"] if name.startswith(("model/", "tasks/"))]
+    files = {file for path in listed for file in ([path] if path.suffix else path.rglob("*.py"))}
+    return digest(*sorted(files))
 
 
 def describe(experiment: Experiment, tasks: list[dict[str, Any]], dataset: Dataset) -> dict[str, Any]:

@@ -6,10 +6,10 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import StateType
 from prefect.states import Failed, Scheduled
 
+from flows.queue import flow_runs
 from flows.runs import places, snapshots
 from flows.runs.places import FlowError
 from flows.runs.request import Request, parse
-from flows.worker import recovery
 
 COMMIT = "ARC_COMMIT"
 
@@ -43,7 +43,7 @@ def create(
 def admit(connection: SyncPrefectClient) -> list[str]:
     """Admit every run that waits and is not frozen yet; says what it did."""
     told = []
-    for run in recovery.runs(connection, StateType.SCHEDULED):
+    for run in flow_runs.runs(connection, StateType.SCHEDULED):
         if commit_of(run) or run.deployment_id is None:
             continue
         try:

@@ -10,13 +10,12 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import State, StateType
 from prefect.states import Cancelled, Cancelling, Scheduled
 
-from flows.queue import admission, deployment
+from flows.queue import admission, deployment, flow_runs
 from flows.queue.times import local
 from flows.runs import places
 from flows.runs import snapshots as freeze
 from flows.runs.places import FlowError
 from flows.runs.request import Request, parse
-from flows.worker import recovery
 
 WAITING = (StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING, StateType.CANCELLING)
 
@@ -46,7 +45,7 @@ def waiting(connection: SyncPrefectClient) -> list[Any]:
             run.next_scheduled_start_time or run.expected_start_time,
         )
 
-    return sorted(recovery.runs(connection, *WAITING), key=key)
+    return sorted(flow_runs.runs(connection, *WAITING), key=key)
 
 
 def bump(connection: SyncPrefectClient, chosen: Any) -> str:

@@ -24,8 +24,7 @@ def publish(run: str, worktree: Path, status: str, reason: str) -> None:
 
 def write(run: str, status: str, reason: str) -> None:
     """Write a run with `status` to the store, from the worktree of the run."""
-    from tasks.common.params import resolved
-    from tasks.publish import flat
+    from tasks.common.params import flat, resolved
     from tasks.tracking import mlflow_runs, store
 
     experiment, place, where = resolved(), store.store(), records.progress(run)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 
+from flows.queue import flow_runs
 from flows.runs import places, snapshots
 from flows.runs.places import FlowError, git
 from flows.worker import server
@@ -126,8 +127,8 @@ def runs() -> Iterator[Finding]:
     from flows.worker import recovery
 
     with deployment.client() as connection:
-        active = {str(run.id): run for run in recovery.runs(connection, *recovery.ACTIVE)}
-        scheduled = {str(run.id) for run in recovery.runs(connection, StateType.SCHEDULED)}
+        active = {str(run.id): run for run in flow_runs.runs(connection, *recovery.ACTIVE)}
+        scheduled = {str(run.id) for run in flow_runs.runs(connection, StateType.SCHEDULED)}
     for name, run in active.items():
         alive = processes.living(name)
         if not alive and run.state.name not in ("Pending", "Submitting"):

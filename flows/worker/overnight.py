@@ -11,6 +11,7 @@ from prefect.client.schemas.actions import ArtifactCreate
 from prefect.client.schemas.objects import StateType
 from prefect.types._datetime import now
 
+from flows.queue import flow_runs
 from flows.runs import places, records
 from flows.runs.progress import duration
 from flows.worker import recovery
@@ -30,7 +31,7 @@ def rows(connection: SyncPrefectClient, start: Any) -> list[dict[str, str]]:
     """A row for every run that began after `start` or still runs, in the order in which they began."""
     found = [
         run
-        for run in recovery.runs(connection, *ENDED, *recovery.ACTIVE)
+        for run in flow_runs.runs(connection, *ENDED, *recovery.ACTIVE)
         if run.start_time and (run.start_time >= start or (run.end_time or start) > start)
     ]
     scores = every_score()

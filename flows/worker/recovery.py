@@ -10,32 +10,14 @@ from uuid import UUID
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import State, StateType
-from prefect.client.schemas.sorting import FlowRunSort, TaskRunSort
+from prefect.client.schemas.sorting import TaskRunSort
 from prefect.states import Cancelled, Crashed, Failed, Scheduled
 from prefect.types._datetime import now
 
+from flows.queue.flow_runs import PAGE, runs
 from flows.runs import processes, records
 
-PAGE = 200
 ACTIVE = (StateType.RUNNING, StateType.PENDING, StateType.CANCELLING)
-
-
-def runs(connection: SyncPrefectClient, *types: StateType, since: Any = None) -> list[Any]:
-    """Every flow run of ours in one of these states, by the time that it was expected to start."""
-    wanted: dict[str, Any] = {"state": {"type": {"any_": list(types)}}} if types else {}
-    if since:
-        wanted["expected_start_time"] = {"after_": since}
-    found: list[Any] = []
-    while True:
-        page = connection.read_flow_runs(
-            flow_run_filter=FlowRunFilter.model_validate(wanted),
-            sort=FlowRunSort.EXPECTED_START_TIME_ASC,
-            limit=PAGE,
-            offset=len(found),
-        )
-        found += page
-        if len(page) < PAGE:
-            return found
 
 
 def recover(connection: SyncPrefectClient) -> list[tuple[UUID, str]]:

@@ -25,7 +25,7 @@ from prefect.client.schemas.objects import StateType
 from prefect.exceptions import PrefectException
 from prefect.workers.process import ProcessJobConfiguration, ProcessWorker, ProcessWorkerResult
 
-from flows.queue import admission, deployment
+from flows.queue import admission, deployment, flow_runs
 from flows.runs import places, processes, snapshots
 from flows.runs.places import FlowError
 from flows.runs.request import parse
@@ -121,7 +121,7 @@ def work() -> None:
             for run, line in recovery.recover(connection):
                 print(line, flush=True)
                 ending.close(connection, run)
-            waiting = recovery.runs(connection, StateType.SCHEDULED)
+            waiting = flow_runs.runs(connection, StateType.SCHEDULED)
         commits = [commit for run in waiting if (commit := admission.commit_of(run))]
         for line in snapshots.clean([str(run.id) for run in waiting], commits):
             print(f"removed {line}", flush=True)
@@ -173,7 +173,7 @@ def _watch(worker: Worker) -> None:
 def _cancel(worker: Worker) -> None:
     """Prefect's own watch for cancellations ends for good when its connection breaks (3.8.8); this one does not."""
     with deployment.client() as connection:
-        for run in recovery.runs(connection, StateType.CANCELLING):
+        for run in flow_runs.runs(connection, StateType.CANCELLING):
             if time.time() - run.state.timestamp.timestamp() < HEARD_SECONDS:
                 continue
             if str(run.id) in worker.started:

@@ -76,3 +76,32 @@ def inference_levels(levels: int, steps: int, time_map: str = "spaced") -> list[
     if steps == 1:
         return [levels - 1]
     return [round((levels - 1) * (steps - 1 - i) / (steps - 1)) for i in range(steps)]
+
+
+class Levels(NamedTuple):
+    """The schedule on the device, float32 (T,)."""
+
+    alpha_bar: Tensor
+    alpha_bar_previous: Tensor
+    beta: Tensor
+    time: Tensor
+    """The network's time input at each level."""
+
+
+def levels(schedule: Schedule, time_input: str, device: torch.device) -> Levels:
+    """Tables for the network's time input: the index, log alpha_bar or log-SNR."""
+    index = torch.arange(len(schedule.beta), dtype=torch.float64)
+    time = {"index": index, "log-alpha-bar": schedule.alpha_bar.log(), "log-snr": schedule.log_snr}[time_input]
+    previous = torch.cat([torch.ones(1, dtype=torch.float64), schedule.alpha_bar[:-1]])
+    tables = (schedule.alpha_bar, previous, schedule.beta, time)
+    return Levels(*(table.to(device, torch.float32) for table in tables))
+
+
+def reverse_step(logits: Tensor, noisy: Tensor, level: Tensor, table: Levels, draw: Tensor) -> Tensor:
+    """The grid one level on, int64 (T,), by uniform draws from [0, 1), (T,).
+
+    Drawn, as was meant: the argmax that the lab took is the grid itself at every level but the first (ledger, B3).
+    """
+    before = table.alpha_bar_previous[level]
+    chances = reverse_chances(logits.softmax(-1), noisy, table.alpha_bar[level], before)
+    return (chances.cumsum(-1) <= draw[:, None]).sum(-1).clamp(max=COLOURS - 1)

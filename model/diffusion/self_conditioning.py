@@ -65,3 +65,8 @@ def gain(config: SelfConditioning, alpha_bar: Tensor, progress: float | Tensor) 
     """Strength of the features per cell, (T,): 0.3 + 0.7 of alpha_bar (T,), or of progress in 0..1 (scalar)."""
     share = alpha_bar if config.gain == "alpha-bar" else torch.zeros_like(alpha_bar) + progress
     return 0.3 + 0.7 * share
+
+
+def blend(logits: Tensor, clean: Tensor, share: Tensor, draw: Tensor) -> Tensor:
+    """The clean grid, int64 (T,), with a share (T,) of its cells as estimated, by uniform draws from [0, 1), (T,)."""
+    return torch.where(draw < share, logits.argmax(-1), clean)

@@ -14,19 +14,18 @@ import torch
 from numpy.typing import NDArray
 
 from model.config.experiment import Evaluation
-from model.diffusion.schedule import schedule
+from model.diffusion.schedule import Levels, levels, schedule
 from model.inference.sampler import denoise
+from model.inference.sizes import assign_sizes
 from model.network.denoiser import Denoiser
 from model.network.device_data import Corpus, corpus
 from model.network.packing import Packed, fill, pack
 from model.ops import compilation
 from model.ops.keyed_random import hash_key
 from model.puzzles.arrays import Dataset, Ints
-from model.puzzles.grids import Grid
+from model.puzzles.grids import Grid, Size
 from model.puzzles.symmetry import SWAP, inverse_colours
-from model.scoring.votes import Size, assign_sizes
 from model.storage.checkpoints import Description
-from model.training import objective
 
 ROWS = {"cpu": 8192, "cuda": 262144}
 """Context and target rows of a batch, which bound its memory."""
@@ -120,9 +119,9 @@ class Predictor:
         return corpus(self.dataset, self.description.train.network, self.device)
 
     @cached_property
-    def _levels(self) -> objective.Levels:
+    def _levels(self) -> Levels:
         how = self.description.train
-        return objective.levels(schedule(how.noise), how.network.time_input, self.device)
+        return levels(schedule(how.noise), how.network.time_input, self.device)
 
     def _sizes(self, queries: list[tuple[int, int]], failed: dict[int, str] | None) -> NDArray[np.float64]:
         """Log-probabilities of heights and widths in the task's frame, (queries, 2, 30); NaN where it failed."""

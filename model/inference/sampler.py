@@ -11,13 +11,12 @@ from torch import Tensor
 
 from model.config.experiment import Evaluation, SelfConditioning
 from model.diffusion import self_conditioning
-from model.diffusion.schedule import inference_levels, reverse_chances
+from model.diffusion.schedule import Levels, inference_levels, reverse_chances
 from model.network.denoiser import Denoiser
 from model.network.packing import Packed
 from model.ops.compilation import region
 from model.ops.keyed_random import uniform
 from model.puzzles.grids import COLOURS
-from model.training.objective import Levels
 
 FRAMES = 8
 """Grids kept of a denoising, evenly spaced, the start and the last included."""

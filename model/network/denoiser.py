@@ -18,7 +18,7 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from model.config.experiment import Network
+from model.config.experiment import Network, Train
 from model.diffusion.self_conditioning import Projection
 from model.network import layers as rows
 from model.network.layers import COLUMNS, TIME_FEATURES
@@ -236,3 +236,8 @@ class Denoiser(nn.Module):
 def prefix_length(config: Network) -> int:
     """Rows before the input cells of a context: task, conditioning tokens, size token."""
     return 2 + _CONDITIONING_TOKENS[config.conditioning]
+
+
+def build(train: Train, task_rows: int) -> Denoiser:
+    """A freshly initialised network."""
+    return Denoiser(train.network, Projection(train.self_conditioning, train.network.width), task_rows)

@@ -16,7 +16,7 @@ from torch.nn import functional
 from model.ops.attention import take_rows
 from model.ops.compilation import region
 from model.ops.dropout import Drop, dropout
-from model.ops.qkv import EPSILON
+from model.ops.norm import rms_norm
 from model.puzzles.grids import COLOURS, HIDDEN, LARGEST_SIDE
 
 COLUMNS = 16
@@ -42,7 +42,7 @@ def sizes(
     x: Tensor, found: Tensor, out: Tensor, drop: Drop, into: Tensor, bias: Tensor, then: Tensor, then_bias: Tensor
 ) -> Tensor:
     """Logits of height and width, (S, 2, 30), through a hidden layer."""
-    hidden = functional.silu(functional.linear(_norm(_added(x, found, out, drop)), into, bias))
+    hidden = functional.silu(functional.linear(rms_norm(_added(x, found, out, drop)), into, bias))
     return functional.linear(hidden, then, then_bias).view(-1, 2, LARGEST_SIDE)
 
 
@@ -144,10 +144,6 @@ def _time(time: Tensor, weight: Tensor) -> Tensor:
     return functional.linear(torch.cat([angle.sin(), angle.cos()], -1), weight)
 
 
-def _norm(x: Tensor) -> Tensor:
-    return functional.rms_norm(x, x.shape[-1:], eps=EPSILON)
-
-
 def _added(x: Tensor, found: Tensor, out: Tensor, drop: Drop) -> Tensor:
     """The residual rows (N, D) with what a sublayer found."""
     if drop[1] is None or drop[0] == 0:
@@ -156,4 +152,4 @@ def _added(x: Tensor, found: Tensor, out: Tensor, drop: Drop) -> Tensor:
 
 
 def _read(x: Tensor, into: Tensor) -> Tensor:
-    return functional.linear(_norm(x), into)
+    return functional.linear(rms_norm(x), into)

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.network.device_data import Corpus
-from model.ops.attention import Segments, segments
 from model.ops.compilation import region
+from model.ops.segments import Segments, segments
 from model.puzzles.grids import HIDDEN
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention.varlen import varlen_attn
 
-from model.ops.attention import Segments
+from model.ops.segments import Segments
 
 
 def flash(query: Tensor, key: Tensor, value: Tensor, who: Segments) -> Tensor:

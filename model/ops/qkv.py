@@ -11,13 +11,12 @@ import math
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from model.ops.compilation import region
+from model.ops.norm import rms_norm
 
 Rotation = tuple[Tensor, Tensor]
 """Cosine and sine of the angle of every pair of columns, (N, 1, W / 2)."""
-EPSILON = torch.finfo(torch.float32).eps
 
 
 def spread(
@@ -77,11 +76,7 @@ def _turned(position: Tensor, frequencies: Tensor, dtype: torch.dtype) -> Rotati
 @region
 def _split(qkv: Tensor, cosine: Tensor, sine: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     query, key, value = qkv.unbind(1)
-    return _rotate(_norm(query), cosine, sine), _rotate(_norm(key), cosine, sine), value
-
-
-def _norm(x: Tensor) -> Tensor:
-    return functional.rms_norm(x, x.shape[-1:], eps=EPSILON)
+    return _rotate(rms_norm(query), cosine, sine), _rotate(rms_norm(key), cosine, sine), value
 
 
 def _rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:

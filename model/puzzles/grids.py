@@ -100,3 +100,6 @@ def _pair(where: str, value: Any, *, needs_output: bool) -> Pair:
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 40 else text[:37] + "..."
+
+
+Size = tuple[int, int]

@@ -15,8 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from model.config.experiment import Augment, Count, Frozen, Names, Noise, Positive, Prepare, Train
-from model.diffusion.self_conditioning import Projection
-from model.network.denoiser import Denoiser
+from model.network.denoiser import Denoiser, build
 from model.storage.content import write_json
 
 FORMAT: Literal[2] = 2
@@ -55,7 +54,7 @@ class Description(Frozen):
     tests_trained_on: Annotated[tuple[str, ...], Field(strict=False)]
     """Tasks whose test pairs were trained on, by this training or by the one that it started from."""
     pairs_trained_on: Annotated[str, Field(pattern=r"^([0-9a-f]{16}( [0-9a-f]{16})*)?$")]
-    """Fingerprints (model.puzzles.leaks) of the pairs that were trained on, by this training or its start: one line, sorted."""
+    """Fingerprints (model.puzzles.leaks) of the pairs trained on, by this training or its start: one line, sorted."""
     leaks: int
     """Evaluated pairs that occur among its training pairs, under any view, or among those of its start."""
 
@@ -63,11 +62,6 @@ class Description(Frozen):
     def noise(self) -> Noise:
         """Of the training."""
         return self.train.noise
-
-
-def build(train: Train, task_rows: int) -> Denoiser:
-    """A freshly initialised network."""
-    return Denoiser(train.network, Projection(train.self_conditioning, train.network.width), task_rows)
 
 
 def save(stem: Path, weights: dict[str, Tensor], description: Description) -> None:

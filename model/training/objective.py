@@ -9,7 +9,8 @@ from torch.nn import functional
 
 from model.config.experiment import SelfConditioning, Train
 from model.diffusion import self_conditioning
-from model.diffusion.schedule import Schedule, add_noise, reverse_chances
+from model.diffusion.schedule import Levels, add_noise, reverse_step
+from model.diffusion.self_conditioning import blend
 from model.network.denoiser import Denoiser, Encoded
 from model.network.packing import Packed
 from model.ops import dropout
@@ -34,25 +35,6 @@ METRICS = (
     *(f"{name}_{bucket}" for bucket in range(BUCKETS) for name in ("cells", "cross_entropy", "right")),
 )
 """Sums that `training_loss` returns, float (len(METRICS),). Buckets: thirds of the noise levels, cleanest first."""
-
-
-class Levels(NamedTuple):
-    """The schedule on the device, float32 (T,)."""
-
-    alpha_bar: Tensor
-    alpha_bar_previous: Tensor
-    beta: Tensor
-    time: Tensor
-    """The network's time input at each level."""
-
-
-def levels(schedule: Schedule, time_input: str, device: torch.device) -> Levels:
-    """Tables for the network's time input: the index, log alpha_bar or log-SNR."""
-    index = torch.arange(len(schedule.beta), dtype=torch.float64)
-    time = {"index": index, "log-alpha-bar": schedule.alpha_bar.log(), "log-snr": schedule.log_snr}[time_input]
-    previous = torch.cat([torch.ones(1, dtype=torch.float64), schedule.alpha_bar[:-1]])
-    tables = (schedule.alpha_bar, previous, schedule.beta, time)
-    return Levels(*(table.to(device, torch.float32) for table in tables))
 
 
 class Draw(NamedTuple):
@@ -173,21 +155,6 @@ def _first_pass(
         if how.training == "reverse-step":
             return features, reverse_step(logits, noisy, level, table, uniform(key, _REVERSE, row)), level - 1
         return features, noisy, level
-
-
-def blend(logits: Tensor, clean: Tensor, share: Tensor, draw: Tensor) -> Tensor:
-    """The clean grid, int64 (T,), with a share (T,) of its cells as estimated, by uniform draws from [0, 1), (T,)."""
-    return torch.where(draw < share, logits.argmax(-1), clean)
-
-
-def reverse_step(logits: Tensor, noisy: Tensor, level: Tensor, table: Levels, draw: Tensor) -> Tensor:
-    """The grid one level on, int64 (T,), by uniform draws from [0, 1), (T,).
-
-    Drawn, as was meant: the argmax that the lab took is the grid itself at every level but the first (ledger, B3).
-    """
-    before = table.alpha_bar_previous[level]
-    chances = reverse_chances(logits.softmax(-1), noisy, table.alpha_bar[level], before)
-    return (chances.cumsum(-1) <= draw[:, None]).sum(-1).clamp(max=COLOURS - 1)
 
 
 def _size_loss(packed: Packed, size_logits: Tensor, counted: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -13,21 +13,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.config.experiment import Train
-from model.diffusion.schedule import schedule
-from model.network.denoiser import Denoiser
+from model.diffusion.schedule import levels, schedule
+from model.network.denoiser import Denoiser, build
 from model.network.device_data import corpus
-from model.network.lora import adapt, adapters, merged
 from model.network.packing import Budget, fill, pack
 from model.ops import compilation
 from model.ops.cuda_graph import Recorded
 from model.ops.keyed_random import hash_key
 from model.ops.process_group import Workers
 from model.puzzles.arrays import Dataset
-from model.storage.checkpoints import build
 from model.training import objective
 from model.training.batches import Place, Stream
+from model.training.lora import adapt, adapters, merged
+from model.training.noised_batch import Look
 from model.training.optimizer import Average, buffer, clip, learning_rate, optimizers, set_rate
-from model.training.probes import Look, adapter_gradients, probe
+from model.training.probes import adapter_gradients, probe
 from model.training.validation import CROSS_ENTROPY, Validation, exhausted
 
 _BRANCH = 1 << 40
@@ -75,7 +75,7 @@ class Training:
         self.optimizers = optimizers(self.network, config)
         self.stream = Stream(dataset.pairs, dataset.views, weight, config.batch, self.network.prefix_length, seed)
         self.corpus = corpus(dataset, config.network, device)
-        self.levels = objective.levels(schedule(config.noise), config.network.time_input, device)
+        self.levels = levels(schedule(config.noise), config.network.time_input, device)
         self.validation: Validation | None = None
         if config.early_stop:
             if validation is None:

@@ -8,13 +8,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from model.config.mechanisms import EarlyStop, Network, SelfConditioning
+from model.diffusion.schedule import Levels
 from model.network.denoiser import Denoiser, prefix_length
 from model.network.device_data import corpus, first_rows
 from model.network.packing import Packed, fill, pack
 from model.ops.keyed_random import hash_key
 from model.puzzles.arrays import Dataset
-from model.training.objective import Levels
-from model.training.probes import Look
+from model.training.noised_batch import Look
 
 CROSS_ENTROPY = "validation_cross_entropy"
 """Name of a look in the history."""

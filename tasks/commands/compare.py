@@ -1,7 +1,7 @@
 """`arc compare`: any number of experiments in one table, for the terminal, as CSV and as a page.
 
-`python -m tasks.commands.compare A B [...]` takes score files, folders with data/scores (a worktree, a clone), and names of
-experiments in MLflow.
+`python -m tasks.commands.compare A B [...]` takes score files, folders with data/scores (a worktree, a clone), and
+names of experiments in MLflow.
 """
 
 import csv
@@ -17,9 +17,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from model.scoring.wording import interval, percent
 from tasks.commands.comparison import Comparison, Pair, Row, compare
 from tasks.common.stage import StageError, stage
-from tasks.reporting.caveats import interval, percent
 
 FEW = 3
 """Up to so many experiments every pair is told in full; beyond, only neighbours, and so many tasks of each: """

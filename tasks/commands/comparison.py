@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.scoring.statistics import bootstrap_interval, holm, paired_difference, seed_error
+from model.scoring.wording import marks
 from tasks.commands.results import Result, find, unite
 from tasks.common.stage import StageError
-from tasks.reporting.caveats import marks
 
 RESAMPLES = 10_000
 NO_DIFFERENCE = "no difference shown"

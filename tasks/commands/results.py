@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from tasks.common import paths
-from tasks.common.params import ConfigurationError, check, read
+from tasks.common.params import ConfigurationError, check, flat, read
 from tasks.common.stage import StageError
 from tasks.files import cost
-from tasks.publish import flat
 from tasks.tracking.mlflow_runs import KEY, KIND
 from tasks.tracking.store import SETTINGS, store
 

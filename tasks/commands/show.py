@@ -8,14 +8,14 @@ import typer
 import yaml
 
 from model.config.experiment import Experiment
+from model.network.denoiser import build
 from model.puzzles import grids
-from model.storage.checkpoints import build
-from tasks import fetch
 from tasks.common import params, paths
 from tasks.common.params import ConfigurationError
 from tasks.common.stage import StageError, stage
+from tasks.files import arckit_tasks
 from tasks.files.official import read_json
-from tasks.prepare import keep
+from tasks.files.selection import keep
 
 NAMES = ("version", "size", "dataset")
 
@@ -91,14 +91,14 @@ def parameters(experiment: Experiment, training: int, evaluation: int) -> Parame
 def task_counts(experiment: Experiment) -> tuple[int, int]:
     """Training and evaluation tasks that the stage `prepare` will keep."""
     counts = []
-    for split in fetch.SPLITS:
+    for split in arckit_tasks.SPLITS:
         if experiment.fetch.source == "arckit":
-            files = fetch.from_arckit(experiment.fetch.edition)
+            files = arckit_tasks.from_arckit(experiment.fetch.edition)
             challenges, solutions = files[split, "challenges"], files[split, "solutions"]
         else:
-            if not all((paths.OWN / paths.raw(split, kind).name).exists() for kind in fetch.KINDS):
+            if not all((paths.OWN / paths.raw(split, kind).name).exists() for kind in arckit_tasks.KINDS):
                 raise StageError(f"{paths.OWN} lacks the {split} files; see {paths.OWN}/README.md")
-            challenges, solutions = (read_json(paths.OWN / paths.raw(split, kind).name) for kind in fetch.KINDS)
+            challenges, solutions = (read_json(paths.OWN / paths.raw(split, kind).name) for kind in arckit_tasks.KINDS)
         tasks = {name: grids.task(name, value) for name, value in challenges.items()}
         answers = {name: grids.solutions(name, solutions[name], len(task.test)) for name, task in tasks.items()}
         counts.append(len(keep(tasks, answers, experiment.prepare, split)))

@@ -14,15 +14,15 @@ from rich.console import Console
 
 from model.scoring.scores import attempts_of
 from model.scoring.votes import Ballots, vote
+from model.scoring.wording import marks
 from tasks.common import paths
 from tasks.common.params import resolved
 from tasks.common.stage import StageError, stage
 from tasks.files import predictions
+from tasks.files.proposals import proposals
 from tasks.files.tables import read_pairs, read_solutions
-from tasks.reporting.caveats import marks
 from tasks.reporting.drawing import Strip, sheet
 from tasks.reporting.score_table import read_score
-from tasks.score import proposals
 
 CANDIDATES = 6
 """Grids drawn of a vote, the heaviest."""

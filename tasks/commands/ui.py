@@ -1,4 +1,4 @@
-"""`python -m tasks.commands.ui`: MLflow's and Prefect's pages on 127.0.0.1, until Ctrl-C or SIGTERM; then no process is left."""
+"""`python -m tasks.commands.ui`: MLflow's and Prefect's pages on 127.0.0.1, until Ctrl-C or SIGTERM."""
 
 import contextlib
 import os

@@ -7,6 +7,7 @@ it insists on for one size or dataset alone stands under its `by_size` or `by_da
 
 import difflib
 import functools
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -153,3 +154,14 @@ def _fields(section: list[Any]) -> list[str]:
 def _nearest(name: str, known: Any) -> str:
     match = difflib.get_close_matches(name, [str(k) for k in known], n=1, cutoff=0.5)
     return f"; did you mean {match[0]!r}?" if match else ""
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Parameters by dotted name, such as train.network.width; a list as JSON."""
+    result: dict[str, str] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            result |= flat(value, f"{prefix}{key}.")
+        else:
+            result[prefix + key] = value if isinstance(value, str) else json.dumps(value)
+    return result

@@ -32,7 +32,7 @@ SCHEMA = pa.schema(
         ("frames", pa.list_(pa.binary())),
     ]
 )
-"""`cells` and `frames` are uint8, row-major, in the task's own frame; the rest as in `model.inference.predictor.Answer`."""
+"""`cells` and `frames` are uint8, row-major, in the task's own frame; the rest as in `predictor.Answer`."""
 
 
 class Source(Frozen):

@@ -13,9 +13,9 @@ import typer
 
 from model.puzzles.grids import Grid, GridError, grid
 from model.scoring.scores import NOTHING, Key, score
+from model.scoring.wording import interval, percent
 from tasks.common.stage import StageError, stage
 from tasks.files.tables import read_solutions
-from tasks.reporting.caveats import interval, percent
 
 BLACK = [[0]]
 """Stands for an attempt that there is not."""

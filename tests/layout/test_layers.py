@@ -1,19 +1,22 @@
-"""The layout is the architecture: imports go one way, and files stay small."""
+"""The layout is the architecture: imports go one way between packages, rooms and files, and files stay small."""
 
 import ast
+import sys
 from pathlib import Path
 
+import networkx
 import pytest
 
 from tests.conftest import ROOT
+from tests.support.imports import files, graph, room, room_table
 
-ALLOWED = {
-    "model": {"torch", "numpy", "pydantic", "safetensors", "scipy", "pandas", "model", "triton", "flash_attn"},
-    "tasks": {"flows", "prefect"},
-}
+PACKAGES = ("model", "tasks", "flows")
+FOREIGN = {"torch", "numpy", "pydantic", "safetensors", "scipy", "pandas", "triton", "flash_attn", "model"}
+"""What model/ may import beside the standard library."""
+LARGEST_ROOM = 14
 
 
-def _imports(path: Path) -> set[str]:
+def _top_level_imports(path: Path) -> set[str]:
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -23,27 +26,58 @@ def _imports(path: Path) -> set[str]:
     return found
 
 
-def test_model_imports_computation_only():
-    import sys
+def test_the_guards_see_every_file():
+    assert len(files("model", ROOT)) > 40
+    assert len(files("tasks", ROOT)) > 30
+    assert len(files("flows", ROOT)) > 20
 
-    for path in (ROOT / "model").glob("*.py"):
-        assert _imports(path) - set(sys.stdlib_module_names) <= ALLOWED["model"], path
+
+def test_model_imports_computation_only():
+    for path in files("model", ROOT):
+        assert _top_level_imports(ROOT / path) - set(sys.stdlib_module_names) <= FOREIGN, path
 
 
 def test_tasks_import_no_flow():
-    for path in (ROOT / "tasks").glob("*.py"):
-        if path.name != "ui.py":
-            assert not _imports(path) & ALLOWED["tasks"], path
+    for path in files("tasks", ROOT):
+        allowed = {"prefect"} if path.name == "ui.py" else set()
+        assert not (_top_level_imports(ROOT / path) & {"flows", "prefect"}) - allowed, path
 
 
-@pytest.mark.parametrize(
-    "path", sorted(p for d in ("model", "tasks", "flows", "tests") for p in (ROOT / d).glob("*.py"))
-)
-def test_no_file_is_over_300_lines(path):
-    assert len(path.read_text().splitlines()) <= 300
+def test_no_circle_between_files():
+    assert list(networkx.simple_cycles(graph(ROOT))) == []
 
 
-def test_the_map_in_the_readme_names_every_module():
+def test_no_circle_between_rooms_and_no_arrow_upwards():
+    rooms = networkx.DiGraph()
+    rooms.add_edges_from((room(a), room(b)) for a, b in graph(ROOT).edges if room(a) != room(b))
+    assert list(networkx.simple_cycles(rooms)) == [], "\n" + room_table(ROOT)
+    order = {name: place for place, name in enumerate(("flows", "tasks", "model"))}
+    upward = [(a, b) for a, b in rooms.edges if order[a.split("/")[0]] > order[b.split("/")[0]]]
+    assert upward == [], "\n" + room_table(ROOT)
+
+
+def test_the_table_of_rooms_shows_every_room(capsys: pytest.CaptureFixture[str]):
+    table = room_table(ROOT)
+    with capsys.disabled():
+        print("\n" + table)
+    assert {"model/ops", "tasks/common", "flows/queue"} <= set(table.split())
+
+
+@pytest.mark.parametrize("path", [p for d in (*PACKAGES, "tests") for p in files(d, ROOT)], ids=str)
+def test_no_file_is_over_300_lines(path: Path):
+    assert len((ROOT / path).read_text().splitlines()) <= 300
+
+
+@pytest.mark.parametrize("folder", sorted({p.parent for d in PACKAGES for p in files(d, ROOT)}), ids=str)
+def test_a_room_says_what_belongs_in_it_and_stays_small(folder: Path):
+    inside = [p for p in files(str(folder), ROOT) if p.parent == folder and p.name != "__init__.py"]
+    assert len(inside) <= LARGEST_ROOM
+    text = ast.get_docstring(ast.parse((ROOT / folder / "__init__.py").read_text()))
+    assert text
+    assert len(text.splitlines()) <= 2
+
+
+def test_the_readme_maps_every_room():
     readme = (ROOT / "README.md").read_text()
-    modules = {p.name for d in ALLOWED | {"flows": set()} for p in (ROOT / d).glob("*.py")} - {"__init__.py"}
-    assert not {name for name in modules if f"`{name}`" not in readme}
+    rooms = {room(p) for d in PACKAGES for p in files(d, ROOT)}
+    assert not {name for name in rooms if f"`{name}/`" not in readme}

@@ -5,7 +5,8 @@ import torch
 
 from model.ops import compilation, dropout
 from model.ops import qkv as heads
-from model.ops.attention import attention, reference, segments
+from model.ops.attention import attention, reference
+from model.ops.segments import segments
 from model.ops.swiglu import gate
 from model.training.trainer import Training
 from model.training.validation import CROSS_ENTROPY

@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from model.ops.qkv import EPSILON
+from model.ops.norm import EPSILON
 
 _ROWS = 8
 """Rows of a program."""

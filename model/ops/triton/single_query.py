@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from model.ops.attention import Segments
+from model.ops.segments import Segments
 
 _ROWS = 32
 """Keys read at once."""

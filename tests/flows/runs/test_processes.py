@@ -78,7 +78,8 @@ def test_a_stage_that_died_counts_up_to_its_last_word_and_once() -> None:
         ("raise MemoryError('no more')", "out of memory"),
         ("import torch; raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2 GiB')", "out of GPU"),
         (
-            "from model.training.trainer import TrainingError; raise TrainingError('update 5: loss nan, gradient norm nan; "
+            "from model.training.trainer import TrainingError; "
+            "raise TrainingError('update 5: loss nan, gradient norm nan; "
             "the training diverged. Lower it')",
             "the loss is not finite",
         ),

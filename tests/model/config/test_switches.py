@@ -10,10 +10,10 @@ import torch
 import yaml
 
 from model.diffusion import self_conditioning
+from model.network.denoiser import build
 from model.network.device_data import task_rows
 from model.network.packing import fill, pack
 from model.ops.keyed_random import hash_key
-from model.storage.checkpoints import build
 from model.training import objective
 from model.training.trainer import Training
 from tasks import augment, prepare, train

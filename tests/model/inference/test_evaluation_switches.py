@@ -10,7 +10,7 @@ from model.config.experiment import Evaluation
 from model.diffusion.schedule import inference_levels, schedule
 from model.network.denoiser import Denoiser
 from tasks.common import params, paths
-from tasks.common.answers import answers
+from tasks.machine.answers import answers
 from tests.conftest import experiment
 from tests.support.evaluated import build, save_checkpoint
 

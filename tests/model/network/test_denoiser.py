@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from model.network.denoiser import build
 from model.network.device_data import Corpus, geometry
 from model.network.packing import Budget, fill, pack
-from model.storage.checkpoints import build
 from tests.conftest import experiment
 
 CELLS = torch.randint(10, (400,), generator=torch.Generator().manual_seed(3), dtype=torch.uint8)

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from model.ops.attention import attention, reference, segments, take_rows
+from model.ops.attention import attention, reference, take_rows
+from model.ops.segments import segments
 
 
 def _case(query_lengths, key_lengths, dtype=torch.float64):

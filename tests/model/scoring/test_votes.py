@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.scoring.votes import assign_sizes, attempts, ballots, split_sizes, visited_share, vote
+from model.inference.sizes import assign_sizes, split_sizes
+from model.scoring.votes import attempts, ballots, visited_share, vote
 
 RULES = ("most-frequent", "confidence", "most-visited")
 A, B, C, D = (np.array(cells, dtype=np.uint8) for cells in ([[1]], [[2]], [[1, 1]], [[1, 2]]))

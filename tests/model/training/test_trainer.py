@@ -10,9 +10,9 @@ import torch
 
 from model.config.experiment import Train
 from model.diffusion.schedule import schedule
+from model.network.denoiser import build
 from model.network.packing import fill, pack
 from model.puzzles.arrays import Dataset, Pairs, Views
-from model.storage.checkpoints import build
 from model.training import objective
 from model.training.optimizer import Average, Muon, learning_rate, newton_schulz
 from model.training.trainer import Stopped, Training, TrainingError

@@ -7,9 +7,9 @@ import yaml
 
 from tasks.commands.comparison import compare
 from tasks.common import paths
+from tasks.common.params import flat
 from tasks.common.stage import StageError
 from tasks.files import cost
-from tasks.publish import flat
 from tasks.tracking import mlflow_runs
 from tasks.tracking.store import store
 from tests.conftest import experiment

@@ -8,9 +8,9 @@ import torch
 import yaml
 
 from model.config.experiment import Train
-from model.network.lora import adapt, adapters, merged
-from model.storage.checkpoints import build
+from model.network.denoiser import build
 from model.training import probes
+from model.training.lora import adapt, adapters, merged
 from model.training.trainer import Training, TrainingError
 from tasks import augment, fetch, predict, prepare, select, train
 from tasks.common import params, paths

@@ -1,9 +1,11 @@
-"""How a score is put into words, and what must stand beside it wherever it is shown."""
+"""How a score is put into words, and the caveats that must stand beside it wherever it is shown."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 SELECTED_ON = "selected on the reported set"
+
+
 TRAINED_ON = "trained on evaluated pairs"
 
 

@@ -1,0 +1,19 @@
+"""What every view proposed for each test input, from kept predictions."""
+
+import pandas as pd
+
+from model.config.experiment import Evaluation
+from model.puzzles.grids import Grid
+from model.scoring.scores import Key
+from model.scoring.votes import Ballots, ballots, visited_share
+
+
+def proposals(frame: pd.DataFrame, evaluation: Evaluation) -> dict[Key, Ballots]:
+    """What every view proposes for each test input, or every attempt where no views vote."""
+    rows: dict[Key, list[tuple[Grid, int, float, float]]] = {}
+    number = "view" if evaluation.votes else "attempt"
+    frame = frame.sort_values(number, kind="stable")
+    columns = (frame[name].tolist() for name in ("task", "test", "grid", number, "confidence", "lock"))
+    for task, test, grid, i, confidence, lock in zip(*columns, strict=True):
+        rows.setdefault((task, test), []).append((grid, i, confidence, visited_share(lock, evaluation.steps)))
+    return {key: ballots(*zip(*proposed, strict=True)) for key, proposed in rows.items()}
