@@ -16,7 +16,7 @@ from model.puzzles.views import make_views, voting_seed
 from tasks import augment, fetch, predict, prepare, select, train
 from tasks.commands import show
 from tasks.common import params, paths
-from tasks.files import tables
+from tasks.files import arckit_tasks, selection, tables
 from tests import golden
 from tests.conftest import ROOT, experiment, puzzles
 from tests.golden import FINE_TUNED, VERSIONS
@@ -92,7 +92,7 @@ def test_the_draws_of_every_version_and_dataset_are_the_ledgers(version, dataset
 @pytest.mark.parametrize("version", ["v1", "v3"])
 def test_on_aa2_evaluation_tasks_are_about_45_percent_of_the_examples(version):
     """Ledger 3, v3: 'about 45 %, close to the earlier boost'."""
-    files = fetch.from_arckit("arcagi2")
+    files = arckit_tasks.from_arckit("arcagi2")
     training, evaluation = files["training", "challenges"], files["evaluation", "challenges"]
     pairs = sum(len(task["train"]) + len(task["test"]) for task in training.values())
     weighed = named(version, "smol", "aa2").train.evaluation_weight * sum(len(t["train"]) for t in evaluation.values())
@@ -286,8 +286,8 @@ def test_every_dataset_is_prepared_with_the_ledgers_counts(workspace: Path, data
 
 
 def test_the_hard_tasks_are_those_that_arc_agi_1_lacks(workspace: Path):
-    old = fetch.from_arckit("arcagi")
+    old = arckit_tasks.from_arckit("arcagi")
     config = experiment(dataset="aa2-hard")
-    assert config.prepare.training_subset == prepare.NOT_IN_ARC_AGI_1
+    assert config.prepare.training_subset == selection.NOT_IN_ARC_AGI_1
     mixed = dict.fromkeys(("xxxxxxxx", *list(old["training", "challenges"])[:3]))
-    assert prepare._subset(prepare.NOT_IN_ARC_AGI_1, mixed) & set(mixed) == {"xxxxxxxx"}
+    assert selection._subset(selection.NOT_IN_ARC_AGI_1, mixed) & set(mixed) == {"xxxxxxxx"}

@@ -16,7 +16,7 @@ from model.puzzles import grids
 from model.puzzles.symmetry import colour_cycle, view_of
 from tasks import augment, fetch, prepare
 from tasks.common import paths
-from tasks.files import tables
+from tasks.files import arckit_tasks, tables
 from tests.conftest import experiment, puzzles
 
 TRAIN, SOLVED = "arc-agi_training_challenges.json", "arc-agi_training_solutions.json"
@@ -193,7 +193,7 @@ def test_own_tasks_are_taken_as_they_are_and_missing_files_named(workspace):
 
 
 def test_arckit_carries_the_known_counts():
-    files = fetch.from_arckit("arcagi")
+    files = arckit_tasks.from_arckit("arcagi")
     assert len(files["training", "challenges"]) == 400
     assert len(files["evaluation", "challenges"]) == 400
     assert sum(len(s) for s in files["evaluation", "solutions"].values()) == 419

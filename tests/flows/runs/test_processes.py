@@ -112,7 +112,7 @@ def test_reasons_in_the_words_of_real_failures(code: str, wanted: str, tmp_path:
 
 HOLD = """
 import sys, time, torch
-from tasks import gpu_lock
+from tasks.machine import gpu_lock
 gpu_lock.take([torch.device("cpu")])
 time.sleep(99)
 """

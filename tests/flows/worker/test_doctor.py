@@ -23,7 +23,7 @@ from tests.support.flows_lab import (
 )
 
 pytestmark = [pytest.mark.slow, pytest.mark.night]
-EXAMINE = "import json; from flows import doctor; print(json.dumps([vars(found) for found in doctor.examine()]))"
+EXAMINE = "import json; from flows.worker import doctor; print(json.dumps([vars(found) for found in doctor.examine()]))"
 
 
 def wrong(lab: Lab, what: str) -> list[dict[str, str]]:

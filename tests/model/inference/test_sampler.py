@@ -10,10 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.config.experiment import Evaluation, SelfConditioning
-from model.diffusion.schedule import inference_levels, posterior, reverse_chances, schedule
+from model.diffusion.schedule import inference_levels, levels, posterior, reverse_chances, schedule
 from model.inference.sampler import denoise, drawn, least_sure
 from model.ops.keyed_random import hash_key
-from model.training import objective
 from tests.conftest import experiment
 
 NOISE = experiment().train.noise
@@ -118,7 +117,7 @@ def _denoise(steps, sampler, self_conditioning="as-trained", how=TOLD, grids=40,
         sizes="own",
         limit=0,
     )
-    table = objective.levels(schedule(NOISE), "log-snr", torch.device("cpu"))
+    table = levels(schedule(NOISE), "log-snr", torch.device("cpu"))
     return denoise(network, packed, table, how, config, hash_key(0, torch.arange(grids))), network
 
 

@@ -18,12 +18,12 @@ from tests.conftest import ROOT, experiment, puzzles
 
 LOGITS = """
 import sys, pathlib, torch
-from model import checkpoints, loss
-from model.corpus import corpus
-from model.noise import schedule
-from model.packing import fill, pack
-from tasks.tables import read_dataset
-from tasks import paths
+from model.diffusion.schedule import levels, schedule
+from model.network.device_data import corpus
+from model.network.packing import fill, pack
+from model.storage import checkpoints
+from tasks.common import paths
+from tasks.files.tables import read_dataset
 network, description = checkpoints.load(pathlib.Path(sys.argv[1]), torch.device("cpu"))
 data = read_dataset("train", paths.TRAINING_VIEWS)
 p, rows = data.pairs, []
@@ -31,14 +31,14 @@ for i in range(len(p)):
     view = int(data.views.start[p.task[i]]) + i
     grids = (p.input_offset, p.input_height, p.input_width, p.output_offset, p.output_height, p.output_width)
     rows.append((description.first_rows[p.task[i]], view, *(int(a[i]) for a in grids)))
-table, budget = fill(rows, network.prefix_length, None)
+filled, budget = fill(rows, network.prefix_length, None)
 held = corpus(data, description.train.network, torch.device("cpu"))
-packed = pack(torch.from_numpy(table), held, network.prefix_length, budget)
-levels = loss.levels(schedule(description.noise), description.train.network.time_input, torch.device("cpu"))
+packed = pack(torch.from_numpy(filled), held, network.prefix_length, budget)
+table = levels(schedule(description.noise), description.train.network.time_input, torch.device("cpu"))
 with torch.no_grad():
     encoded = network.encode(packed)
     cells = packed.target_cell
-    time = levels.time[cells * 7 % 128]
+    time = table.time[cells * 7 % 128]
     logits = network.denoise(packed, encoded, cells % 10, time, torch.ones(len(cells), 10) / 10, torch.ones(1))
 result = {"logits": logits.contiguous(), "sizes": encoded.size_logits.contiguous()}
 """

@@ -9,7 +9,7 @@ import yaml
 
 from model.config.experiment import Train
 from model.network.denoiser import build
-from model.training import probes
+from model.training import noised_batch
 from model.training.lora import adapt, adapters, merged
 from model.training.trainer import Training, TrainingError
 from tasks import augment, fetch, predict, prepare, select, train
@@ -38,13 +38,13 @@ def start() -> dict[str, torch.Tensor]:
     return _run(_training(experiment(train={"optimizer_steps": 12}).train)).weights()
 
 
-def _look(subject: Training) -> probes.Look:
+def _look(subject: Training) -> noised_batch.Look:
     from model.network.packing import fill, pack
     from model.ops.keyed_random import hash_key
 
     table, budget = fill(next(subject.stream.batches()), subject.network.prefix_length, None)
     packed = pack(torch.from_numpy(table), subject.corpus, subject.network.prefix_length, budget)
-    return probes.Look(packed, subject.levels, subject.config.self_conditioning, hash_key(torch.tensor(3)))
+    return noised_batch.Look(packed, subject.levels, subject.config.self_conditioning, hash_key(torch.tensor(3)))
 
 
 def test_adapters_change_nothing_at_first_and_merged_weights_answer_as_adapters_do(start):
@@ -157,7 +157,7 @@ def test_probes_name_what_is_on_and_does_nothing():
 def test_the_labs_reverse_step_would_be_an_error(monkeypatch):
     """Ledger B3: the argmax of the one-step posterior is the grid itself."""
     from model.diffusion.schedule import posterior
-    from model.training import objective
+    from model.training import noised_batch
 
     def labs(logits, noisy, level, table, draw):
         chances = posterior(logits.softmax(-1), noisy, table.alpha_bar_previous[level], table.beta[level])
@@ -165,14 +165,14 @@ def test_the_labs_reverse_step_would_be_an_error(monkeypatch):
 
     config = experiment(train={"self_conditioning": {"training": "reverse-step"}}).train
     subject = _run(_training(config))
-    monkeypatch.setattr(objective, "reverse_step", labs)
+    monkeypatch.setattr(noised_batch, "reverse_step", labs)
     with pytest.raises(TrainingError, match=r"reverse-step .no cell moves"):
         subject.probe()
 
 
 def test_the_blend_moves_half_of_the_cells_that_the_estimate_has_wrong(monkeypatch):
     """Shares are uniform in 0..1 (ledger, v5), so that a wrong cell is taken half of the time."""
-    from model.training import objective
+    from model.diffusion import self_conditioning
 
     off = {"features": "none", "zeros_rate": 0.0, "training": "blend"}
     subject = _run(_training(experiment(train={"self_conditioning": off}).train))
@@ -185,7 +185,7 @@ def test_the_blend_moves_half_of_the_cells_that_the_estimate_has_wrong(monkeypat
         wrong = float((look.packed.target_colour != always)[look.real].float().mean())
         assert look.blended(network) == pytest.approx(wrong / 2, abs=0.03)
     monkeypatch.undo()
-    monkeypatch.setattr(objective, "blend", lambda logits, clean, share, draw: clean)
+    monkeypatch.setattr(self_conditioning, "blend", lambda logits, clean, share, draw: clean)
     with pytest.raises(TrainingError, match=r"of no effect: .*training: blend .no cell of the truth is replaced"):
         subject.probe()
 

@@ -189,7 +189,7 @@ def test_the_commit_is_recorded_where_there_is_git(place):
         return subprocess.run(["git", *identity, *arguments], check=True, capture_output=True, text=True).stdout.strip()
 
     assert publish.code() == {}
-    Path("model").mkdir()
+    Path("model/training").mkdir(parents=True)
     Path("model/training/objective.py").write_text("one")
     Path("dvc.lock").write_text("one")
     git("init", "-q")
