@@ -222,8 +222,8 @@ def note(experiment: Experiment) -> str:
     lines = [head, ["---"] * len(head)]
     for row in rows(experiment):
         grids = f"{row.grids_solved} of {row.n_grids}"
-        marks = ", ".join(f"**{mark}**" for mark in row.marks)
-        lines.append([row.name, percent(row.pass_at_2), interval(row.ci95), grids, str(row.n_tasks), marks])
+        caveats = ", ".join(f"**{caveat}**" for caveat in row.caveats)
+        lines.append([row.name, percent(row.pass_at_2), interval(row.ci95), grids, str(row.n_tasks), caveats])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

@@ -13,7 +13,7 @@ from model.puzzles.grids import Grid
 from model.scoring.diagnostics import copying, trajectory, warnings
 from model.scoring.replay import Replay
 from model.scoring.scores import Key, attempts_of, score
-from model.scoring.wording import interval, marks, percent
+from model.scoring.wording import caveats, interval, percent
 from model.storage.content import write_json
 from tasks.common import paths
 from tasks.common.params import resolved
@@ -77,7 +77,7 @@ def main(
     print(
         f"{checkpoint}-{evaluation}: pass@2 {percent(result['pass_at_2'])} % [{interval(result['ci95'])}], "
         f"{result['grids_solved']} of {result['n_grids']} grids, {result['n_tasks']} tasks"
-        + "".join(f"; {mark}" for mark in [*marks(result), *result["warnings"]])
+        + "".join(f"; {caveat}" for caveat in [*caveats(result), *result["warnings"]])
     )
     for name, test in result["missing"]:
         print(f"task {name}, test {test} has no answer and counts as wrong")

@@ -8,7 +8,7 @@ import numpy as np
 
 from model.config.experiment import Evaluation
 from model.scoring.scores import attempts_of, score
-from model.scoring.votes import ballots
+from model.scoring.votes import collect_proposals
 from model.storage.checkpoints import describe
 from model.storage.content import write_json
 from tasks.common import paths
@@ -60,7 +60,7 @@ def measure(stem: Path, evaluation: Evaluation, seed: int) -> dict[str, Any]:
         solution = solutions[key[0]][key[1]]
         cells.append(np.mean(answer.grid == solution) if answer.grid.shape == solution.shape else 0.0)
     known = sorted({names[task] for task in dataset.pairs.task})
-    views = {key: ballots(proposed) for key, proposed in grids.items()}
+    views = {key: collect_proposals(proposed) for key, proposed in grids.items()}
     attempts = attempts_of(views, evaluation)
     result = score({name: solutions[name] for name in known}, attempts, views, resamples=1000)
     del result["tasks"], result["solved_tasks"], result["partly_solved_tasks"]

@@ -54,14 +54,14 @@ def posterior(estimate: Tensor, colours: Tensor, alpha_bar_previous: Tensor, bet
     return joint / joint.sum(-1, keepdim=True)
 
 
-def reverse_chances(chances: Tensor, colours: Tensor, alpha_bar: Tensor, alpha_bar_next: Tensor) -> Tensor:
+def reverse_probabilities(probabilities: Tensor, colours: Tensor, alpha_bar: Tensor, alpha_bar_next: Tensor) -> Tensor:
     """p(x_s | x_t) = sum over x_0 of q(x_s | x_t, x_0) p(x_0 | x_t), exact for any stride t -> s; float (T, 10).
 
-    `chances` are p(x_0 | x_t), `colours` is x_t, `alpha_bar` belongs to t and `alpha_bar_next` to the less noisy s.
-    `posterior` wants x_0's probabilities without the evidence of x_t, so q(x_t | x_0) is divided out of them.
+    `probabilities` are p(x_0 | x_t), `colours` is x_t, `alpha_bar` belongs to t and `alpha_bar_next` to the
+    less noisy s. `posterior` expects x_0's probabilities without the evidence of x_t: q(x_t | x_0) is divided out.
     """
     own = torch.nn.functional.one_hot(colours, COLOURS) * alpha_bar[:, None]
-    prior = chances / (own + (1 - alpha_bar)[:, None] / COLOURS)
+    prior = probabilities / (own + (1 - alpha_bar)[:, None] / COLOURS)
     beta = 1 - alpha_bar / alpha_bar_next
     return posterior(prior / prior.sum(-1, keepdim=True), colours, alpha_bar_next, beta)
 
@@ -103,5 +103,5 @@ def reverse_step(logits: Tensor, noisy: Tensor, level: Tensor, table: Levels, dr
     Drawn, as was meant: the argmax that the lab took is the grid itself at every level but the first (ledger, B3).
     """
     before = table.alpha_bar_previous[level]
-    chances = reverse_chances(logits.softmax(-1), noisy, table.alpha_bar[level], before)
-    return (chances.cumsum(-1) <= draw[:, None]).sum(-1).clamp(max=COLOURS - 1)
+    probabilities = reverse_probabilities(logits.softmax(-1), noisy, table.alpha_bar[level], before)
+    return (probabilities.cumsum(-1) <= draw[:, None]).sum(-1).clamp(max=COLOURS - 1)

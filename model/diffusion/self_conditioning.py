@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from model.config.experiment import SelfConditioning
-from model.ops.compilation import region
+from model.ops.compilation import maybe_compile
 from model.puzzles.grids import COLOURS
 
 _COLUMNS = 16
@@ -42,7 +42,7 @@ class Projection(nn.Module):
         return _projected(self.layers, features, self.gate)
 
 
-@region
+@maybe_compile
 def _projected(layers: nn.Sequential, features: Tensor, gate: Tensor | None) -> Tensor:
     result: Tensor = layers(nn.functional.pad(features, (0, _COLUMNS - COLOURS)))
     return result if gate is None else gate * result
@@ -53,7 +53,7 @@ def features(config: SelfConditioning, logits: Tensor) -> Tensor:
     return _features(logits, None if config.features == "probabilities" else config.temperature)
 
 
-@region
+@maybe_compile
 def _features(logits: Tensor, temperature: float | None) -> Tensor:
     if temperature is None:
         return logits.float().softmax(-1)

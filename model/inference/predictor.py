@@ -19,7 +19,7 @@ from model.inference.sampler import denoise
 from model.inference.sizes import assign_sizes
 from model.network.denoiser import Denoiser
 from model.network.device_data import Corpus, corpus
-from model.network.packing import Packed, fill, pack
+from model.network.packing import Packed, pack, pad_to_budget
 from model.ops import compilation
 from model.ops.keyed_random import hash_key
 from model.puzzles.arrays import Dataset, Ints
@@ -107,7 +107,7 @@ class Predictor:
 
         done = 0
         for batch in batches([self._rows(queries[i][0], sizes[i]) for i, _ in work], ROWS[self.device.type]):
-            for answers in halved(denoise_batch, batch, failed):
+            for answers in bisect_failures(denoise_batch, batch, failed):
                 yield from answers
             done += len(batch)
             on_progress(done / len(work))
@@ -134,7 +134,7 @@ class Predictor:
             result[batch] = encoded.size_logits.float().log_softmax(-1).cpu().numpy()[: len(batch)]
 
         for batch in batches(lengths, ROWS[self.device.type]):
-            for _ in halved(encode_batch, batch, failed):
+            for _ in bisect_failures(encode_batch, batch, failed):
                 pass
         swapped = SWAP[[self.dataset.views.element[self._view(*query)] for query in queries]]
         result[swapped] = result[swapped][:, ::-1]
@@ -190,7 +190,7 @@ class Predictor:
         return answers
 
     def _pack(self, rows: list[tuple[int, ...]]) -> Packed:
-        table, budget = fill(rows, self.network.prefix_length, None)
+        table, budget = pad_to_budget(rows, self.network.prefix_length, None)
         return pack(torch.from_numpy(table).to(self.device), self._corpus, self.network.prefix_length, budget)
 
     def _row(self, pair: int, view: int, *, size: Size) -> tuple[int, ...]:
@@ -225,7 +225,9 @@ def _assign(how: Literal["own", "voted", "split"], scores: NDArray[np.float64], 
     return sizes
 
 
-def halved(work: Callable[[list[int]], Result], batch: list[int], failed: dict[int, str] | None) -> Iterator[Result]:
+def bisect_failures(
+    work: Callable[[list[int]], Result], batch: list[int], failed: dict[int, str] | None
+) -> Iterator[Result]:
     """`work` of the batch, or of its halves where it raises; what raises alone is put into `failed` with its message.
 
     With None for `failed`, or once MOST_FAILURES are in it, the error is raised.
@@ -244,7 +246,7 @@ def halved(work: Callable[[list[int]], Result], batch: list[int], failed: dict[i
         return
     middle = len(batch) // 2
     for half in (batch[:middle], batch[middle:]):
-        yield from halved(work, half, failed)
+        yield from bisect_failures(work, half, failed)
 
 
 def batches(lengths: list[int], budget: int) -> Iterator[list[int]]:

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from model.config.experiment import Evaluation, SelfConditioning
 from model.diffusion import self_conditioning
-from model.diffusion.schedule import Levels, inference_levels, reverse_chances
+from model.diffusion.schedule import Levels, inference_levels, reverse_probabilities
 from model.network.denoiser import Denoiser
 from model.network.packing import Packed
-from model.ops.compilation import region
+from model.ops.compilation import maybe_compile
 from model.ops.keyed_random import uniform
 from model.puzzles.grids import COLOURS
 
@@ -64,14 +64,16 @@ def denoise(
         logits = network.denoise(packed, encoded, colours, time, features, gain)
         if told == "temporal":
             features = self_conditioning.features(how, logits)
-        chances, best, following, entropy = _look(logits)
+        probabilities, best, following, entropy = _look(logits)
         if step + 1 < config.steps and config.sampler != "argmax":
             draw = uniform(row_key, _DRAW, step, cell)
             alpha_bar_next = table.alpha_bar[visited[step + 1]].expand(len(cell))
             if config.sampler == "draw":
-                following = drawn(chances, draw)
+                following = drawn(probabilities, draw)
             elif config.sampler == "posterior":
-                following = drawn(reverse_chances(chances, colours, alpha_bar.expand(len(cell)), alpha_bar_next), draw)
+                following = drawn(
+                    reverse_probabilities(probabilities, colours, alpha_bar.expand(len(cell)), alpha_bar_next), draw
+                )
             else:
                 noise = (uniform(row_key, _NOISE, step, cell) * COLOURS).to(torch.int64)
                 unsure = least_sure(best, packed.target_example, cells, 1 - alpha_bar_next)
@@ -85,23 +87,23 @@ def denoise(
     return Denoised(colours, torch.stack(frames), change, confidence, mean_entropy)
 
 
-@region
+@maybe_compile
 def _look(logits: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Probabilities (T, 10), that of the likeliest colour, the likeliest colour, and the entropy, (T,)."""
-    chances = logits.softmax(-1)
-    best, likeliest = chances.max(-1)
-    return chances, best, likeliest, -(chances * chances.clamp(min=1e-20).log()).sum(-1)
+    probabilities = logits.softmax(-1)
+    best, likeliest = probabilities.max(-1)
+    return probabilities, best, likeliest, -(probabilities * probabilities.clamp(min=1e-20).log()).sum(-1)
 
 
-@region
+@maybe_compile
 def _measured(following: Tensor, colours: Tensor, best: Tensor, entropy: Tensor) -> Tensor:
     return torch.stack([(following != colours).float(), best, entropy], -1)
 
 
-@region
-def drawn(chances: Tensor, draw: Tensor) -> Tensor:
+@maybe_compile
+def drawn(probabilities: Tensor, draw: Tensor) -> Tensor:
     """Colours int64 (T,) with these probabilities (T, 10), by uniform draws from [0, 1), (T,)."""
-    return (chances.cumsum(-1) <= draw[:, None]).sum(-1).clamp(max=COLOURS - 1)
+    return (probabilities.cumsum(-1) <= draw[:, None]).sum(-1).clamp(max=COLOURS - 1)
 
 
 def least_sure(confidence: Tensor, sequence: Tensor, cells: Tensor, share: Tensor) -> Tensor:

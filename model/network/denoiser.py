@@ -26,7 +26,7 @@ from model.network.packing import Packed
 from model.ops.attention import attention
 from model.ops.casting import cast_twice
 from model.ops.dropout import Drop
-from model.ops.qkv import Rotation, insert, rotation_of, spread
+from model.ops.qkv import Rotation, rotation_of, scatter_context_kv, scatter_target_kv
 from model.ops.swiglu import gate
 from model.puzzles.grids import COLOURS, LARGEST_SIDE
 
@@ -45,7 +45,7 @@ class Matrices(NamedTuple):
     feed_out: Tensor
 
 
-class Ends(NamedTuple):
+class IOWeights(NamedTuple):
     """The weights before the blocks and after them, likewise."""
 
     input_cells: Tensor
@@ -66,7 +66,7 @@ class Encoded(NamedTuple):
     values: list[Tensor]
     weights: list[Matrices]
     """For target rows."""
-    ends: Ends
+    ends: IOWeights
     size_logits: Tensor
     """float (S, 2, 30): height and width in the view's frame; class k is k + 1 cells."""
     rotation: Rotation
@@ -121,14 +121,14 @@ class Denoiser(nn.Module):
         places = packed.context_places, packed.target_places
         keys, values = [], []
         for i, weights in enumerate(own):
-            query, key, value, *both = spread(self._heads(qkv), rotation, *places)
+            query, key, value, *both = scatter_context_kv(self._heads(qkv), rotation, *places)
             keys.append(both[0])
             values.append(both[1])
             if i + 1 < len(own):
                 found = attention(query, key, value, packed.context_segments)
                 x, inner = self._attended(x, found, weights, self._drop(seeds, 2 * i + 1))
                 drop = self._drop(seeds, 2 * i + 2)
-                x, qkv = rows.advance(x, inner, weights.feed_out, own[i + 1].attention_in, drop)
+                x, qkv = rows.residual_then_project(x, inner, weights.feed_out, own[i + 1].attention_in, drop)
         # Beyond the last attention only the size tokens are read.
         places = packed.context_prefix, packed.prefix_rows
         x, query = rows.size_tokens(x, query, *places, self.prefix_length)
@@ -159,12 +159,14 @@ class Denoiser(nn.Module):
         x, qkv = rows.targets(colours, time, told, gain, *embedding)
         for i, weights in enumerate(encoded.weights):
             places = packed.target_places, encoded.keys[i], encoded.values[i]
-            query, keys, values = insert(self._heads(qkv), encoded.rotation, *places)
+            query, keys, values = scatter_target_kv(self._heads(qkv), encoded.rotation, *places)
             found = attention(query, keys, values, packed.target_segments)
             x, inner = self._attended(x, found, weights, self._drop(seeds, 2 * i + 1))
             drop = self._drop(seeds, 2 * i + 2)
             if i + 1 < len(encoded.weights):
-                x, qkv = rows.advance(x, inner, weights.feed_out, encoded.weights[i + 1].attention_in, drop)
+                x, qkv = rows.residual_then_project(
+                    x, inner, weights.feed_out, encoded.weights[i + 1].attention_in, drop
+                )
         return rows.logits(x, inner, weights.feed_out, ends.colour_head, drop)
 
     @property
@@ -177,7 +179,7 @@ class Denoiser(nn.Module):
         """Rows before the input cells of a context."""
         return prefix_length(self.config)
 
-    def _weights(self) -> tuple[list[Matrices], list[Matrices], Ends]:
+    def _weights(self) -> tuple[list[Matrices], list[Matrices], IOWeights]:
         """Of every layer, for contexts and for targets, and of what stands around them."""
         blocks = cast("list[Block]", list(self.blocks))
         weights = [getattr(block, name).weight for block in blocks for name in Matrices._fields]
@@ -189,7 +191,7 @@ class Denoiser(nn.Module):
         contexts, targets = cast_twice(weights + outer, dtype)
         each = range(0, len(weights), len(Matrices._fields))
         layers = [[Matrices(*side[i : i + 4]) for i in each] for side in (contexts, targets)]
-        return layers[0], layers[1], Ends(*contexts[len(weights) :])
+        return layers[0], layers[1], IOWeights(*contexts[len(weights) :])
 
     def _heads(self, qkv: Tensor) -> Tensor:
         return qkv.view(len(qkv), 3, self.config.heads, -1)
@@ -202,7 +204,7 @@ class Denoiser(nn.Module):
 
     def _attended(self, x: Tensor, found: Tensor, weights: Matrices, drop: Drop) -> tuple[Tensor, Tensor]:
         """Rows (N, D) after their attention (N, H, D / H), and what feed_out reads, (N, F)."""
-        x, hidden = rows.advance(x, found.flatten(1), weights.attention_out, weights.feed_in, drop)
+        x, hidden = rows.residual_then_project(x, found.flatten(1), weights.attention_out, weights.feed_in, drop)
         return x, gate(hidden)
 
     def _context(

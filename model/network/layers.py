@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from model.ops.attention import take_rows
-from model.ops.compilation import region
+from model.ops.compilation import maybe_compile
 from model.ops.dropout import Drop, dropout
 from model.ops.norm import rms_norm
 from model.puzzles.grids import COLOURS, HIDDEN, LARGEST_SIDE
@@ -24,20 +24,20 @@ COLUMNS = 16
 TIME_FEATURES = 64
 
 
-@region
-def advance(x: Tensor, found: Tensor, out: Tensor, into: Tensor, drop: Drop) -> tuple[Tensor, Tensor]:
+@maybe_compile
+def residual_then_project(x: Tensor, found: Tensor, out: Tensor, into: Tensor, drop: Drop) -> tuple[Tensor, Tensor]:
     """The residual rows after a sublayer, and what the next one reads of them."""
     x = _added(x, found, out, drop)
     return x, _read(x, into)
 
 
-@region
+@maybe_compile
 def logits(x: Tensor, found: Tensor, out: Tensor, into: Tensor, drop: Drop) -> Tensor:
     """Of the ten colours, float32 (T, 10)."""
     return _read(_added(x, found, out, drop), into)[:, :COLOURS].float()
 
 
-@region
+@maybe_compile
 def sizes(
     x: Tensor, found: Tensor, out: Tensor, drop: Drop, into: Tensor, bias: Tensor, then: Tensor, then_bias: Tensor
 ) -> Tensor:
@@ -46,7 +46,7 @@ def sizes(
     return functional.linear(hidden, then, then_bias).view(-1, 2, LARGEST_SIDE)
 
 
-@region
+@maybe_compile
 def targets(
     colours: Tensor,
     time: Tensor,
@@ -70,7 +70,7 @@ def targets(
     return x, _read(x, into)
 
 
-@region
+@maybe_compile
 def prefix(task: Tensor, views: Tensor | None, tasks: Tensor, conditioning: Tensor, size_token: Tensor) -> Tensor:
     """What stands before the input cells, (S * P, D)."""
     parts = [functional.embedding(task, tasks)[:, None]]
@@ -79,7 +79,7 @@ def prefix(task: Tensor, views: Tensor | None, tasks: Tensor, conditioning: Tens
     return torch.cat([*parts, size_token.expand(len(task), 1, -1)], 1).flatten(0, 1)
 
 
-@region
+@maybe_compile
 def contexts(
     colours: Tensor,
     hidden: Tensor | None,
@@ -102,7 +102,7 @@ def contexts(
     return x, _read(x, into)
 
 
-@region
+@maybe_compile
 def size_tokens(
     x: Tensor, query: Tensor, context_prefix: Tensor, prefix_rows: Tensor, length: int
 ) -> tuple[Tensor, Tensor]:
@@ -113,7 +113,7 @@ def size_tokens(
     return take_rows(x, own, sequence, real), take_rows(query, own, sequence, real)
 
 
-@region
+@maybe_compile
 def table(weight: Tensor) -> Tensor:
     """Rows to look colours up in, (COLUMNS, D); a kernel of its own, so that others read what lies in a row."""
     return weight.T.contiguous()

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.network.device_data import Corpus
-from model.ops.compilation import region
+from model.ops.compilation import maybe_compile
 from model.ops.segments import Segments, segments
 from model.puzzles.grids import HIDDEN
 
@@ -84,7 +84,7 @@ class Packed(NamedTuple):
     """int64 (T,)."""
 
 
-def fill(rows: list[tuple[int, ...]], prefix: int, budget: Budget | None) -> tuple[NDArray[np.int64], Budget]:
+def pad_to_budget(rows: list[tuple[int, ...]], prefix: int, budget: Budget | None) -> tuple[NDArray[np.int64], Budget]:
     """Examples as int64 (9, S) with padding sequences up to `budget`; None pads nothing.
 
     `rows` are Examples without `real`. Padding is cut into sequences no longer than the longest possible example, so
@@ -112,9 +112,9 @@ def fill(rows: list[tuple[int, ...]], prefix: int, budget: Budget | None) -> tup
     return np.concatenate([table, filler], axis=1), budget
 
 
-@functools.partial(region, static=True)
+@functools.partial(maybe_compile, static=True)
 def pack(table: Tensor, corpus: Corpus, prefix: int, budget: Budget) -> Packed:
-    """Lay out the rows of `fill`'s table, int64 (9, S), on the device."""
+    """Lay out the rows of `pad_to_budget`'s table, int64 (9, S), on the device."""
     longest = budget.longest_context, budget.longest_target
     examples = Examples(*table)
     device = table.device

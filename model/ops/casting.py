@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model.ops.compilation import of_fixed_shape, region
+from model.ops.compilation import maybe_compile, of_fixed_shape
 
 
 def cast_twice(weights: list[Tensor], dtype: torch.dtype) -> tuple[list[Tensor], list[Tensor]]:
@@ -45,14 +45,14 @@ class _Twice(torch.autograd.Function):
         return None, *result
 
 
-@functools.partial(region, static=True)
+@functools.partial(maybe_compile, static=True)
 def _cast(tensors: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
     result = [_like(x, dtype) for x in tensors]
     torch._foreach_copy_(result, list(tensors))
     return result
 
 
-@functools.partial(region, static=True)
+@functools.partial(maybe_compile, static=True)
 def _sum(first: Sequence[Tensor], second: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
     result = [_like(x, dtype) for x in first]
     torch._foreach_copy_(result, list(first))

@@ -28,7 +28,7 @@ def switch(on: bool, *, dynamic: bool) -> None:
     torch._dynamo.config.recompile_limit = 64
 
 
-def region(function: Callable[P, R], *, static: bool = False) -> Callable[P, R]:
+def maybe_compile(function: Callable[P, R], *, static: bool = False) -> Callable[P, R]:
     """A function that is compiled at its first call after compiling was switched on; eager until then.
 
     With `static` only where shapes are: what is small, or would be compiled anew for many shapes.

@@ -9,7 +9,7 @@ import functools
 import torch
 from torch import Tensor
 
-from model.ops.compilation import region
+from model.ops.compilation import maybe_compile
 from model.ops.keyed_random import hash_key
 
 Drop = tuple[float, Tensor | None]
@@ -19,7 +19,7 @@ _PURPOSE = 32
 _BITS = 24
 
 
-@functools.partial(region, static=True)
+@functools.partial(maybe_compile, static=True)
 def seeds(key: Tensor, *shape: int) -> Tensor:
     """Seeds of dropouts that know nothing of each other, int32 `shape`, for a key int64 ()."""
     places = torch.arange(torch.Size(shape).numel(), device=key.device)

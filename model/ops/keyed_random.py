@@ -8,7 +8,7 @@ applied once per part of the key; tests hold its uniformity and independence.
 import torch
 from torch import Tensor
 
-from model.ops.compilation import region
+from model.ops.compilation import maybe_compile
 
 _MASK = 0xFFFFFFFF
 
@@ -32,7 +32,7 @@ def hash_key(*parts: Tensor | int) -> Tensor:
     return _mix(h)
 
 
-@region
+@maybe_compile
 def uniform(*parts: Tensor | int) -> Tensor:
     """A float32 in [0, 1) for each key, with 24 random bits."""
     return (hash_key(*parts) >> 8).to(torch.float32) * (1.0 / (1 << 24))

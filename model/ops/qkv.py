@@ -12,40 +12,40 @@ import math
 import torch
 from torch import Tensor
 
-from model.ops.compilation import region
+from model.ops.compilation import maybe_compile
 from model.ops.norm import rms_norm
 
 Rotation = tuple[Tensor, Tensor]
 """Cosine and sine of the angle of every pair of columns, (N, 1, W / 2)."""
 
 
-def spread(
+def scatter_context_kv(
     qkv: Tensor, rotation: Rotation, places: Tensor, others: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Of contexts: query (N, H, W), and keys and values (N + M, H, W) twice, with those of row i at `places[i]`.
 
-    `qkv` (N, 3, H, W), `places` int64 (N,), `others` int64 (M,) the places of targets: their values are zero, and their
-    keys no number. Both pairs are the same memory: one for the context's own attention, one for `insert`, so that their
-    gradients arrive apart and are added on the way.
+    `qkv` (N, 3, H, W), `places` int64 (N,), `others` int64 (M,) the places of targets: their values are zeroed
+    and their keys are uninitialised. Both pairs share memory: one serves the context's own attention, the other
+    `scatter_target_kv`, so that their gradients arrive separately and are added in backward.
     """
     if qkv.is_cuda:
         from model.ops.triton import qkv as heads_kernel
 
-        return heads_kernel.Spread.apply(qkv, *rotation, places, others)  # type: ignore[no-any-return, no-untyped-call]
+        return heads_kernel.ScatterContextKV.apply(qkv, *rotation, places, others)  # type: ignore[no-any-return, no-untyped-call]
     query, key, value = _split(qkv, *rotation)
     rows = len(places) + len(others)
     keys, values = (x.new_zeros(rows, *x.shape[1:]).index_copy(0, places, x) for x in (key, value))
     return query, keys, values, keys, values
 
 
-def insert(
+def scatter_target_kv(
     qkv: Tensor, rotation: Rotation, places: Tensor, keys: Tensor, values: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Of targets: query (N, H, W), and the keys and values with theirs at `places`; on a GPU in the same memory."""
     if qkv.is_cuda:
         from model.ops.triton import qkv as heads_kernel
 
-        return heads_kernel.Insert.apply(qkv, *rotation, places, keys, values)  # type: ignore[no-any-return, no-untyped-call]
+        return heads_kernel.ScatterTargetKV.apply(qkv, *rotation, places, keys, values)  # type: ignore[no-any-return, no-untyped-call]
     query, key, value = _split(qkv, *rotation)
     return query, keys.index_copy(0, places, key), values.index_copy(0, places, value)
 
@@ -66,14 +66,14 @@ def _frequencies(width: int, device: torch.device) -> Tensor:
     return table
 
 
-@region
+@maybe_compile
 def _turned(position: Tensor, frequencies: Tensor, dtype: torch.dtype) -> Rotation:
     rows, columns, grids = (position[:, axis, None] * frequencies[axis] for axis in range(3))
     angle = (rows + columns + grids)[:, None]
     return angle.cos().to(dtype), angle.sin().to(dtype)
 
 
-@region
+@maybe_compile
 def _split(qkv: Tensor, cosine: Tensor, sine: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     query, key, value = qkv.unbind(1)
     return _rotate(rms_norm(query), cosine, sine), _rotate(rms_norm(key), cosine, sine), value

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model.ops.compilation import region
+from model.ops.compilation import maybe_compile
 
 
 class Segments(NamedTuple):
@@ -60,7 +60,7 @@ def segments(
     return Segments(_starts(query_lengths), _starts(key_lengths), longest_query, longest_key, gaps, buckets)
 
 
-@region
+@maybe_compile
 def _starts(lengths: Tensor) -> Tensor:
     return torch.nn.functional.pad(lengths, (1, 0)).cumsum(0).to(torch.int32)  # In this order it is one kernel.
 

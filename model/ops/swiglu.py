@@ -3,7 +3,7 @@
 from torch import Tensor
 from torch.nn import functional
 
-from model.ops.compilation import region
+from model.ops.compilation import maybe_compile
 
 
 def gate(hidden: Tensor) -> Tensor:
@@ -15,7 +15,7 @@ def gate(hidden: Tensor) -> Tensor:
     return _gate(hidden)
 
 
-@region
+@maybe_compile
 def _gate(hidden: Tensor) -> Tensor:
     gates, values = hidden.chunk(2, -1)
     return functional.silu(gates) * values

@@ -10,23 +10,23 @@ from numpy.typing import NDArray
 from model.puzzles.grids import Grid
 from model.scoring.scores import Key, right_candidate
 from model.scoring.statistics import bootstrap_interval
-from model.scoring.votes import Ballots, Rule, vote
+from model.scoring.votes import Proposals, Rule, vote
 
 
 class Replay:
     """Votes that can be counted again and again: the answers are looked up once."""
 
-    def __init__(self, solutions: Mapping[str, Sequence[Grid]], views: Mapping[Key, Ballots]) -> None:
+    def __init__(self, solutions: Mapping[str, Sequence[Grid]], views: Mapping[Key, Proposals]) -> None:
         keys = [(name, i) for name, grids in solutions.items() for i in range(len(grids))]
-        self.ballots = [views.get(key) for key in keys]
+        self.proposals = [views.get(key) for key in keys]
         self.right = [right_candidate(solutions[key[0]][key[1]], views.get(key)) for key in keys]
         self.task = np.repeat(np.arange(len(solutions)), [len(grids) for grids in solutions.values()])
-        self.views = max((int(given.view[-1]) + 1 for given in self.ballots if given), default=0)
+        self.views = max((int(given.view[-1]) + 1 for given in self.proposals if given), default=0)
 
     def count(self, rule: Rule, size_first: bool, views: int, resamples: int) -> dict[str, Any]:
         """Score of the vote of the first `views` views; `gap` is what the best choice among them would add."""
         first, second, seen = np.zeros((3, len(self.right)))
-        for i, (given, right) in enumerate(zip(self.ballots, self.right, strict=True)):
+        for i, (given, right) in enumerate(zip(self.proposals, self.right, strict=True)):
             if given is None or right is None:
                 continue
             order = vote(given, rule, size_first, views)
@@ -57,7 +57,7 @@ class Replay:
     def histogram(self) -> dict[str, list[list[int]]]:
         """How many test grids got how many views: for the answer, and for the most frequent grid; [views, grids]."""
         answer, winner = Counter[int](), Counter[int]()
-        for given, right in zip(self.ballots, self.right, strict=True):
+        for given, right in zip(self.proposals, self.right, strict=True):
             counts = np.bincount(given.choice) if given else np.zeros(1, dtype=np.int64)
             answer[0 if right is None else int(counts[right])] += 1
             winner[int(counts.max())] += 1

@@ -8,7 +8,7 @@ import numpy as np
 from model.config.experiment import Evaluation
 from model.puzzles.grids import Grid
 from model.scoring.statistics import bootstrap_interval
-from model.scoring.votes import Ballots, Rule, attempts
+from model.scoring.votes import Proposals, Rule, attempts
 
 Key = tuple[str, int]
 """Task id and test input."""
@@ -18,7 +18,7 @@ NOTHING: Grid = np.zeros((0, 0), dtype=np.uint8)
 def score(
     solutions: Mapping[str, Sequence[Grid]],
     attempts: Mapping[Key, Sequence[Grid]],
-    views: Mapping[Key, Ballots],
+    views: Mapping[Key, Proposals],
     resamples: int,
 ) -> dict[str, Any]:
     """Scores over the tasks of `solutions`.
@@ -61,7 +61,7 @@ def score(
 
 
 def attempts_of(
-    views: Mapping[Key, Ballots],
+    views: Mapping[Key, Proposals],
     evaluation: Evaluation,
     rule: Rule = "most-frequent",
     size_first: bool = False,
@@ -79,7 +79,7 @@ def attempts_of(
     return {key: attempts(given, rule, size_first, count) for key, given in views.items()}
 
 
-def right_candidate(answer: Grid, given: Ballots | None) -> int | None:
+def right_candidate(answer: Grid, given: Proposals | None) -> int | None:
     """Which candidate is the answer; None if none is."""
     for i, candidate in enumerate(given.candidates if given else ()):
         if np.array_equal(candidate, answer):
@@ -87,7 +87,7 @@ def right_candidate(answer: Grid, given: Ballots | None) -> int | None:
     return None
 
 
-def _grid_result(answer: Grid, attempts: Sequence[Grid], given: Ballots | None) -> dict[str, Any]:
+def _grid_result(answer: Grid, attempts: Sequence[Grid], given: Proposals | None) -> dict[str, Any]:
     right = [bool(np.array_equal(attempt, answer)) for attempt in attempts[:2]]
     candidate = right_candidate(answer, given)
     return {

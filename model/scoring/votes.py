@@ -11,7 +11,7 @@ from model.puzzles.grids import Grid
 Rule = Literal["most-frequent", "confidence", "most-visited"]
 
 
-class Ballots(NamedTuple):
+class Proposals(NamedTuple):
     """What the views of one test input propose, in their order; a replay costs no look at a cell."""
 
     candidates: tuple[Grid, ...]
@@ -28,19 +28,19 @@ class Ballots(NamedTuple):
     """(views,): share of the denoising steps that were at the grid proposed."""
 
 
-def ballots(
+def collect_proposals(
     grids: Sequence[Grid],
     view: Sequence[int] | None = None,
     confidence: Sequence[float] | None = None,
     visited: Sequence[float] | None = None,
-) -> Ballots:
+) -> Proposals:
     """Number the distinct grids; without `view` it is 0, 1, ..., without `confidence` or `visited` every view has 1."""
     keys = [(grid.shape, grid.tobytes()) for grid in grids]
     index = {key: i for i, key in enumerate(dict.fromkeys(keys))}
     first = dict(reversed(list(zip(keys, grids, strict=True))))
     sizes = {shape: i for i, shape in enumerate(dict.fromkeys(shape for shape, _ in index))}
     ones = np.ones(len(grids))
-    return Ballots(
+    return Proposals(
         tuple(first[key] for key in index),
         np.array([index[key] for key in keys], dtype=np.int64),
         np.arange(len(grids)) if view is None else np.asarray(view, dtype=np.int64),
@@ -55,7 +55,7 @@ def visited_share(lock: int, steps: int) -> float:
     return min(steps, steps - lock + 1) / steps
 
 
-def vote(given: Ballots, rule: Rule, size_first: bool = False, views: int = 0) -> list[int]:
+def vote(given: Proposals, rule: Rule, size_first: bool = False, views: int = 0) -> list[int]:
     """Candidates by falling weight, the winner first; the first two are the attempts.
 
     Ties go to the candidate of the earlier view. `size_first`: the candidates of the heaviest size go before all
@@ -72,6 +72,6 @@ def vote(given: Ballots, rule: Rule, size_first: bool = False, views: int = 0) -
     return [int(i) for i in np.lexsort((-weight, other_size))]
 
 
-def attempts(given: Ballots, rule: Rule, size_first: bool = False, views: int = 0) -> list[Grid]:
+def attempts(given: Proposals, rule: Rule, size_first: bool = False, views: int = 0) -> list[Grid]:
     """The two heaviest distinct grids, or the one there is."""
     return [given.candidates[i] for i in vote(given, rule, size_first, views)[:2]]

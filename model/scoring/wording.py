@@ -9,11 +9,11 @@ SELECTED_ON = "selected on the reported set"
 TRAINED_ON = "trained on evaluated pairs"
 
 
-def marks(score: Mapping[str, Any]) -> tuple[str, ...]:
+def caveats(score: Mapping[str, Any]) -> tuple[str, ...]:
     """What a reader must know before believing this score."""
     leaks = int(score["source"]["leaks"])
     found = {SELECTED_ON: score["selected_on_the_reported_set"], f"{TRAINED_ON} ({leaks})": leaks > 0}
-    return tuple(mark for mark, holds in found.items() if holds)
+    return tuple(caveat for caveat, holds in found.items() if holds)
 
 
 def percent(share: float) -> str:

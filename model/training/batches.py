@@ -40,7 +40,7 @@ Waiting = deque[tuple[int, int, tuple[int, ...]]]
 
 
 class Stream:
-    """Batches of rows for `packing.fill`."""
+    """Batches of rows for `packing.pad_to_budget`."""
 
     def __init__(
         self, pairs: Pairs, views: Views, weight: NDArray[np.float64], batch: int, prefix: int, seed: int

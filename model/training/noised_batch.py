@@ -15,7 +15,7 @@ _DRAWS = 64
 """Reverse steps, or blends, drawn of a batch: few of its cells move at one."""
 
 
-class Look:
+class NoisedBatch:
     """One batch, noised once, and what a network says of it without dropout."""
 
     def __init__(self, packed: Packed, table: Levels, how: SelfConditioning, key: Tensor) -> None:

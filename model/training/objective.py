@@ -14,7 +14,7 @@ from model.diffusion.self_conditioning import blend
 from model.network.denoiser import Denoiser, Encoded
 from model.network.packing import Packed
 from model.ops import dropout
-from model.ops.compilation import region
+from model.ops.compilation import maybe_compile
 from model.ops.keyed_random import uniform
 from model.puzzles.grids import COLOURS, LARGEST_SIDE
 
@@ -37,7 +37,7 @@ METRICS = (
 """Sums that `training_loss` returns, float (len(METRICS),). Buckets: thirds of the noise levels, cleanest first."""
 
 
-class Draw(NamedTuple):
+class BatchRandomness(NamedTuple):
     """What a batch is told, scalars on the device, so that one compiled step serves every batch."""
 
     key: Tensor
@@ -46,7 +46,7 @@ class Draw(NamedTuple):
     """float in 0..1: share of the training done."""
 
 
-class Branch(NamedTuple):
+class StepMode(NamedTuple):
     """What kind of update a batch is in."""
 
     estimate: bool
@@ -71,7 +71,7 @@ class Noised(NamedTuple):
 
 
 def training_loss(
-    network: Denoiser, packed: Packed, table: Levels, config: Train, draw: Draw, branch: Branch
+    network: Denoiser, packed: Packed, table: Levels, config: Train, draw: BatchRandomness, branch: StepMode
 ) -> tuple[Tensor, Tensor]:
     """Loss (scalar) and METRICS of one packed batch."""
     noised = _noised(packed, table, config, draw.key)
@@ -84,7 +84,7 @@ def training_loss(
     return _measured(packed, logits, encoded.size_logits, noised, len(table.beta), config.size_loss_weight)
 
 
-@functools.partial(region, static=True)
+@functools.partial(maybe_compile, static=True)
 def _noised(packed: Packed, table: Levels, config: Train, key: Tensor) -> Noised:
     sequence = torch.arange(len(packed.examples.task), device=key.device)
     row = torch.arange(len(packed.target_colour), device=key.device)
@@ -98,13 +98,13 @@ def _noised(packed: Packed, table: Levels, config: Train, key: Tensor) -> Noised
     return Noised(hidden, level, table.time[level], clean, noisy)
 
 
-@functools.partial(region, static=True)
-def _time_and_gain(table: Levels, level: Tensor, how: SelfConditioning, draw: Draw) -> tuple[Tensor, Tensor]:
+@functools.partial(maybe_compile, static=True)
+def _time_and_gain(table: Levels, level: Tensor, how: SelfConditioning, draw: BatchRandomness) -> tuple[Tensor, Tensor]:
     """What the network is told of the levels, and how strongly of its estimate; (T,) each."""
     return table.time[level], self_conditioning.gain(how, table.alpha_bar[level], draw.progress)
 
 
-@functools.partial(region, static=True)
+@functools.partial(maybe_compile, static=True)
 def _measured(
     packed: Packed, logits: Tensor, size_logits: Tensor, noised: Noised, levels: int, size_weight: float
 ) -> tuple[Tensor, Tensor]:
@@ -131,8 +131,8 @@ def _first_pass(
     encoded: Encoded,
     table: Levels,
     config: Train,
-    draw: Draw,
-    branch: Branch,
+    draw: BatchRandomness,
+    branch: StepMode,
     noised: Noised,
     seeds: Tensor,
 ) -> tuple[Tensor | None, Tensor, Tensor]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from model.config.experiment import Train
-from model.ops.compilation import region
+from model.ops.compilation import maybe_compile
 
 
 class Muon(Optimizer):
@@ -121,7 +121,7 @@ def learning_rate(config: Train, step: int) -> float:
     return config.learning_rate * share
 
 
-@functools.partial(region, static=True)
+@functools.partial(maybe_compile, static=True)
 def clip(gradient: Tensor, most: float) -> Tensor:
     """Scale all gradients, in one buffer, to a norm of `most` where it is larger, and return the norm before.
 
@@ -156,7 +156,7 @@ class Average:
         _average(self.averages, self.currents, self.weight)
 
 
-@functools.partial(region, static=True)
+@functools.partial(maybe_compile, static=True)
 def _average(averages: Tensor, currents: Tensor, weight: Tensor) -> None:
     averages.lerp_(currents, weight)
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from model.network.denoiser import Denoiser
 from model.training.lora import adapters
-from model.training.noised_batch import Look
+from model.training.noised_batch import NoisedBatch
 
 
 def difference(a: Tensor, b: Tensor) -> dict[str, float]:
@@ -18,7 +18,9 @@ def difference(a: Tensor, b: Tensor) -> dict[str, float]:
     }
 
 
-def probe(network: Denoiser, average: Denoiser, look: Look, *, averaged: bool) -> tuple[dict[str, Any], list[str]]:
+def probe(
+    network: Denoiser, average: Denoiser, look: NoisedBatch, *, averaged: bool
+) -> tuple[dict[str, Any], list[str]]:
     """What each mechanism does, by name, and those that are on and do nothing.
 
     `averaged`: the average is what is evaluated.

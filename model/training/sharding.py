@@ -81,13 +81,13 @@ class Sharded(Training):
         return cast("dict[str, Any]", self._gathered(super().probe))
 
     def _add_gradient(
-        self, table: Tensor, key: Tensor, progress: Tensor, budget: Budget, branch: objective.Branch, first: bool
+        self, table: Tensor, key: Tensor, progress: Tensor, budget: Budget, branch: objective.StepMode, first: bool
     ) -> None:
         table, key, progress = (x.to(self.device) for x in (table, key, progress))
 
         def learn(network: nn.Module) -> tuple[Tensor, Tensor]:
             packed = pack(table, self.corpus, self.network.prefix_length, budget)
-            draw = objective.Draw(key, progress)
+            draw = objective.BatchRandomness(key, progress)
             return objective.training_loss(cast("Denoiser", network), packed, self.levels, self.config, draw, branch)
 
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half, cache_enabled=False):

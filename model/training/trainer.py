@@ -16,7 +16,7 @@ from model.config.experiment import Train
 from model.diffusion.schedule import levels, schedule
 from model.network.denoiser import Denoiser, build
 from model.network.device_data import corpus
-from model.network.packing import Budget, fill, pack
+from model.network.packing import Budget, pack, pad_to_budget
 from model.ops import compilation
 from model.ops.cuda_graph import Recorded
 from model.ops.keyed_random import hash_key
@@ -25,7 +25,7 @@ from model.puzzles.arrays import Dataset
 from model.training import objective
 from model.training.batches import Place, Stream
 from model.training.lora import adapt, adapters, merged
-from model.training.noised_batch import Look
+from model.training.noised_batch import NoisedBatch
 from model.training.optimizer import Average, buffer, clip, learning_rate, optimizers, set_rate
 from model.training.probes import adapter_gradients, probe
 from model.training.validation import CROSS_ENTROPY, Validation, exhausted
@@ -132,7 +132,7 @@ class Training:
             if self.config.finetune.dropout:  # The adapters' draws from torch's own generator.
                 torch.manual_seed((self.seed << 32) + self.step * self.config.accumulation + micro)
             padded = self.stream.budget if self.device.type == "cuda" else None
-            table, budget = fill(self._rows(batches[micro]), self.network.prefix_length, padded)
+            table, budget = pad_to_budget(self._rows(batches[micro]), self.network.prefix_length, padded)
             key = hash_key(torch.tensor(self.seed), self.step, micro)
             progress = torch.tensor(self.step / self.config.optimizer_steps)
             first = micro == self.micro_batches[0]
@@ -144,14 +144,14 @@ class Training:
         self.apply()
         self.step += 1
 
-    def branch(self) -> objective.Branch:
+    def branch(self) -> objective.StepMode:
         """What kind of update the next one is."""
         how = self.config.self_conditioning
         key = np.array([self.seed, _BRANCH + self.step], dtype=np.uint64)
         coin = np.random.Generator(np.random.Philox(key=key)).random()
         estimate = coin < how.rate
         told = estimate or coin < how.rate + how.zeros_rate
-        return objective.Branch(estimate or how.training == "reverse-step", told)
+        return objective.StepMode(estimate or how.training == "reverse-step", told)
 
     def weights(self) -> dict[str, Tensor]:
         """What is evaluated: the average, or the raw weights."""
@@ -162,16 +162,16 @@ class Training:
         """What every mechanism does, on one batch. Raises TrainingError for one that is on and does nothing."""
         compilation.switch(False, dynamic=False)
         padded = self.stream.budget if self.device.type == "cuda" else None
-        table, budget = fill(self._rows(next(self.stream.batches())), self.network.prefix_length, padded)
+        table, budget = pad_to_budget(self._rows(next(self.stream.batches())), self.network.prefix_length, padded)
         key = hash_key(torch.tensor(self.seed, device=self.device), self.step)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half, cache_enabled=False):
             packed = pack(torch.from_numpy(table).to(self.device), self.corpus, self.network.prefix_length, budget)
-            look = Look(packed, self.levels, self.config.self_conditioning, key)
+            look = NoisedBatch(packed, self.levels, self.config.self_conditioning, key)
             averaged = self.config.evaluated_weights == "ema"
             found, idle = probe(self.network, cast("Denoiser", self.average.module), look, averaged=averaged)
             if adapters(self.network):
-                draw = objective.Draw(key, torch.ones((), device=self.device))
-                branch = objective.Branch(estimate=False, told=True)
+                draw = objective.BatchRandomness(key, torch.ones((), device=self.device))
+                branch = objective.StepMode(estimate=False, told=True)
                 value, _ = objective.training_loss(self.network, packed, self.levels, self.config, draw, branch)
                 found["adapter_gradients"], without = adapter_gradients(self.network, value)
                 idle += without
@@ -211,12 +211,12 @@ class Training:
         self.stopped_early = exhausted(self.history, self.config.early_stop)
 
     def _add_gradient(
-        self, table: Tensor, key: Tensor, progress: Tensor, budget: Budget, branch: objective.Branch, first: bool
+        self, table: Tensor, key: Tensor, progress: Tensor, budget: Budget, branch: objective.StepMode, first: bool
     ) -> None:
         """Add a packed batch's gradients and METRICS to those of this update, of which it may be the first."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half, cache_enabled=False):
             packed = pack(table, self.corpus, self.network.prefix_length, budget)
-            draw = objective.Draw(key, progress)
+            draw = objective.BatchRandomness(key, progress)
             value, sums = objective.training_loss(self.network, packed, self.levels, self.config, draw, branch)
         gradients = torch.autograd.grad(value / self.config.accumulation, self.parameters, allow_unused=True)
         unused = [total for total, g in zip(self.gradients, gradients, strict=True) if g is None]

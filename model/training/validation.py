@@ -11,10 +11,10 @@ from model.config.mechanisms import EarlyStop, Network, SelfConditioning
 from model.diffusion.schedule import Levels
 from model.network.denoiser import Denoiser, prefix_length
 from model.network.device_data import corpus, first_rows
-from model.network.packing import Packed, fill, pack
+from model.network.packing import Packed, pack, pad_to_budget
 from model.ops.keyed_random import hash_key
 from model.puzzles.arrays import Dataset
-from model.training.noised_batch import Look
+from model.training.noised_batch import NoisedBatch
 
 CROSS_ENTROPY = "validation_cross_entropy"
 """Name of a look in the history."""
@@ -41,7 +41,7 @@ class Validation:
         rows = list(zip(first[p.task], dataset.views.start[p.task], *shapes, strict=True))
         self.batches: list[Packed] = []
         for start in range(0, len(rows), batch):
-            filled, budget = fill(rows[start : start + batch], prefix, None)
+            filled, budget = pad_to_budget(rows[start : start + batch], prefix, None)
             self.batches.append(pack(torch.from_numpy(filled).to(device), held, prefix, budget))
 
     def cross_entropy(self, network: Denoiser) -> float:
@@ -53,7 +53,7 @@ class Validation:
             clean = packed.target_colour[packed.target_real]
             for draw in range(_DRAWS):
                 key = hash_key(torch.tensor(self.seed, device=clean.device), _KEY, i, draw)
-                logits = Look(packed, self.table, self.how, key).logits(network)
+                logits = NoisedBatch(packed, self.table, self.how, key).logits(network)
                 total = total + functional.cross_entropy(logits, clean, reduction="sum").double()
         network.train(was)
         return float(total) / (_DRAWS * sum(int(packed.target_real.sum()) for packed in self.batches))

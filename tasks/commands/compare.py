@@ -110,12 +110,12 @@ def _scores(rows: Sequence[Row], names: dict[str, str]) -> Table:
     for name in ("\nseeds", "pass\n@1", "pass\n@2", "95 %\ninterval", "\nstrict", "any\nview", "sizes\nright", "\nmin"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
-        marks = "".join(f"\n[bold yellow]{mark}[/]" for mark in row.marks)
+        caveats = "".join(f"\n[bold yellow]{caveat}[/]" for caveat in row.caveats)
         missing = f"\n[bold yellow]{row.missing} grids without an answer[/]" if row.missing else ""
         shares = [percent(share) for share in (row.strict, row.oracle, row.sizes_correct)]
         spread = "".join(f"\n[dim]{percent(score)}[/]" for score in row.seed_scores) if len(row.seeds) > 1 else ""
         table.add_row(
-            f"{names[row.label]}  {escape(row.label)}\n   [dim]{row.evaluation}[/]{marks}{missing}",
+            f"{names[row.label]}  {escape(row.label)}\n   [dim]{row.evaluation}[/]{caveats}{missing}",
             "\n".join(["", *map(str, row.seeds)] if len(row.seeds) > 1 else map(str, row.seeds)),
             percent(row.pass_at_1),
             f"[bold]{percent(row.pass_at_2)}[/]{spread}",

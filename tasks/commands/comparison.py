@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.scoring.statistics import bootstrap_interval, holm, paired_difference, seed_error
-from model.scoring.wording import marks
+from model.scoring.wording import caveats
 from tasks.commands.results import Result, find, unite
 from tasks.common.stage import StageError
 
@@ -46,7 +46,7 @@ class Row(NamedTuple):
     """Of training, summed over the seeds; None where one of them is not known."""
     device: str
     code: str
-    marks: tuple[str, ...]
+    caveats: tuple[str, ...]
     """What a reader must know before believing the score."""
 
 
@@ -173,7 +173,7 @@ def _row(label: str, group: Sequence[Result], values: NDArray[np.float64], tasks
         minutes=sum(known) / 60 if len(known) == len(group) else None,
         device=", ".join(sorted({result.device for result in group if result.device})),
         code=", ".join(dict.fromkeys(result.code for result in group if result.code)),
-        marks=tuple(dict.fromkeys(mark for result in group for mark in marks(result.score))),
+        caveats=tuple(dict.fromkeys(caveat for result in group for caveat in caveats(result.score))),
     )
 
 
@@ -209,7 +209,7 @@ def _labels(groups: Sequence[Sequence[Result]]) -> list[str]:
     if len(set(labels)) < len(labels):
         seeds = len({group[0].where for group in groups}) < len(groups)
         apart = [f"seed {group[0].seed}" if seeds else group[0].where for group in groups]
-        labels = [f"{label} ({mark})" for label, mark in zip(labels, apart, strict=True)]
+        labels = [f"{label} ({caveat})" for label, caveat in zip(labels, apart, strict=True)]
     if len(set(labels)) < len(labels):
         labels = [f"{label} #{i + 1}" for i, label in enumerate(labels)]
     return labels

@@ -21,7 +21,7 @@ from model.puzzles.arrays import Dataset, Pairs
 from model.puzzles.grids import Grid, GridError, Task
 from model.puzzles.views import make_views, voting_seed
 from model.scoring.scores import Key, attempts_of
-from model.scoring.votes import Ballots, ballots, visited_share
+from model.scoring.votes import Proposals, collect_proposals, visited_share
 from model.storage import checkpoints
 from model.storage.checkpoints import Description
 from tasks.common import paths
@@ -130,7 +130,7 @@ def advice(unknown: Sequence[Unknown]) -> str:
 
 def answer(
     tasks: Mapping[str, Task], stem: Path, how: Evaluation, rule: Score
-) -> tuple[dict[Key, list[Grid]], dict[Key, Ballots], list[str]]:
+) -> tuple[dict[Key, list[Grid]], dict[Key, Proposals], list[str]]:
     """Attempts and proposals for every test input, and what failed. The draws are those of the stage `predict`."""
     from tasks.machine.device import choose
 
@@ -146,7 +146,7 @@ def answer(
     for a in sorted(answers, key=lambda a: (a.pair, a.view, a.attempt)):
         number, visited = a.view if how.votes else a.attempt, visited_share(a.lock, how.steps)
         rows.setdefault(keys[a.pair], []).append((a.grid, number, a.confidence, visited))
-    views = {key: ballots(*zip(*proposed, strict=True)) for key, proposed in rows.items()}
+    views = {key: collect_proposals(*zip(*proposed, strict=True)) for key, proposed in rows.items()}
     failed = [
         f"task {keys[f.pair][0]}, test {keys[f.pair][1]}, view {f.view}, attempt {f.attempt}: {f.message}"
         for f in failures
@@ -154,7 +154,7 @@ def answer(
     return attempts_of(views, how, rule.rule, rule.size_first, rule.views), views, failed
 
 
-def strips(task: Task, attempts: Mapping[Key, Sequence[Grid]], views: Mapping[Key, Ballots]) -> list[Strip]:
+def strips(task: Task, attempts: Mapping[Key, Sequence[Grid]], views: Mapping[Key, Proposals]) -> list[Strip]:
     """A task's test inputs with their attempts."""
     drawn = []
     for i, pair in enumerate(task.test):

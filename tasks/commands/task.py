@@ -13,8 +13,8 @@ import typer
 from rich.console import Console
 
 from model.scoring.scores import attempts_of
-from model.scoring.votes import Ballots, vote
-from model.scoring.wording import marks
+from model.scoring.votes import Proposals, vote
+from model.scoring.wording import caveats
 from tasks.common import paths
 from tasks.common.params import resolved
 from tasks.common.stage import StageError, stage
@@ -86,7 +86,7 @@ def describe(task: str, checkpoint: str, evaluation: str, solution: bool) -> tup
             strips.append(_vote(views[key], rule))
         strips += _denoising(frame[(frame["task"] == task) & (frame["test"] == key[1])], source.evaluation.votes > 0)
     title = f"task {task}: {experiment.name} seed {experiment.seed}, {checkpoint}-{evaluation}"
-    return title, strips, list(marks(score))
+    return title, strips, list(caveats(score))
 
 
 def svg(title: str, strips: Sequence[Strip], side: float = 5.0) -> str:
@@ -115,7 +115,7 @@ def svg(title: str, strips: Sequence[Strip], side: float = 5.0) -> str:
     return str(drawing.as_svg())
 
 
-def _vote(given: Ballots, rule: Any) -> Strip:
+def _vote(given: Proposals, rule: Any) -> Strip:
     order = vote(given, rule.rule, rule.size_first, rule.views)
     counts = np.bincount(given.choice, minlength=len(given.candidates))
     cells = []

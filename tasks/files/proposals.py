@@ -5,10 +5,10 @@ import pandas as pd
 from model.config.experiment import Evaluation
 from model.puzzles.grids import Grid
 from model.scoring.scores import Key
-from model.scoring.votes import Ballots, ballots, visited_share
+from model.scoring.votes import Proposals, collect_proposals, visited_share
 
 
-def proposals(frame: pd.DataFrame, evaluation: Evaluation) -> dict[Key, Ballots]:
+def proposals(frame: pd.DataFrame, evaluation: Evaluation) -> dict[Key, Proposals]:
     """What every view proposes for each test input, or every attempt where no views vote."""
     rows: dict[Key, list[tuple[Grid, int, float, float]]] = {}
     number = "view" if evaluation.votes else "attempt"
@@ -16,4 +16,4 @@ def proposals(frame: pd.DataFrame, evaluation: Evaluation) -> dict[Key, Ballots]
     columns = (frame[name].tolist() for name in ("task", "test", "grid", number, "confidence", "lock"))
     for task, test, grid, i, confidence, lock in zip(*columns, strict=True):
         rows.setdefault((task, test), []).append((grid, i, confidence, visited_share(lock, evaluation.steps)))
-    return {key: ballots(*zip(*proposed, strict=True)) for key, proposed in rows.items()}
+    return {key: collect_proposals(*zip(*proposed, strict=True)) for key, proposed in rows.items()}

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from model.config.experiment import Experiment
-from model.scoring.wording import interval, marks, percent
+from model.scoring.wording import caveats, interval, percent
 from tasks.common import paths
 from tasks.common.params import resolved
 from tasks.common.stage import StageError, stage
@@ -40,7 +40,7 @@ class Row(NamedTuple):
     grids_solved: int
     n_grids: int
     n_tasks: int
-    marks: tuple[str, ...]
+    caveats: tuple[str, ...]
     """What a reader must know before believing the score."""
     warnings: tuple[str, ...]
     """What its denoisings and copied cells suggest."""
@@ -94,7 +94,7 @@ def _row(score: dict[str, Any]) -> Row:
         how=", ".join(how),
         votes=evaluation["votes"],
         ci95=(score["ci95"][0], score["ci95"][1]),
-        marks=marks(score),
+        caveats=caveats(score),
         warnings=tuple(score["warnings"]),
         **{name: score[name] for name in ("pass_at_1", "pass_at_2", "strict", "oracle", "sizes_correct")},
         **{name: score[name] for name in ("grids_solved", "n_grids", "n_tasks")},
@@ -114,7 +114,7 @@ def draw(title: str, scores: list[Row]) -> Table:
     for row in scores:
         shares = [percent(share) for share in (row.strict, row.oracle, row.sizes_correct)]
         table.add_row(
-            row.name + "".join(f"\n[bold yellow]{mark}[/]" for mark in row.marks),
+            row.name + "".join(f"\n[bold yellow]{caveat}[/]" for caveat in row.caveats),
             percent(row.pass_at_1),
             f"[bold]{percent(row.pass_at_2)}[/]",
             interval(row.ci95),

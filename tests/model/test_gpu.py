@@ -71,9 +71,9 @@ def test_the_heads_kernel_and_its_gradients_equal_plain_torch(heads_, width):
         qkv = [x.to(device).requires_grad_() for x in inputs]
         turns = [tuple(t.to(device) for t in r) for r in rotations]
         where = [p.to(device) for p in places]
-        query, keys, values, *both = heads.spread(qkv[0], turns[0], *where)
-        alone = values.detach().clone()  # `insert` writes into the same memory on a GPU.
-        asked, all_keys, all_values = heads.insert(qkv[1], turns[1], where[1], *both)
+        query, keys, values, *both = heads.scatter_context_kv(qkv[0], turns[0], *where)
+        alone = values.detach().clone()  # `scatter_target_kv` writes into the same memory on a GPU.
+        asked, all_keys, all_values = heads.scatter_target_kv(qkv[1], turns[1], where[1], *both)
         mask = own.to(device) > 0
         results = query, torch.where(mask, keys, 0), torch.where(mask, values, 0), asked, all_keys, all_values
         value = sum((r * w.to(device)).sum() for r, w in zip(results, weights, strict=True))
@@ -98,7 +98,7 @@ def test_a_gpu_drops_what_a_cpu_drops():
     seed = dropout.seeds(torch.tensor(7), 2)[1]
     for on in (False, True):
         compilation.switch(on, dynamic=False)
-        compiled = compilation.region(dropout.dropout)(torch.ones(300, 70, device="cuda"), 0.2, seed.cuda())
+        compiled = compilation.maybe_compile(dropout.dropout)(torch.ones(300, 70, device="cuda"), 0.2, seed.cuda())
         assert torch.equal(compiled.cpu(), dropout.dropout(torch.ones(300, 70), 0.2, seed))
     compilation.switch(False, dynamic=False)
 

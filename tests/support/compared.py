@@ -13,7 +13,7 @@ TASKS = [f"{i:08x}" for i in range(120)]
 DIFFICULTY = np.random.default_rng(0).beta(0.3, 1.0, 120)
 
 
-def made_score(seed, lift=0.0, tasks=TASKS, name="v3/tiny/aa1", **marks):
+def made_score(seed, lift=0.0, tasks=TASKS, name="v3/tiny/aa1", **caveats):
     """A score whose tasks are solved by chance; every fourth has two test grids."""
     draws = np.random.default_rng(seed)
     results = {}
@@ -39,8 +39,8 @@ def made_score(seed, lift=0.0, tasks=TASKS, name="v3/tiny/aa1", **marks):
         "tasks": results,
         "checkpoint": "best",
         "pass_at_2": float(np.mean([np.mean([g["solved"] for g in gs]) for gs in results.values()])),
-        "selected_on_the_reported_set": marks.get("selected", False),
-        "source": {"experiment": name, "seed": 0, "leaks": marks.get("leaks", 0), "evaluation_name": "votes"},
+        "selected_on_the_reported_set": caveats.get("selected", False),
+        "source": {"experiment": name, "seed": 0, "leaks": caveats.get("leaks", 0), "evaluation_name": "votes"},
     }
 
 

@@ -118,7 +118,7 @@ def _launch(kernel: Any, most: int, qkv: Tensor, *arguments: Any, **constants: A
     )  # fmt: skip
 
 
-class Spread(torch.autograd.Function):
+class ScatterContextKV(torch.autograd.Function):
     """See `heads.spread`."""
 
     @staticmethod
@@ -147,7 +147,7 @@ class Spread(torch.autograd.Function):
         return result, None, None, None, None
 
 
-class Insert(torch.autograd.Function):
+class ScatterTargetKV(torch.autograd.Function):
     """See `heads.insert`."""
 
     @staticmethod

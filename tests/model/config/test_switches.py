@@ -12,7 +12,7 @@ import yaml
 from model.diffusion import self_conditioning
 from model.network.denoiser import build
 from model.network.device_data import task_rows
-from model.network.packing import fill, pack
+from model.network.packing import pack, pad_to_budget
 from model.ops.keyed_random import hash_key
 from model.training import objective
 from model.training.trainer import Training
@@ -239,7 +239,7 @@ def _recoloured(rate, share):
     subject = _training()
     batches, found = subject.stream.batches(), []
     for i in range(60):
-        table, budget = fill(next(batches), subject.network.prefix_length, None)
+        table, budget = pad_to_budget(next(batches), subject.network.prefix_length, None)
         packed = pack(torch.from_numpy(table), subject.corpus, subject.network.prefix_length, budget)
         noisy = objective.pixel_noise(packed, config, hash_key(torch.tensor(i)))
         changed, black = noisy.context_colour != packed.context_colour, packed.context_colour == 0
@@ -264,7 +264,7 @@ def test_pixel_noise_recolours_the_ledgers_number_of_black_cells(share):
 
 def test_pixel_noise_takes_every_black_cell_as_often():
     subject = _training()
-    table, budget = fill([(0, 0, 0, 5, 5, 25, 5, 5)], subject.network.prefix_length, None)
+    table, budget = pad_to_budget([(0, 0, 0, 5, 5, 25, 5, 5)], subject.network.prefix_length, None)
     packed = pack(torch.from_numpy(table), subject.corpus, subject.network.prefix_length, budget)
     packed = packed._replace(context_colour=torch.where(packed.context_colour <= 9, 0, packed.context_colour))
     config = experiment(train={"pixel_noise_rate": 1.0, "pixel_noise_share": 0.2}).train

@@ -85,9 +85,11 @@ def test_a_drawn_reverse_step_moves_cells_where_the_labs_argmax_moves_none():
     sure = torch.nn.functional.one_hot(torch.zeros_like(noisy), 10).double()
     moved = 0
     for level in (2, 64, 127):
-        chances = posterior(sure, noisy, s.alpha_bar[level - 1].expand(len(noisy)), s.beta[level].expand(len(noisy)))
-        assert torch.equal(chances.argmax(-1), noisy)
-        drawn = torch.multinomial(chances, 1, generator=torch.Generator().manual_seed(3))[:, 0]
+        probabilities = posterior(
+            sure, noisy, s.alpha_bar[level - 1].expand(len(noisy)), s.beta[level].expand(len(noisy))
+        )
+        assert torch.equal(probabilities.argmax(-1), noisy)
+        drawn = torch.multinomial(probabilities, 1, generator=torch.Generator().manual_seed(3))[:, 0]
         moved += int((drawn != noisy).sum())
     assert moved > 500
 

@@ -8,7 +8,7 @@ import torch
 
 from model.config.experiment import Augment, Evaluation
 from model.inference import predictor as prediction
-from model.inference.predictor import Failure, Predictor, batches, halved
+from model.inference.predictor import Failure, Predictor, batches, bisect_failures
 from model.puzzles.arrays import Dataset, Pairs
 from model.puzzles.symmetry import SWAP, transformed_shape, view_of
 from model.puzzles.views import make_views
@@ -197,12 +197,12 @@ def test_halving_finds_the_bad_ones_and_gives_up_when_there_are_too_many(monkeyp
         return batch
 
     failed: dict[int, str] = {}
-    done = [i for part in halved(work, list(range(16)), failed) for i in part]
+    done = [i for part in bisect_failures(work, list(range(16)), failed) for i in part]
     assert sorted(done) == sorted(set(range(16)) - bad)
     assert failed == {3: "ValueError: bad", 11: "ValueError: bad"}
     monkeypatch.setattr(prediction, "MOST_FAILURES", 1)
     with pytest.raises(ValueError, match="bad"):
-        list(halved(work, list(range(16)), {}))
+        list(bisect_failures(work, list(range(16)), {}))
 
 
 def test_batches_keep_to_the_budget_and_lose_nothing():

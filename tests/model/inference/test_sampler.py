@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.config.experiment import Evaluation, SelfConditioning
-from model.diffusion.schedule import inference_levels, levels, posterior, reverse_chances, schedule
+from model.diffusion.schedule import inference_levels, levels, posterior, reverse_probabilities, schedule
 from model.inference.sampler import denoise, drawn, least_sure
 from model.ops.keyed_random import hash_key
 from tests.conftest import experiment
@@ -24,24 +24,24 @@ def _kernel(alpha_bar):
     return alpha_bar * np.eye(10) + (1 - alpha_bar) / 10
 
 
-def _step(chances, alpha_bar, alpha_bar_next):
-    """reverse_chances of every colour of x_t: (10, 10), rows x_t; `chances` (10, 10) are p(x_0 | x_t) by row."""
+def _step(probabilities, alpha_bar, alpha_bar_next):
+    """reverse_chances of every colour of x_t: (10, 10), rows x_t; `probabilities` (10, 10) are p(x_0 | x_t) by row."""
     a, b = (torch.full((10,), value, dtype=torch.float64) for value in (alpha_bar, alpha_bar_next))
-    return reverse_chances(torch.from_numpy(chances), torch.arange(10), a, b).numpy()
+    return reverse_probabilities(torch.from_numpy(probabilities), torch.arange(10), a, b).numpy()
 
 
 @given(st.integers(0, 1000), st.floats(0.02, 0.97), st.floats(0.01, 1.0))
 def test_a_reverse_step_is_bayes_rule_with_matrices(seed, alpha_bar, share):
     alpha_bar_next = alpha_bar + share * (0.999 - alpha_bar)
-    chances = np.random.default_rng(seed).dirichlet(np.full(10, 0.4), size=10)
+    probabilities = np.random.default_rng(seed).dirichlet(np.full(10, 0.4), size=10)
     to_next, stride, whole = _kernel(alpha_bar_next), _kernel(alpha_bar / alpha_bar_next), _kernel(alpha_bar)
     expected = np.zeros((10, 10))
     for now in range(10):
         for clean in range(10):
             given_clean = to_next[clean] * stride[:, now] / whole[clean, now]
             assert given_clean.sum() == pytest.approx(1)
-            expected[now] += chances[now, clean] * given_clean
-    assert np.allclose(_step(chances, alpha_bar, alpha_bar_next), expected, atol=1e-9)
+            expected[now] += probabilities[now, clean] * given_clean
+    assert np.allclose(_step(probabilities, alpha_bar, alpha_bar_next), expected, atol=1e-9)
 
 
 @pytest.mark.parametrize("steps", [4, 8, 32])
@@ -62,11 +62,11 @@ def test_with_the_true_estimate_the_noise_is_walked_back_to_the_data(steps):
 
 
 def test_a_draw_has_its_probabilities():
-    chances = torch.tensor([0.0, 0.5, 0.0, 0.2, 0.3, 0, 0, 0, 0, 0]).expand(200_000, 10)
-    found = np.bincount(drawn(chances, torch.rand(200_000)).numpy(), minlength=10) / 200_000
-    assert found == pytest.approx(chances[0].numpy(), abs=0.005)
+    probabilities = torch.tensor([0.0, 0.5, 0.0, 0.2, 0.3, 0, 0, 0, 0, 0]).expand(200_000, 10)
+    found = np.bincount(drawn(probabilities, torch.rand(200_000)).numpy(), minlength=10) / 200_000
+    assert found == pytest.approx(probabilities[0].numpy(), abs=0.005)
     assert found[0] == found[2] == found[9] == 0
-    assert drawn(chances[:2], torch.tensor([0.0, 0.49999])).tolist() == [1, 1]
+    assert drawn(probabilities[:2], torch.tensor([0.0, 0.49999])).tolist() == [1, 1]
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=8), st.integers(0, 1000), st.floats(0, 1))

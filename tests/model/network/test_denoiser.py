@@ -6,7 +6,7 @@ import torch
 
 from model.network.denoiser import build
 from model.network.device_data import Corpus, geometry
-from model.network.packing import Budget, fill, pack
+from model.network.packing import Budget, pack, pad_to_budget
 from tests.conftest import experiment
 
 CELLS = torch.randint(10, (400,), generator=torch.Generator().manual_seed(3), dtype=torch.uint8)
@@ -24,7 +24,7 @@ def _pack(net, rows, budget=None):
     corpus = Corpus(
         CELLS, torch.from_numpy(geometry(np.arange(8))), torch.arange(10).expand(8, 10), torch.arange(16).view(8, 2)
     )
-    table, budget = fill(rows, net.prefix_length, budget)
+    table, budget = pad_to_budget(rows, net.prefix_length, budget)
     return pack(torch.from_numpy(table), corpus, net.prefix_length, budget)
 
 
@@ -121,7 +121,7 @@ def test_a_rotation_without_a_view_token_is_a_rotation_of_the_positions():
         torch.arange(10).expand(8, 10),
         torch.zeros(8, 0).long(),
     )
-    table, budget = fill([(0, 0, 0, 6, 6, -1, 6, 6)], net.prefix_length, None)
+    table, budget = pad_to_budget([(0, 0, 0, 6, 6, -1, 6, 6)], net.prefix_length, None)
     packed = pack(torch.from_numpy(table), corpus, net.prefix_length, budget)
     original = torch.arange(36).reshape(6, 6)
     cell = torch.tensor(np.rot90(original.numpy(), -1).copy()).flatten()

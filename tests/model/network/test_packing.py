@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from model.network.device_data import Corpus, geometry
-from model.network.packing import Budget, fill, pack
+from model.network.packing import Budget, pack, pad_to_budget
 from model.puzzles.grids import HIDDEN
 from model.puzzles.symmetry import COMPOSE, view_of
 
@@ -25,7 +25,7 @@ def _corpus():
 
 def _pack(rows, budget=None):
     corpus, _ = _corpus()
-    table, budget = fill(rows, PREFIX, budget)
+    table, budget = pad_to_budget(rows, PREFIX, budget)
     return pack(torch.from_numpy(table), corpus, PREFIX, budget)
 
 
@@ -85,11 +85,11 @@ def test_unknown_outputs_are_hidden():
 def test_elements_compose_in_coordinates_as_in_grids():
     """Packing a grid that numpy turned first equals packing it under the composed element."""
     corpus, _ = _corpus()
-    table, budget = fill([(0, int(COMPOSE[1, 4]), 0, 2, 3, -1, 1, 1)], PREFIX, None)
+    table, budget = pad_to_budget([(0, int(COMPOSE[1, 4]), 0, 2, 3, -1, 1, 1)], PREFIX, None)
     identity = corpus._replace(view_colours=torch.arange(10).expand(8, 10).clone())
     both = pack(torch.from_numpy(table), identity, PREFIX, budget)
     turned = identity._replace(cells=torch.from_numpy(np.rot90(INPUT, -1).ravel().copy()))
-    table, budget = fill([(0, 4, 0, 3, 2, -1, 1, 1)], PREFIX, None)
+    table, budget = pad_to_budget([(0, 4, 0, 3, 2, -1, 1, 1)], PREFIX, None)
     then = pack(torch.from_numpy(table), turned, PREFIX, budget)
 
     def shown(packed):

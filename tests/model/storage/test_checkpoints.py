@@ -20,7 +20,7 @@ LOGITS = """
 import sys, pathlib, torch
 from model.diffusion.schedule import levels, schedule
 from model.network.device_data import corpus
-from model.network.packing import fill, pack
+from model.network.packing import pad_to_budget, pack
 from model.storage import checkpoints
 from tasks.common import paths
 from tasks.files.tables import read_dataset
@@ -31,7 +31,7 @@ for i in range(len(p)):
     view = int(data.views.start[p.task[i]]) + i
     grids = (p.input_offset, p.input_height, p.input_width, p.output_offset, p.output_height, p.output_width)
     rows.append((description.first_rows[p.task[i]], view, *(int(a[i]) for a in grids)))
-filled, budget = fill(rows, network.prefix_length, None)
+filled, budget = pad_to_budget(rows, network.prefix_length, None)
 held = corpus(data, description.train.network, torch.device("cpu"))
 packed = pack(torch.from_numpy(filled), held, network.prefix_length, budget)
 table = levels(schedule(description.noise), description.train.network.time_input, torch.device("cpu"))

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from model.network.packing import fill
+from model.network.packing import pad_to_budget
 from model.puzzles.arrays import Pairs, Views
 from model.training.batches import Place, Stream
 
@@ -49,7 +49,7 @@ def test_every_batch_fits_its_budget_and_is_nearly_full():
     stream, *_ = _stream(batch=64)
     used = []
     for rows in _take(stream, 300):
-        table, _ = fill(rows, PREFIX, stream.budget)
+        table, _ = pad_to_budget(rows, PREFIX, stream.budget)
         assert int((table[3] * table[4] + PREFIX).sum()) == stream.budget.context
         assert int((table[6] * table[7]).sum()) == stream.budget.target
         used.append(sum(row[6] * row[7] for row in rows) / stream.budget.target)
@@ -64,11 +64,11 @@ def test_no_padding_sequence_is_longer_than_the_longest_example():
     views = Views(np.arange(61), count, np.zeros(61, int), np.zeros((61, 10), np.uint8), np.zeros(61, int))
     stream = Stream(pairs, views, np.ones(61), 128, PREFIX, 0)
     for rows in _take(stream, 200):
-        table, budget = fill(rows, PREFIX, stream.budget)
+        table, budget = pad_to_budget(rows, PREFIX, stream.budget)
         assert int((table[3] * table[4]).max()) + PREFIX <= budget.longest_context
         assert int((table[6] * table[7]).max()) <= budget.longest_target
     with pytest.raises(ValueError, match="padding sequences cannot take"):
-        fill([(0, 0, 0, 1, 1, 0, 1, 1)], PREFIX, stream.budget._replace(sequences=3))
+        pad_to_budget([(0, 0, 0, 1, 1, 0, 1, 1)], PREFIX, stream.budget._replace(sequences=3))
 
 
 @pytest.mark.parametrize("batch", [8, 64, 800])
@@ -110,4 +110,4 @@ def test_a_place_beyond_the_first_batch_is_refused():
 def test_a_batch_beyond_the_budget_is_refused():
     stream, *_ = _stream()
     with pytest.raises(ValueError, match="do not fit"):
-        fill([(0, 0, 0, 30, 30, 0, 30, 30)] * 10, PREFIX, stream.budget)
+        pad_to_budget([(0, 0, 0, 30, 30, 0, 30, 30)] * 10, PREFIX, stream.budget)

@@ -38,13 +38,13 @@ def start() -> dict[str, torch.Tensor]:
     return _run(_training(experiment(train={"optimizer_steps": 12}).train)).weights()
 
 
-def _look(subject: Training) -> noised_batch.Look:
-    from model.network.packing import fill, pack
+def _look(subject: Training) -> noised_batch.NoisedBatch:
+    from model.network.packing import pack, pad_to_budget
     from model.ops.keyed_random import hash_key
 
-    table, budget = fill(next(subject.stream.batches()), subject.network.prefix_length, None)
+    table, budget = pad_to_budget(next(subject.stream.batches()), subject.network.prefix_length, None)
     packed = pack(torch.from_numpy(table), subject.corpus, subject.network.prefix_length, budget)
-    return noised_batch.Look(packed, subject.levels, subject.config.self_conditioning, hash_key(torch.tensor(3)))
+    return noised_batch.NoisedBatch(packed, subject.levels, subject.config.self_conditioning, hash_key(torch.tensor(3)))
 
 
 def test_adapters_change_nothing_at_first_and_merged_weights_answer_as_adapters_do(start):
@@ -160,8 +160,8 @@ def test_the_labs_reverse_step_would_be_an_error(monkeypatch):
     from model.training import noised_batch
 
     def labs(logits, noisy, level, table, draw):
-        chances = posterior(logits.softmax(-1), noisy, table.alpha_bar_previous[level], table.beta[level])
-        return chances.argmax(-1)
+        probabilities = posterior(logits.softmax(-1), noisy, table.alpha_bar_previous[level], table.beta[level])
+        return probabilities.argmax(-1)
 
     config = experiment(train={"self_conditioning": {"training": "reverse-step"}}).train
     subject = _run(_training(config))

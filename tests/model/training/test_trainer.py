@@ -11,7 +11,7 @@ import torch
 from model.config.experiment import Train
 from model.diffusion.schedule import levels, schedule
 from model.network.denoiser import build
-from model.network.packing import fill, pack
+from model.network.packing import pack, pad_to_budget
 from model.puzzles.arrays import Dataset, Pairs, Views
 from model.training import objective
 from model.training.optimizer import Average, Muon, learning_rate, newton_schulz
@@ -93,9 +93,12 @@ def test_the_loss_is_the_cross_entropy_of_the_clean_cells_by_hand():
     subject = training(config)
     torch.nn.init.normal_(subject.network.colour_head.weight)
     rows = next(subject.stream.batches())[:3]
-    table, budget = fill(rows, subject.network.prefix_length, None)
+    table, budget = pad_to_budget(rows, subject.network.prefix_length, None)
     packed = pack(torch.from_numpy(table), subject.corpus, subject.network.prefix_length, budget)
-    draw, branch = objective.Draw(torch.tensor(5), torch.tensor(0.0)), objective.Branch(estimate=False, told=False)
+    draw, branch = (
+        objective.BatchRandomness(torch.tensor(5), torch.tensor(0.0)),
+        objective.StepMode(estimate=False, told=False),
+    )
     value, sums = objective.training_loss(subject.network, packed, subject.levels, config, draw, branch)
 
     seen = {}
@@ -108,9 +111,9 @@ def test_the_loss_is_the_cross_entropy_of_the_clean_cells_by_hand():
 
     subject.network.denoise = spy  # type: ignore[method-assign]
     objective.training_loss(subject.network, packed, subject.levels, config, draw, branch)
-    chances = seen["logits"].softmax(-1).detach().numpy().astype(np.float64)
+    probabilities = seen["logits"].softmax(-1).detach().numpy().astype(np.float64)
     truth = packed.target_colour.numpy()
-    grid = -np.log(chances[np.arange(len(truth)), truth]).mean()
+    grid = -np.log(probabilities[np.arange(len(truth)), truth]).mean()
     size = 0.0
     for i, row in enumerate(rows):
         height, width = row[6], row[7]
@@ -121,7 +124,7 @@ def test_the_loss_is_the_cross_entropy_of_the_clean_cells_by_hand():
     assert float(value.detach()) == pytest.approx(grid + 0.5 * size / 3, rel=1e-5)
     named = dict(zip(objective.METRICS, sums.tolist(), strict=True))
     assert named["cells"] == len(truth)
-    assert named["right"] == (chances.argmax(-1) == truth).sum()
+    assert named["right"] == (probabilities.argmax(-1) == truth).sum()
     assert sum(named[f"cells_{i}"] for i in range(3)) == len(truth)
 
 

@@ -108,7 +108,7 @@ def test_a_task_with_another_number_of_test_grids_is_another_task(folders, tmp_p
 def test_marks_stand_beside_the_numbers(folders, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "240")  # The names are paths, which may be long.
     marked = folder(tmp_path / "marked", made_score(9, selected=True, leaks=376), train={"batch": 4})
-    assert compare([folders[0], marked], resamples=200).rows[1].marks == (
+    assert compare([folders[0], marked], resamples=200).rows[1].caveats == (
         "selected on the reported set",
         "trained on evaluated pairs (376)",
     )

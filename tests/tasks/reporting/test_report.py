@@ -85,9 +85,9 @@ def test_marks_stand_exactly_where_they_hold(house, capsys, selected, leaks):
     rows = [row for row in part(page, "scores").find("tr") if row.find("td")]
     for row in rows:
         best = row.find("td")[0].text.startswith("best")
-        marks = [mark.text for mark in row.find("span", **{"class": "mark"})]
+        caveats = [mark.text for mark in row.find("span", **{"class": "mark"})]
         expected = ["selected on the reported set"] * (selected and best)
-        assert marks == expected + ["trained on evaluated pairs (2)"] * (leaks > 0)
+        assert caveats == expected + ["trained on evaluated pairs (2)"] * (leaks > 0)
     assert ("selected on the reported set" in part(page, "candidates").text) == selected
     assert ("trained on evaluated pairs" in part(page, "leaks").text) == (leaks > 0)
     for name in ("solved", "missed", "votes"):
