@@ -44,7 +44,7 @@ def override_schema() -> dict[str, Any]:
     return {"type": "string", "if": {}, "then": {"allOf": parts}}
 
 
-EXPECTED = "KEY=VALUE, with a key that `python -m tasks.common.params` prints"
+EXPECTED = "KEY=VALUE, with a key that `python -m tasks.params` prints"
 """What a form says to anything else: it shows the one value that would have been right."""
 _ANY = "<name>"
 _VALUES = {
@@ -114,7 +114,7 @@ class Request(BaseModel):
         list[str],
         Field(
             description="KEY=VALUE each, such as train.optimizer_steps=2000; "
-            "`python -m tasks.common.params` prints every key.",
+            "`python -m tasks.params` prints every key.",
             json_schema_extra=lambda schema: schema.update(items=override_schema()),
         ),
     ] = []

@@ -56,7 +56,7 @@ def test_the_form_offers_what_there_is_and_refuses_what_is_wrong(lab: Lab, page:
         assert text in page.text()
     add(page, "train.stepz=3")
     page.press("Submit")
-    page.until("document.body.innerText.includes('a key that `python -m tasks.common.params` prints')")
+    page.until("document.body.innerText.includes('a key that `python -m tasks.params` prints')")
     fill_in(page, lab)
     add(page, "train.optimizer=adam")
     page.press("Submit")

@@ -166,7 +166,7 @@ def test_a_full_disk_fails_with_its_reason_and_goes_on_when_there_is_room(tmp_pa
         [run] = lab.queue(LONG)
         until(lambda: lab.step(run) >= 100 and lab.saved(), 120)
         began = time.monotonic()
-        pad_to_budget(disk / "ballast")
+        fill(disk / "ballast")
         until(lambda: lab.state(run) in ENDED, 60)
         until(lambda: not lab.processes(run), 10)
         seconds, lost = time.monotonic() - began, max(0, lab.step(run) - lab.saved())
@@ -184,7 +184,7 @@ def test_a_full_disk_fails_with_its_reason_and_goes_on_when_there_is_room(tmp_pa
         subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
-def pad_to_budget(path: Path) -> None:
+def fill(path: Path) -> None:
     """Leave no block of its disk."""
     with path.open("wb", buffering=0) as file, contextlib.suppress(OSError):
         while True:
