@@ -5,6 +5,7 @@ A batch that raises is halved until the one answer is found that cannot be had; 
 
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, NamedTuple, TypeVar
@@ -89,7 +90,6 @@ class Predictor:
 
         An answer that raises is added to `failures`; without such a list the error is raised.
         """
-        compilation.switch(self.device.type == "cuda", dynamic=True)
         views, attempts = (config.votes, 1) if config.votes else (1, config.attempts)
         queries = [(pair, view) for pair in range(len(self.dataset.pairs)) for view in range(views)]
         failed: dict[int, str] | None = None if failures is None else {}
@@ -129,7 +129,7 @@ class Predictor:
         result = np.full((len(queries), 2, 30), np.nan)
 
         def encode_batch(batch: list[int]) -> None:
-            with torch.no_grad(), self._autocast():
+            with torch.no_grad(), self._fast():
                 encoded = self.network.encode(self._pack([self._row(*queries[i], size=(0, 0)) for i in batch]))
             result[batch] = encoded.size_logits.float().log_softmax(-1).cpu().numpy()[: len(batch)]
 
@@ -148,9 +148,7 @@ class Predictor:
         scores: NDArray[np.float64],
         config: Evaluation,
     ) -> list[Answer]:
-        packed = self._pack(
-            [self._row(pair, view, size=sizes[i]) for (pair, view, _), i in zip(queries, places, strict=True)]
-        )
+        rows = [self._row(pair, view, size=sizes[i]) for (pair, view, _), i in zip(queries, places, strict=True)]
         parts = [
             (
                 zlib.crc32(self.names[self.dataset.pairs.task[pair]].encode()),
@@ -162,7 +160,8 @@ class Predictor:
         ]
         key = hash_key(self.seed, *torch.tensor(parts, device=self.device).T)
         how = self.description.train
-        with self._autocast():
+        with self._fast():
+            packed = self._pack(rows)
             denoised = denoise(self.network, packed, self._levels, how.self_conditioning, config, key)
         colours, frames = denoised.colours.cpu().numpy(), denoised.frames.cpu().numpy()
         statistics = [x.cpu().numpy().T for x in (denoised.change, denoised.confidence, denoised.entropy)]
@@ -209,8 +208,12 @@ class Predictor:
     def _view(self, pair: int, view: int) -> int:
         return int(self.dataset.views.start[self.dataset.pairs.task[pair]]) + view
 
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda")
+    @contextmanager
+    def _fast(self) -> Iterator[None]:
+        """On a GPU: bfloat16 and compiled functions."""
+        kind, cuda = self.device.type, self.device.type == "cuda"
+        with torch.autocast(kind, torch.bfloat16, enabled=cuda), compilation.set_enabled(cuda, dynamic=True):
+            yield
 
 
 def _assign(how: Literal["own", "voted", "split"], scores: NDArray[np.float64], views: int) -> list[Size]:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model.ops.compilation import maybe_compile, of_fixed_shape
+from model.ops.compilation import mark_static, maybe_compile
 
 
 def cast_twice(weights: list[Tensor], dtype: torch.dtype) -> tuple[list[Tensor], list[Tensor]]:
@@ -16,9 +16,9 @@ def cast_twice(weights: list[Tensor], dtype: torch.dtype) -> tuple[list[Tensor],
     Either may be left unused.
     """
     if all(weight.dtype == dtype for weight in weights):
-        weights = [of_fixed_shape(weight) for weight in weights]
+        weights = [mark_static(weight) for weight in weights]
         return weights, weights
-    both = [of_fixed_shape(weight) for weight in _Twice.apply(dtype, *weights)]  # type: ignore[no-untyped-call]
+    both = [mark_static(weight) for weight in _Twice.apply(dtype, *weights)]  # type: ignore[no-untyped-call]
     return both[: len(weights)], both[len(weights) :]
 
 

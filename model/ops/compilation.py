@@ -1,10 +1,11 @@
-"""Which functions torch.compile may fuse, and whether it does: off until a training or a prediction asks for it.
+"""Fusing functions with torch.compile: which may be compiled (`maybe_compile`), and when they are (`set_enabled`).
 
-Regions are small and take weights as arguments, so that all layers share one compilation, which takes seconds.
+Compiled functions are small and take weights as arguments, so that all layers share one compilation of a few seconds.
 """
 
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, ParamSpec, TypeVar
 
 import torch
@@ -14,24 +15,34 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _OPTIONS: dict[str, str | int | bool | Callable[..., Any]] = {"unroll_reductions_threshold": 16}
-"""Sums over the ten colours are a line of additions, not a program a row."""
+"""Unrolls sums over the ten colours instead of launching a reduction program for each row."""
 
 _dynamic: bool | None = None
-"""None while compiling is off."""
+"""None while compilation is disabled, which is the default."""
 
 
-def switch(on: bool, *, dynamic: bool) -> None:
-    """Compile the regions from now on, or stop; `dynamic` shapes are for batches whose sizes vary."""
+@contextlib.contextmanager
+def set_enabled(mode: bool, *, dynamic: bool = False) -> Iterator[None]:
+    """Enable or disable compilation within a `with` block; on exit the previous setting returns.
+
+    `dynamic` compiles one kernel for all batch sizes, for batches whose sizes vary; else one kernel for each size.
+    """
     global _dynamic
-    _dynamic = dynamic if on else None
-    # A region serves contexts, targets and size tokens, with and without gradients, of every batch shape in use.
-    torch._dynamo.config.recompile_limit = 64
+    before, _dynamic = _dynamic, dynamic if mode else None
+    if mode:
+        # A function is compiled for contexts, targets and size tokens, with and without gradients, and each shape.
+        torch._dynamo.config.recompile_limit = 64
+    try:
+        yield
+    finally:
+        _dynamic = before
 
 
 def maybe_compile(function: Callable[P, R], *, static: bool = False) -> Callable[P, R]:
-    """A function that is compiled at its first call after compiling was switched on; eager until then.
+    """A function that is compiled at its first call with compilation enabled, and runs eagerly while it is disabled.
 
-    With `static` only where shapes are: what is small, or would be compiled anew for many shapes.
+    With `static` it also runs eagerly under dynamic shapes: for functions too small to gain from compilation, or that
+    would be recompiled for many shapes.
     """
     compiled: dict[bool, Callable[P, R]] = {}
 
@@ -46,8 +57,8 @@ def maybe_compile(function: Callable[P, R], *, static: bool = False) -> Callable
     return call
 
 
-def of_fixed_shape(weight: Tensor) -> Tensor:
-    """Mark a tensor whose shape is the same at every call, so that kernels for any number of rows know its width."""
+def mark_static(weight: Tensor) -> Tensor:
+    """Tell the compiler that the shape of `weight` never changes, so that dynamic kernels are specialised to it."""
     if _dynamic:
         torch._dynamo.mark_static(weight)
     return weight

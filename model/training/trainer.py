@@ -89,7 +89,6 @@ class Training:
         cuda = device.type == "cuda"
         self.half = config.precision == "bf16" or (config.precision == "auto" and cuda)
         self.compiled = config.compile == "always" or (config.compile == "auto" and cuda)
-        compilation.switch(self.compiled, dynamic=not cuda)
         self.gradient, self.gradients = buffer(self.parameters)
         self.add_gradient = Recorded(self._add_gradient) if cuda else self._add_gradient
         self.apply = Recorded(self._apply) if cuda else self._apply
@@ -127,6 +126,11 @@ class Training:
 
     def update(self, batches: list[list[tuple[int, ...]]]) -> None:
         """One optimiser update on these micro-batches."""
+        with compilation.set_enabled(self.compiled, dynamic=self.device.type != "cuda"):
+            self._update(batches)
+        self.step += 1
+
+    def _update(self, batches: list[list[tuple[int, ...]]]) -> None:
         branch = self.branch()
         for micro in self.micro_batches:
             if self.config.finetune.dropout:  # The adapters' draws from torch's own generator.
@@ -142,7 +146,6 @@ class Training:
         self.average.set_weight(self.step)
         self._share_gradient()
         self.apply()
-        self.step += 1
 
     def branch(self) -> objective.StepMode:
         """What kind of update the next one is."""
@@ -160,7 +163,6 @@ class Training:
 
     def probe(self) -> dict[str, Any]:
         """What every mechanism does, on one batch. Raises TrainingError for one that is on and does nothing."""
-        compilation.switch(False, dynamic=False)
         padded = self.stream.budget if self.device.type == "cuda" else None
         table, budget = pad_to_budget(self._rows(next(self.stream.batches())), self.network.prefix_length, padded)
         key = hash_key(torch.tensor(self.seed, device=self.device), self.step)
@@ -289,8 +291,5 @@ class Training:
     def _look(self, validation: Validation) -> float:
         averaged = self.config.evaluated_weights == "ema"
         network = cast("Denoiser", self.average.module) if averaged else self.network
-        compilation.switch(False, dynamic=False)  # Its batches have shapes of their own.
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half, cache_enabled=False):
-            found = validation.cross_entropy(network)
-        compilation.switch(self.compiled, dynamic=self.device.type != "cuda")
-        return found
+            return validation.cross_entropy(network)

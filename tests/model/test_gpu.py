@@ -97,10 +97,9 @@ def test_the_gate_kernel_and_its_gradient_equal_plain_torch(rows, width):
 def test_a_gpu_drops_what_a_cpu_drops():
     seed = dropout.seeds(torch.tensor(7), 2)[1]
     for on in (False, True):
-        compilation.switch(on, dynamic=False)
-        compiled = compilation.maybe_compile(dropout.dropout)(torch.ones(300, 70, device="cuda"), 0.2, seed.cuda())
+        with compilation.set_enabled(on):
+            compiled = compilation.maybe_compile(dropout.dropout)(torch.ones(300, 70, device="cuda"), 0.2, seed.cuda())
         assert torch.equal(compiled.cpu(), dropout.dropout(torch.ones(300, 70), 0.2, seed))
-    compilation.switch(False, dynamic=False)
 
 
 @pytest.mark.parametrize("compile_", ["never", "always"])
@@ -117,7 +116,6 @@ def test_the_gradient_of_a_recorded_packed_step_equals_the_cpus(compile_):
         rows = next(batches)
         seen = []
         for subject in (cpu, gpu):
-            compilation.switch(compile_ == "always" and subject is gpu, dynamic=False)
             kept = {}
             apply = subject.apply
 
@@ -134,7 +132,6 @@ def test_the_gradient_of_a_recorded_packed_step_equals_the_cpus(compile_):
         assert (seen[0]["gradient"] - seen[1]["gradient"]).norm() / seen[0]["gradient"].norm() < 0.05
         assert seen[1]["loss"] == pytest.approx(seen[0]["loss"], rel=0.02)
         gpu.network.load_state_dict(cpu.network.state_dict())
-    compilation.switch(False, dynamic=False)
 
 
 @pytest.mark.filterwarnings("ignore")
