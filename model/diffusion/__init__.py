@@ -1,1 +1,1 @@
-"""The mathematics of uniform-noise diffusion: noise schedule, posterior, self-conditioning."""
+"""The mathematics of diffusion with uniform noise: schedule, forward process, reverse process, self-conditioning."""

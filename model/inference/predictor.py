@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from model.config.experiment import Evaluation
-from model.diffusion.schedule import Levels, levels, schedule
+from model.diffusion.schedule import Levels, cosine_schedule, levels
 from model.inference.sampler import denoise
 from model.inference.sizes import assign_sizes
 from model.network.denoiser import Denoiser
@@ -121,7 +121,7 @@ class Predictor:
     @cached_property
     def _levels(self) -> Levels:
         how = self.description.train
-        return levels(schedule(how.noise), how.network.time_input, self.device)
+        return levels(cosine_schedule(how.noise), how.network.time_input, self.device)
 
     def _sizes(self, queries: list[tuple[int, int]], failed: dict[int, str] | None) -> NDArray[np.float64]:
         """Log-probabilities of heights and widths in the task's frame, (queries, 2, 30); NaN where it failed."""

@@ -11,16 +11,18 @@ from torch import Tensor
 
 from model.config.experiment import Evaluation, SelfConditioning
 from model.diffusion import self_conditioning
-from model.diffusion.schedule import Levels, inference_levels, reverse_probabilities
+from model.diffusion.reverse import reverse_probabilities
+from model.diffusion.schedule import Levels, inference_levels
 from model.network.denoiser import Denoiser
 from model.network.packing import Packed
 from model.ops.compilation import maybe_compile
-from model.ops.keyed_random import uniform
+from model.ops.keyed_random import categorical, uniform
+from model.ops.random_purposes import DenoisingDraw
 from model.puzzles.grids import COLOURS
 
 FRAMES = 8
 """Grids kept of a denoising, evenly spaced, the start and the last included."""
-_START, _DRAW, _NOISE = range(3)
+_categorical = maybe_compile(categorical)
 
 
 class Denoised(NamedTuple):
@@ -46,7 +48,7 @@ def denoise(
     encoded = network.encode(packed)
     row_key, cell = key[packed.target_example], packed.target_cell
     cells = packed.target_segments.query_starts.diff()
-    colours = (uniform(row_key, _START, cell) * COLOURS).to(torch.int64)
+    colours = (uniform(row_key, DenoisingDraw.START, cell) * COLOURS).to(torch.int64)
     visited = inference_levels(len(table.beta), config.steps, config.time_map)
     kept = set(torch.linspace(0, config.steps, min(FRAMES, config.steps + 1)).round().int().tolist())
     frames = [colours]
@@ -66,16 +68,16 @@ def denoise(
             features = self_conditioning.features(how, logits)
         probabilities, best, following, entropy = _look(logits)
         if step + 1 < config.steps and config.sampler != "argmax":
-            draw = uniform(row_key, _DRAW, step, cell)
+            draw = uniform(row_key, DenoisingDraw.CATEGORICAL, step, cell)
             alpha_bar_next = table.alpha_bar[visited[step + 1]].expand(len(cell))
             if config.sampler == "draw":
-                following = drawn(probabilities, draw)
+                following = _categorical(probabilities, draw)
             elif config.sampler == "posterior":
-                following = drawn(
+                following = _categorical(
                     reverse_probabilities(probabilities, colours, alpha_bar.expand(len(cell)), alpha_bar_next), draw
                 )
             else:
-                noise = (uniform(row_key, _NOISE, step, cell) * COLOURS).to(torch.int64)
+                noise = (uniform(row_key, DenoisingDraw.RENOISE, step, cell) * COLOURS).to(torch.int64)
                 unsure = least_sure(best, packed.target_example, cells, 1 - alpha_bar_next)
                 following = torch.where(unsure, noise, following)
         measured = _measured(following, colours, best, entropy)
@@ -98,12 +100,6 @@ def _look(logits: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 @maybe_compile
 def _measured(following: Tensor, colours: Tensor, best: Tensor, entropy: Tensor) -> Tensor:
     return torch.stack([(following != colours).float(), best, entropy], -1)
-
-
-@maybe_compile
-def drawn(probabilities: Tensor, draw: Tensor) -> Tensor:
-    """Colours int64 (T,) with these probabilities (T, 10), by uniform draws from [0, 1), (T,)."""
-    return (probabilities.cumsum(-1) <= draw[:, None]).sum(-1).clamp(max=COLOURS - 1)
 
 
 def least_sure(confidence: Tensor, sequence: Tensor, cells: Tensor, share: Tensor) -> Tensor:

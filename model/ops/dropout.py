@@ -11,11 +11,10 @@ from torch import Tensor
 
 from model.ops.compilation import maybe_compile
 from model.ops.keyed_random import hash_key
+from model.ops.random_purposes import TrainingDraw
 
 Drop = tuple[float, Tensor | None]
 """Rate and seed of a dropout."""
-_PURPOSE = 32
-"""Keeps the seeds apart from the other draws of a batch, which number theirs from 0 (model/training/objective.py)."""
 _BITS = 24
 
 
@@ -23,7 +22,7 @@ _BITS = 24
 def seeds(key: Tensor, *shape: int) -> Tensor:
     """Seeds of dropouts that know nothing of each other, int32 `shape`, for a key int64 ()."""
     places = torch.arange(torch.Size(shape).numel(), device=key.device)
-    return hash_key(key, _PURPOSE, places).to(torch.int32).view(shape)
+    return hash_key(key, TrainingDraw.DROPOUT, places).to(torch.int32).view(shape)
 
 
 def dropout(x: Tensor, rate: float, seed: Tensor | None) -> Tensor:

@@ -1,8 +1,9 @@
-"""Uniform draws that depend on what they are for and on nothing else.
+"""Counter-based random draws: each is a hash of its own key and depends on nothing else.
 
-A draw is a hash of its key (seed, step, cell, ...), so that batch composition, order and device change nothing and a
-resumed run draws what the uninterrupted one would have. The mixer is the 32-bit finaliser of MurmurHash3 (Appleby),
-applied once per part of the key; tests hold its uniformity and independence.
+A key is a tuple of integers such as (seed, step, purpose, cell). The composition and order of batches, the device and
+the position in a run change no draw, so that a resumed run draws what an uninterrupted one would have. The hash is the
+32-bit finaliser of MurmurHash3 (Appleby), applied once for each part of the key; tests check uniformity and
+independence. `model.ops.random_purposes` lists the purposes.
 """
 
 import torch
@@ -14,7 +15,7 @@ _MASK = 0xFFFFFFFF
 
 
 def _mix(h: Tensor) -> Tensor:
-    # int64 holds the 32-bit state; the low 32 bits of a wrapped product are the right ones.
+    # The 32-bit state is held in int64: products wrap around, but their low 32 bits are right.
     h = h ^ (h >> 16)
     h = (h * 0x85EBCA6B) & _MASK
     h = h ^ (h >> 13)
@@ -23,7 +24,11 @@ def _mix(h: Tensor) -> Tensor:
 
 
 def hash_key(*parts: Tensor | int) -> Tensor:
-    """Hash broadcastable non-negative integers into int64 values below 2**32. At least one part is a tensor."""
+    """Hash keys to int64 values in [0, 2**32).
+
+    `parts` are non-negative integers and integer tensors, at least one of them a tensor, which broadcast to the shape
+    of the result.
+    """
     like = next(part for part in parts if isinstance(part, Tensor))
     h = torch.zeros((), dtype=torch.int64, device=like.device)
     for part in parts:
@@ -34,5 +39,14 @@ def hash_key(*parts: Tensor | int) -> Tensor:
 
 @maybe_compile
 def uniform(*parts: Tensor | int) -> Tensor:
-    """A float32 in [0, 1) for each key, with 24 random bits."""
+    """Uniform draws from [0, 1) for keys as in `hash_key`: float32 with 24 random bits, of the keys' common shape."""
     return (hash_key(*parts) >> 8).to(torch.float32) * (1.0 / (1 << 24))
+
+
+def categorical(probabilities: Tensor, draw: Tensor) -> Tensor:
+    """Categorical draws by inverting the distribution function: class indices, int64 (N,).
+
+    `probabilities` float (N, K) with rows that sum to 1, `draw` (N,) uniform draws from [0, 1).
+    """
+    # The sum of rounded probabilities may stay below a draw.
+    return (probabilities.cumsum(-1) <= draw[:, None]).sum(-1).clamp(max=probabilities.shape[-1] - 1)

@@ -5,12 +5,14 @@ from torch import Tensor
 
 from model.config.mechanisms import SelfConditioning
 from model.diffusion import self_conditioning
-from model.diffusion.schedule import Levels, add_noise, reverse_step
+from model.diffusion.forward import add_noise
+from model.diffusion.reverse import reverse_step
+from model.diffusion.schedule import Levels
 from model.network.denoiser import Denoiser
 from model.network.packing import Packed
 from model.ops.keyed_random import uniform
+from model.ops.random_purposes import ProbeDraw
 
-_LEVEL, _KEEP, _REPLACEMENT, _REVERSE, _BLEND, _BLEND_CELL = range(100, 106)
 _DRAWS = 64
 """Reverse steps, or blends, drawn of a batch: few of its cells move at one."""
 
@@ -23,8 +25,8 @@ class NoisedBatch:
         self.row = torch.arange(len(packed.target_colour), device=key.device)
         example = packed.target_example
         count = len(table.beta) - 1
-        self.level = 1 + (uniform(key, _LEVEL, example) * count).to(torch.int64)
-        keep, replacement = uniform(key, _KEEP, self.row), uniform(key, _REPLACEMENT, self.row)
+        self.level = 1 + (uniform(key, ProbeDraw.LEVEL, example) * count).to(torch.int64)
+        keep, replacement = uniform(key, ProbeDraw.KEEP, self.row), uniform(key, ProbeDraw.REPLACEMENT, self.row)
         self.noisy = add_noise(packed.target_colour.clamp(max=9), table.alpha_bar[self.level], keep, replacement)
         self.real = packed.target_real
 
@@ -44,7 +46,7 @@ class NoisedBatch:
         logits = self._all(network, None)
         shares = [
             (reverse_step(logits, self.noisy, self.level, self.table, draw) != self.noisy)[self.real]
-            for draw in (uniform(self.key, _REVERSE, i, self.row) for i in range(_DRAWS))
+            for draw in (uniform(self.key, ProbeDraw.REVERSE_STEP, i, self.row) for i in range(_DRAWS))
         ]
         return float(torch.stack(shares).float().mean())
 
@@ -54,8 +56,8 @@ class NoisedBatch:
         logits, clean = self._all(network, None), self.packed.target_colour.clamp(max=9)
         shares = []
         for i in range(_DRAWS):
-            share = uniform(self.key, _BLEND, i, self.packed.target_example)
-            mixed = self_conditioning.blend(logits, clean, share, uniform(self.key, _BLEND_CELL, i, self.row))
+            share = uniform(self.key, ProbeDraw.BLEND_SHARE, i, self.packed.target_example)
+            mixed = self_conditioning.blend(logits, clean, share, uniform(self.key, ProbeDraw.BLEND_CELL, i, self.row))
             shares.append((mixed != clean)[self.real])
         return float(torch.stack(shares).float().mean())
 

@@ -9,19 +9,19 @@ from torch.nn import functional
 
 from model.config.experiment import SelfConditioning, Train
 from model.diffusion import self_conditioning
-from model.diffusion.schedule import Levels, add_noise, reverse_step
+from model.diffusion.forward import add_noise
+from model.diffusion.reverse import reverse_step
+from model.diffusion.schedule import Levels
 from model.diffusion.self_conditioning import blend
 from model.network.denoiser import Denoiser, Encoded
 from model.network.packing import Packed
 from model.ops import dropout
 from model.ops.compilation import maybe_compile
 from model.ops.keyed_random import uniform
+from model.ops.random_purposes import TrainingDraw
 from model.puzzles.grids import COLOURS, LARGEST_SIDE
 
 BUCKETS = 3
-# What a draw is for: the parts of its key.
-_LEVEL, _KEEP, _REPLACEMENT, _HIDE, _BLEND, _BLEND_CELL, _REVERSE, _PIXEL, _PIXEL_CELL, _PIXEL_COLOUR = range(10)
-_SECOND = 16
 
 METRICS = (
     "loss",
@@ -88,12 +88,14 @@ def training_loss(
 def _noised(packed: Packed, table: Levels, config: Train, key: Tensor) -> Noised:
     sequence = torch.arange(len(packed.examples.task), device=key.device)
     row = torch.arange(len(packed.target_colour), device=key.device)
-    hidden = (packed.examples.real > 0) & (uniform(key, _HIDE, sequence) < config.network.input_grid_dropout)
+    hidden = (packed.examples.real > 0) & (
+        uniform(key, TrainingDraw.HIDE_INPUT, sequence) < config.network.input_grid_dropout
+    )
     lowest = 1 if config.self_conditioning.training == "reverse-step" else 0
-    level = lowest + (uniform(key, _LEVEL, sequence) * (len(table.beta) - lowest)).to(torch.int64)
+    level = lowest + (uniform(key, TrainingDraw.LEVEL, sequence) * (len(table.beta) - lowest)).to(torch.int64)
     level = level[packed.target_example]
     clean = packed.target_colour.clamp(max=COLOURS - 1)
-    keep, replacement = uniform(key, _KEEP, row), uniform(key, _REPLACEMENT, row)
+    keep, replacement = uniform(key, TrainingDraw.KEEP, row), uniform(key, TrainingDraw.REPLACEMENT, row)
     noisy = add_noise(clean, table.alpha_bar[level], keep, replacement)
     return Noised(hidden, level, table.time[level], clean, noisy)
 
@@ -147,13 +149,20 @@ def _first_pass(
         logits = network.denoise(packed, encoded.detached(), noisy, noised.time, None, None, seeds)
         row = torch.arange(len(clean), device=clean.device)
         if how.training == "blend":  # Version ledger, v5.
-            share = uniform(key, _BLEND, packed.target_example)
-            mixed = blend(logits, clean, share, uniform(key, _BLEND_CELL, row))
-            keep, replacement = uniform(key, _SECOND + _KEEP, row), uniform(key, _SECOND + _REPLACEMENT, row)
+            share = uniform(key, TrainingDraw.BLEND_SHARE, packed.target_example)
+            mixed = blend(logits, clean, share, uniform(key, TrainingDraw.BLEND_CELL, row))
+            keep, replacement = (
+                uniform(key, TrainingDraw.RENOISE_KEEP, row),
+                uniform(key, TrainingDraw.RENOISE_REPLACEMENT, row),
+            )
             return nothing, add_noise(mixed, table.alpha_bar[level], keep, replacement), level
         features = self_conditioning.features(how, logits) if told else None
         if how.training == "reverse-step":
-            return features, reverse_step(logits, noisy, level, table, uniform(key, _REVERSE, row)), level - 1
+            return (
+                features,
+                reverse_step(logits, noisy, level, table, uniform(key, TrainingDraw.REVERSE_STEP, row)),
+                level - 1,
+            )
         return features, noisy, level
 
 
@@ -178,9 +187,11 @@ def pixel_noise(packed: Packed, config: Train, key: Tensor) -> Packed:
     count = torch.zeros(len(packed.examples.task), dtype=torch.float64, device=key.device)
     wanted = (count.index_add(0, example, black.double()) * config.pixel_noise_share).floor().clamp(min=1)
     # The wanted number of each example's black cells: those with the lowest draws. Its rows lie together.
-    order = uniform(key, _PIXEL_CELL, row).masked_fill(~black, 2.0).argsort(stable=True)
+    order = uniform(key, TrainingDraw.PIXEL_NOISE_CELL, row).masked_fill(~black, 2.0).argsort(stable=True)
     order = order[example[order].argsort(stable=True)]
     rank = torch.empty_like(row).scatter_(0, order, row) - torch.searchsorted(example, example)
-    noisy = black & (rank < wanted[example]) & (uniform(key, _PIXEL, example) < config.pixel_noise_rate)
-    colour = 1 + (uniform(key, _PIXEL_COLOUR, row) * (COLOURS - 1)).to(torch.int64)
+    noisy = (
+        black & (rank < wanted[example]) & (uniform(key, TrainingDraw.PIXEL_NOISE, example) < config.pixel_noise_rate)
+    )
+    colour = 1 + (uniform(key, TrainingDraw.PIXEL_NOISE_COLOUR, row) * (COLOURS - 1)).to(torch.int64)
     return packed._replace(context_colour=torch.where(noisy, colour, packed.context_colour))

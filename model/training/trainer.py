@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.config.experiment import Train
-from model.diffusion.schedule import levels, schedule
+from model.diffusion.schedule import cosine_schedule, levels
 from model.network.denoiser import Denoiser, build
 from model.network.device_data import corpus
 from model.network.packing import Budget, pack, pad_to_budget
@@ -21,6 +21,7 @@ from model.ops import compilation
 from model.ops.cuda_graph import Recorded
 from model.ops.keyed_random import hash_key
 from model.ops.process_group import Workers
+from model.ops.random_purposes import STEP_MODE_CHUNK
 from model.puzzles.arrays import Dataset
 from model.training import objective
 from model.training.batches import Place, Stream
@@ -29,9 +30,6 @@ from model.training.noised_batch import NoisedBatch
 from model.training.optimizer import Average, buffer, clip, learning_rate, optimizers, set_rate
 from model.training.probes import adapter_gradients, probe
 from model.training.validation import CROSS_ENTROPY, Validation, exhausted
-
-_BRANCH = 1 << 40
-"""Keeps the branch's draws apart from the stream's, whose keys are chunk numbers."""
 
 
 class TrainingError(RuntimeError):
@@ -75,7 +73,7 @@ class Training:
         self.optimizers = optimizers(self.network, config)
         self.stream = Stream(dataset.pairs, dataset.views, weight, config.batch, self.network.prefix_length, seed)
         self.corpus = corpus(dataset, config.network, device)
-        self.levels = levels(schedule(config.noise), config.network.time_input, device)
+        self.levels = levels(cosine_schedule(config.noise), config.network.time_input, device)
         self.validation: Validation | None = None
         if config.early_stop:
             if validation is None:
@@ -150,7 +148,7 @@ class Training:
     def branch(self) -> objective.StepMode:
         """What kind of update the next one is."""
         how = self.config.self_conditioning
-        key = np.array([self.seed, _BRANCH + self.step], dtype=np.uint64)
+        key = np.array([self.seed, STEP_MODE_CHUNK + self.step], dtype=np.uint64)
         coin = np.random.Generator(np.random.Philox(key=key)).random()
         estimate = coin < how.rate
         told = estimate or coin < how.rate + how.zeros_rate

@@ -13,6 +13,7 @@ from model.network.denoiser import Denoiser, prefix_length
 from model.network.device_data import corpus, first_rows
 from model.network.packing import Packed, pack, pad_to_budget
 from model.ops.keyed_random import hash_key
+from model.ops.random_purposes import VALIDATION_STEP
 from model.puzzles.arrays import Dataset
 from model.training.noised_batch import NoisedBatch
 
@@ -20,8 +21,6 @@ CROSS_ENTROPY = "validation_cross_entropy"
 """Name of a look in the history."""
 _DRAWS = 4
 """Noises of every pair."""
-_KEY = 1 << 30
-"""Keeps these draws apart from those of the updates."""
 
 
 class Validation:
@@ -52,7 +51,7 @@ class Validation:
         for i, packed in enumerate(self.batches):
             clean = packed.target_colour[packed.target_real]
             for draw in range(_DRAWS):
-                key = hash_key(torch.tensor(self.seed, device=clean.device), _KEY, i, draw)
+                key = hash_key(torch.tensor(self.seed, device=clean.device), VALIDATION_STEP, i, draw)
                 logits = NoisedBatch(packed, self.table, self.how, key).logits(network)
                 total = total + functional.cross_entropy(logits, clean, reduction="sum").double()
         network.train(was)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from model.config.experiment import Evaluation
-from model.diffusion.schedule import inference_levels, schedule
+from model.diffusion.schedule import cosine_schedule, inference_levels
 from model.network.denoiser import Denoiser
 from tasks.common import params, paths
 from tasks.machine.answers import answers
@@ -52,7 +52,7 @@ def look(workspace, monkeypatch):
     """What an evaluation of an untrained network asks and answers, by name."""
     config = build()
     save_checkpoint(config)
-    levels = schedule(config.train.noise)
+    levels = cosine_schedule(config.train.noise)
     calls: list[tuple[float, bool]] = []
     denoise = Denoiser.denoise
 
@@ -104,7 +104,7 @@ def test_the_network_is_told_the_levels_of_the_time_map(look, time_map, steps):
     lab = [round(float(x)) for x in np.linspace(127, 0, steps)] if time_map == "spaced" else [*range(steps)][::-1]
     assert found == lab == inference_levels(128, steps, time_map)
     if time_map == "raw-index" and steps == 32:
-        assert float(schedule(experiment().train.noise).alpha_bar[found[0]]) == pytest.approx(0.85, abs=6e-4)
+        assert float(cosine_schedule(experiment().train.noise).alpha_bar[found[0]]) == pytest.approx(0.85, abs=6e-4)
 
 
 def test_more_raw_indices_than_levels_are_refused():

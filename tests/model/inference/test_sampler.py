@@ -1,6 +1,5 @@
-"""The samplers against brute-force transition matrices, frequencies, and an estimate that is known."""
+"""The samplers with a network whose estimate is known."""
 
-from itertools import pairwise
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,63 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.config.experiment import Evaluation, SelfConditioning
-from model.diffusion.schedule import inference_levels, levels, posterior, reverse_probabilities, schedule
-from model.inference.sampler import denoise, drawn, least_sure
+from model.diffusion.schedule import cosine_schedule, inference_levels, levels
+from model.inference.sampler import denoise, least_sure
 from model.ops.keyed_random import hash_key
 from tests.conftest import experiment
 
 NOISE = experiment().train.noise
 TOLD = experiment().train.self_conditioning
-
-
-def _kernel(alpha_bar):
-    """Transition matrix of a stride that keeps a cell with this probability."""
-    return alpha_bar * np.eye(10) + (1 - alpha_bar) / 10
-
-
-def _step(probabilities, alpha_bar, alpha_bar_next):
-    """reverse_chances of every colour of x_t: (10, 10), rows x_t; `probabilities` (10, 10) are p(x_0 | x_t) by row."""
-    a, b = (torch.full((10,), value, dtype=torch.float64) for value in (alpha_bar, alpha_bar_next))
-    return reverse_probabilities(torch.from_numpy(probabilities), torch.arange(10), a, b).numpy()
-
-
-@given(st.integers(0, 1000), st.floats(0.02, 0.97), st.floats(0.01, 1.0))
-def test_a_reverse_step_is_bayes_rule_with_matrices(seed, alpha_bar, share):
-    alpha_bar_next = alpha_bar + share * (0.999 - alpha_bar)
-    probabilities = np.random.default_rng(seed).dirichlet(np.full(10, 0.4), size=10)
-    to_next, stride, whole = _kernel(alpha_bar_next), _kernel(alpha_bar / alpha_bar_next), _kernel(alpha_bar)
-    expected = np.zeros((10, 10))
-    for now in range(10):
-        for clean in range(10):
-            given_clean = to_next[clean] * stride[:, now] / whole[clean, now]
-            assert given_clean.sum() == pytest.approx(1)
-            expected[now] += probabilities[now, clean] * given_clean
-    assert np.allclose(_step(probabilities, alpha_bar, alpha_bar_next), expected, atol=1e-9)
-
-
-@pytest.mark.parametrize("steps", [4, 8, 32])
-def test_with_the_true_estimate_the_noise_is_walked_back_to_the_data(steps):
-    """The distribution after every step is that of the data at its noise level. The unweighted step misses it."""
-    data = np.random.default_rng(1).dirichlet(np.full(10, 0.3))
-    alpha_bars = schedule(NOISE).alpha_bar.numpy()[inference_levels(NOISE.steps, steps)]
-    exact = naive = data @ _kernel(alpha_bars[0])
-    for alpha_bar, following in pairwise(alpha_bars):
-        joint = data[:, None] * _kernel(alpha_bar)
-        estimate = (joint / joint.sum(0)).T
-        exact = exact @ _step(estimate, alpha_bar, following)
-        assert np.allclose(exact, data @ _kernel(following), atol=1e-9)
-        beta = torch.full((10,), 1 - alpha_bar / following, dtype=torch.float64)
-        at = torch.full((10,), following, dtype=torch.float64)
-        naive = naive @ posterior(torch.from_numpy(estimate), torch.arange(10), at, beta).numpy()
-    assert np.abs(naive - data @ _kernel(alpha_bars[-1])).max() > 0.01
-
-
-def test_a_draw_has_its_probabilities():
-    probabilities = torch.tensor([0.0, 0.5, 0.0, 0.2, 0.3, 0, 0, 0, 0, 0]).expand(200_000, 10)
-    found = np.bincount(drawn(probabilities, torch.rand(200_000)).numpy(), minlength=10) / 200_000
-    assert found == pytest.approx(probabilities[0].numpy(), abs=0.005)
-    assert found[0] == found[2] == found[9] == 0
-    assert drawn(probabilities[:2], torch.tensor([0.0, 0.49999])).tolist() == [1, 1]
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=8), st.integers(0, 1000), st.floats(0, 1))
@@ -117,7 +66,7 @@ def _denoise(steps, sampler, self_conditioning="as-trained", how=TOLD, grids=40,
         sizes="own",
         limit=0,
     )
-    table = levels(schedule(NOISE), "log-snr", torch.device("cpu"))
+    table = levels(cosine_schedule(NOISE), "log-snr", torch.device("cpu"))
     return denoise(network, packed, table, how, config, hash_key(0, torch.arange(grids))), network
 
 
@@ -129,7 +78,7 @@ def test_every_sampler_ends_at_the_estimate_and_passes_through_its_noise(sampler
     assert len(found.frames) == steps + 1  # Few steps: all are kept.
     right = (found.frames == network.clean).float().mean(-1)
     assert right[0] == pytest.approx(0.1, abs=0.01)
-    alpha_bars = schedule(NOISE).alpha_bar[inference_levels(NOISE.steps, steps)]
+    alpha_bars = cosine_schedule(NOISE).alpha_bar[inference_levels(NOISE.steps, steps)]
     for step in range(1, steps):
         # After a step the grid has the noise of the next level, or none where the whole estimate is taken.
         kept = 1.0 if sampler in ("draw", "argmax") else float(alpha_bars[step])

@@ -1,7 +1,10 @@
+import numpy as np
+import pytest
 import torch
 from scipy import stats
 
-from model.ops.keyed_random import hash_key, uniform
+from model.ops.keyed_random import categorical, hash_key, uniform
+from model.ops.random_purposes import ProbeDraw, TrainingDraw
 
 
 def test_draws_are_uniform_and_uncorrelated_along_every_part_of_the_key():
@@ -30,3 +33,15 @@ def test_the_hash_is_the_same_for_ever():
 
 
 STORED = [3256576115, 2108032100, 2348812839]
+
+
+def test_a_categorical_draw_has_its_probabilities():
+    probabilities = torch.tensor([0.0, 0.5, 0.0, 0.2, 0.3, 0, 0, 0, 0, 0]).expand(200_000, 10)
+    found = np.bincount(categorical(probabilities, torch.rand(200_000)).numpy(), minlength=10) / 200_000
+    assert found == pytest.approx(probabilities[0].numpy(), abs=0.005)
+    assert found[0] == found[2] == found[9] == 0
+    assert categorical(probabilities[:2], torch.tensor([0.0, 0.49999])).tolist() == [1, 1]
+
+
+def test_draws_of_training_and_probes_share_no_purpose():
+    assert not {int(purpose) for purpose in TrainingDraw} & {int(purpose) for purpose in ProbeDraw}

@@ -18,7 +18,7 @@ from tests.conftest import ROOT, experiment, puzzles
 
 LOGITS = """
 import sys, pathlib, torch
-from model.diffusion.schedule import levels, schedule
+from model.diffusion.schedule import cosine_schedule, levels
 from model.network.device_data import corpus
 from model.network.packing import pad_to_budget, pack
 from model.storage import checkpoints
@@ -34,7 +34,7 @@ for i in range(len(p)):
 filled, budget = pad_to_budget(rows, network.prefix_length, None)
 held = corpus(data, description.train.network, torch.device("cpu"))
 packed = pack(torch.from_numpy(filled), held, network.prefix_length, budget)
-table = levels(schedule(description.noise), description.train.network.time_input, torch.device("cpu"))
+table = levels(cosine_schedule(description.noise), description.train.network.time_input, torch.device("cpu"))
 with torch.no_grad():
     encoded = network.encode(packed)
     cells = packed.target_cell

@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 
-from model.diffusion.schedule import levels, schedule
+from model.diffusion.schedule import cosine_schedule, levels
 from model.training.trainer import Training
 from model.training.validation import CROSS_ENTROPY, Validation, exhausted, lowest
 from tasks import augment, prepare, report, select, train
@@ -92,7 +92,7 @@ def test_an_interrupted_training_stops_at_the_same_update_with_the_same_weights(
 def test_the_look_is_the_mean_cross_entropy_over_cells_whatever_the_batch():
     subject = run(_training(_config(None)))
     config = subject.config
-    table = levels(schedule(config.noise), config.network.time_input, torch.device("cpu"))
+    table = levels(cosine_schedule(config.noise), config.network.time_input, torch.device("cpu"))
     held = held_out()
     look = Validation(held, config.network, config.self_conditioning, 6, table, 0)
     found = look.cross_entropy(subject.network)

@@ -156,7 +156,7 @@ def test_probes_name_what_is_on_and_does_nothing():
 
 def test_the_labs_reverse_step_would_be_an_error(monkeypatch):
     """Ledger B3: the argmax of the one-step posterior is the grid itself."""
-    from model.diffusion.schedule import posterior
+    from model.diffusion.reverse import posterior
     from model.training import noised_batch
 
     def labs(logits, noisy, level, table, draw):

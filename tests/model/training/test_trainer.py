@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from model.config.experiment import Train
-from model.diffusion.schedule import levels, schedule
+from model.diffusion.schedule import cosine_schedule, levels
 from model.network.denoiser import build
 from model.network.packing import pack, pad_to_budget
 from model.puzzles.arrays import Dataset, Pairs, Views
@@ -197,9 +197,9 @@ def test_the_average_is_the_ledgers():
 
 def test_levels_hand_the_network_its_time_input():
     config = experiment().train
-    table = levels(schedule(config.noise), "log-snr", torch.device("cpu"))
+    table = levels(cosine_schedule(config.noise), "log-snr", torch.device("cpu"))
     assert torch.allclose(torch.sigmoid(table.time), table.alpha_bar, atol=1e-6)
     assert torch.allclose(
-        levels(schedule(config.noise), "log-alpha-bar", torch.device("cpu")).time.exp(), table.alpha_bar
+        levels(cosine_schedule(config.noise), "log-alpha-bar", torch.device("cpu")).time.exp(), table.alpha_bar
     )
-    assert levels(schedule(config.noise), "index", torch.device("cpu")).time.tolist() == list(range(128))
+    assert levels(cosine_schedule(config.noise), "index", torch.device("cpu")).time.tolist() == list(range(128))
