@@ -21,14 +21,15 @@ from model.dataset import Dataset, Pairs
 from model.grids import Grid, GridError, Task
 from model.prediction import Failure, Predictor
 from model.scoring import Key, attempts_of
-from model.views import make_views, voting_seed
+from model.views import make_views, output_only_colours, voting_seed
 from model.voting import Ballots, ballots, visited_share
 from tasks import paths
+from tasks.answers import agreed_sizes
 from tasks.drawing import Strip
 from tasks.params import load, resolved
 from tasks.raw import read_json
 from tasks.stage import StageError, stage
-from tasks.tables import data_digest, read_pairs
+from tasks.tables import data_digest, read_demonstrations, read_pairs
 
 Trained = Mapping[Key, tuple[Grid, Grid | None]]
 """Training pairs by task and number."""
@@ -136,7 +137,8 @@ def answer(
     network, description = checkpoints.load(stem, choose())
     dataset, keys = _dataset(tasks, description)
     names, device = list(description.tasks), next(network.parameters()).device
-    predictor = Predictor(network, description, dataset, names, description.seed, device)
+    agreed = agreed_sizes(dataset, names, _shown(tasks, description)) if how.sizes == "rule" else {}
+    predictor = Predictor(network, description, dataset, names, description.seed, device, agreed)
     failures: list[Failure] = []
     with Progress(transient=True) as progress:
         bar = progress.add_task(f"{stem.name}: {len(keys)} test grids", total=1.0)
@@ -185,8 +187,20 @@ def _dataset(tasks: Mapping[str, Task], description: Description) -> tuple[Datas
     )
     counts = np.full(len(index), description.augment.voting_views)
     seed = voting_seed(description.train.network.conditioning, description.seed)
-    views = make_views(description.augment, counts, seed)
+    shown = _shown(tasks, description)
+    output_only = [output_only_colours(shown.get(name, ())) for name in description.tasks]
+    views = make_views(description.augment, counts, seed, output_only)
     return Dataset(np.concatenate([grid.ravel() for grid in inputs]), pairs, views), keys
+
+
+def _shown(tasks: Mapping[str, Task], description: Description) -> dict[str, list[tuple[Grid, Grid]]]:
+    """Demonstrations by task id: the pairs trained on, as the stages read them, or else those of the file."""
+    if _demonstrations(description) is not None:
+        return read_demonstrations()
+    return {
+        name: [(pair.input, pair.output) for pair in task.train if pair.output is not None]
+        for name, task in tasks.items()
+    }
 
 
 def _demonstrations(description: Description) -> Trained | None:
