@@ -5,9 +5,8 @@ A batch that raises is halved until the one answer is found that cannot be had; 
 
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from types import MappingProxyType
 from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
@@ -79,7 +78,7 @@ class Predictor:
     """Task ids by the dataset's task index."""
     seed: int
     device: torch.device
-    agreed: Mapping[int, Size] = MappingProxyType({})
+    agreed: Mapping[int, Size] = field(default_factory=dict)
     """Sizes that the demonstrations agree on, by row of the pairs; used where Evaluation.sizes is 'rule'."""
 
     def answer(
