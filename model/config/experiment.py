@@ -83,6 +83,8 @@ class Augment(Frozen):
     """Training views of an evaluation task, identity included."""
     voting_views: Positive
     """Views that vote, identity included."""
+    output_only_colours: Literal["permuted", "kept"]
+    """Whether permutations move the colours that an output of a task's demonstrations has and its own input lacks."""
 
     @model_validator(mode="after")
     def _all_is_72(self) -> Self:
@@ -90,6 +92,8 @@ class Augment(Frozen):
             raise ValueError("scheme 'all' has 72 views: training_views and evaluation_views must be 72")
         if self.scheme == "all" and self.voting_views > 72:
             raise ValueError(f"voting_views is {self.voting_views}; scheme 'all' has 72 views")
+        if self.output_only_colours == "kept" and self.scheme != "permutations":
+            raise ValueError(f"output_only_colours 'kept' needs scheme 'permutations'; scheme is {self.scheme!r}")
         return self
 
 
@@ -180,9 +184,10 @@ class Evaluation(Frozen):
     """Independent attempts on the grids as they are; 0 when views vote."""
     votes: Count
     """Views that vote; 0 when there are attempts."""
-    sizes: Literal["own", "voted", "split"]
+    sizes: Literal["own", "voted", "split", "rule"]
     """The size at which a view answers: its own; the most frequent of all views; its own if that is one of the two most
-    frequent, else the one of these that it holds likelier (the lab's confidence split, mended)."""
+    frequent, else the one of these that it holds likelier (the lab's confidence split, mended); the one that the
+    demonstrations agree on (voting.agreed_size), and as 'split' where they agree on none."""
     limit: Count
     """Only the first so many tasks; 0 for all."""
 

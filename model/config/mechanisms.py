@@ -75,6 +75,10 @@ class Network(Frozen):
     conditioning: Literal["task", "d4", "d4-colour", "rotation-flip-colour", "augmented-task"]
     """Embeddings of an example: of its task, with those of its view's D4 and colour cycle, or one per task and view."""
     time_input: Literal["index", "log-alpha-bar", "log-snr"]
+    attention_gain: Annotated[float, Field(gt=0)]
+    """Factor of all attention scores. Queries and keys are normalised, so without it attention cannot be sharp."""
+    fastest_rotation: Annotated[float, Field(gt=0)]
+    """Radians per cell of the fastest rotary pair of rows and of columns; the others scale with it."""
 
     @model_validator(mode="after")
     def _heads(self) -> Self:

@@ -4,9 +4,9 @@ A batch that raises is halved until the one answer is found that cannot be had; 
 """
 
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal, NamedTuple, TypeVar
 
@@ -79,6 +79,8 @@ class Predictor:
     """Task ids by the dataset's task index."""
     seed: int
     device: torch.device
+    agreed: Mapping[int, Size] = field(default_factory=dict)
+    """Sizes that the demonstrations agree on, by row of the pairs; used where Evaluation.sizes is 'rule'."""
 
     def answer(
         self,
@@ -95,6 +97,8 @@ class Predictor:
         failed: dict[int, str] | None = None if failures is None else {}
         scores = self._sizes(queries, failed)
         sizes = _assign(config.sizes, scores, views)
+        if config.sizes == "rule":
+            sizes = [self.agreed.get(pair, size) for (pair, _), size in zip(queries, sizes, strict=True)]
         work = [(i, attempt) for i in range(len(queries)) for attempt in range(attempts)]
         if failures is not None and failed is not None:
             failures += [Failure(*queries[i], attempt, failed[i]) for i, attempt in work if i in failed]
@@ -216,7 +220,7 @@ class Predictor:
             yield
 
 
-def _assign(how: Literal["own", "voted", "split"], scores: NDArray[np.float64], views: int) -> list[Size]:
+def _assign(how: Literal["own", "voted", "split", "rule"], scores: NDArray[np.float64], views: int) -> list[Size]:
     """The size each query answers at, from log-probabilities (queries, 2, 30) in blocks of `views`; (0, 0) for NaN."""
     sizes: list[Size] = [(0, 0)] * len(scores)
     known = ~np.isnan(scores[:, 0, 0])

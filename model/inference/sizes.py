@@ -2,18 +2,22 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from fractions import Fraction
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from model.puzzles.grids import Size
+from model.puzzles.grids import LARGEST_SIDE, Size
 
 
 def assign_sizes(
-    how: Literal["own", "voted", "split"], sizes: Sequence[Size], confidence: NDArray[np.float64]
+    how: Literal["own", "voted", "split", "rule"], sizes: Sequence[Size], confidence: NDArray[np.float64]
 ) -> list[Size]:
-    """The size at which each view answers, see `Evaluation.sizes`; arguments as in `split_sizes`."""
+    """The size at which each view answers, see `Evaluation.sizes`; arguments as in `split_sizes`.
+
+    Under 'rule' the split, for grids whose demonstrations agree on no size.
+    """
     if how == "own":
         return list(sizes)
     if how == "voted":
@@ -34,3 +38,31 @@ def split_sizes(sizes: Sequence[Size], confidence: NDArray[np.float64]) -> list[
         return max(best, key=lambda s: confidence[view, 0, s[0] - 1] + confidence[view, 1, s[1] - 1])
 
     return [size if size in best else likelier(view) for view, size in enumerate(sizes)]
+
+
+def agreed_size(demonstrations: Sequence[tuple[Size, Size]], given: Size) -> Size | None:
+    """(height, width) of the output for an input of size `given`, by what all demonstrations agree on.
+
+    `demonstrations` are sizes (input, output). Each side follows a rule of its own, the first of these that holds in
+    all of them: it is the input's, it is constant, or it is the input's times one ratio. A single demonstration shows
+    the first alone. None where a side follows no rule, or where the rules lead to no whole size of 1 to 30 cells.
+    """
+    height, width = (
+        _agreed_side([(before[axis], after[axis]) for before, after in demonstrations], given[axis]) for axis in (0, 1)
+    )
+    return None if height is None or width is None else (height, width)
+
+
+def _agreed_side(demonstrations: Sequence[tuple[int, int]], given: int) -> int | None:
+    if all(before == after for before, after in demonstrations):
+        return given if demonstrations else None
+    if len(demonstrations) == 1:
+        return None
+    constant = {after for _, after in demonstrations}
+    ratios = {Fraction(after, before) for before, after in demonstrations}
+    if len(constant) == 1:
+        return constant.pop()
+    if len(ratios) > 1:
+        return None
+    side = given * ratios.pop()
+    return int(side) if side.denominator == 1 and 1 <= side <= LARGEST_SIDE else None

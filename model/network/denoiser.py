@@ -115,9 +115,10 @@ class Denoiser(nn.Module):
         """
         own, targets, ends = self._weights()
         x, qkv = self._context(packed, hidden, ends.input_cells, own[0].attention_in, self._drop(seeds, 0))
+        how = x.dtype, self.config.attention_gain, self.config.fastest_rotation
         head = self.config.width // self.config.heads
-        rotation = rotation_of(packed.context_position, head, x.dtype)
-        target_rotation = rotation_of(packed.target_position, head, x.dtype)
+        rotation = rotation_of(packed.context_position, head, *how)
+        target_rotation = rotation_of(packed.target_position, head, *how)
         places = packed.context_places, packed.target_places
         keys, values = [], []
         for i, weights in enumerate(own):

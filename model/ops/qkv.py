@@ -16,7 +16,7 @@ from model.ops.compilation import maybe_compile
 from model.ops.norm import rms_norm
 
 Rotation = tuple[Tensor, Tensor]
-"""Cosine and sine of the angle of every pair of columns, (N, 1, W / 2)."""
+"""Cosine and sine of the angle of every pair of columns, (N, 1, W / 2), times the square root of the gain."""
 
 
 def scatter_context_kv(
@@ -50,27 +50,37 @@ def scatter_target_kv(
     return query, keys.index_copy(0, places, key), values.index_copy(0, places, value)
 
 
-def rotation_of(position: Tensor, width: int, dtype: torch.dtype) -> Rotation:
-    """Of rows at `position` (N, 3): 3/8 of the pairs turn by row, 3/8 by column, 1/4 by grid."""
-    return _turned(position, _frequencies(width, position.device), dtype)
+def rotation_of(position: Tensor, width: int, dtype: torch.dtype, gain: float = 1.0, fastest: float = 1.0) -> Rotation:
+    """Of rows at `position` (N, 3): 3/8 of the pairs turn by row, 3/8 by column, 1/4 by grid.
+
+    The fastest pair of rows and of columns turns by `fastest` radians per cell. Cosines and sines are multiplied by the
+    square root of `gain`: queries and keys both carry it, so attention scores are multiplied by `gain`.
+    """
+    return _turned(position, *_frequencies(width, position.device, gain, fastest), dtype)
 
 
 @functools.cache
-def _frequencies(width: int, device: torch.device) -> Tensor:
-    """Of each pair of columns along each axis, (3, W / 2)."""
+def _frequencies(width: int, device: torch.device, gain: float, fastest: float) -> tuple[Tensor, Tensor]:
+    """Radians per cell of each pair of columns along each axis, (3, W / 2), and the square root of `gain`, scalar.
+
+    The root is a tensor because compiled regions treat Python numbers as shapes that may change.
+    """
     pairs = width // 2
     shares = (3 * pairs // 8, 3 * pairs // 8, pairs - 2 * (3 * pairs // 8))
-    bases = (60.0, 60.0, 4.0)
-    parts = [torch.exp(-torch.arange(n) * (math.log(base) / n)) for n, base in zip(shares, bases, strict=True)]
+    bases, first = (60.0, 60.0, 4.0), (fastest, fastest, 1.0)
+    parts = [
+        speed * torch.exp(-torch.arange(n) * (math.log(base) / n))
+        for n, base, speed in zip(shares, bases, first, strict=True)
+    ]
     table: Tensor = torch.block_diag(*parts).to(device)  # type: ignore[no-untyped-call]
-    return table
+    return table, torch.tensor(math.sqrt(gain), device=device)
 
 
 @maybe_compile
-def _turned(position: Tensor, frequencies: Tensor, dtype: torch.dtype) -> Rotation:
+def _turned(position: Tensor, frequencies: Tensor, root: Tensor, dtype: torch.dtype) -> Rotation:
     rows, columns, grids = (position[:, axis, None] * frequencies[axis] for axis in range(3))
     angle = (rows + columns + grids)[:, None]
-    return angle.cos().to(dtype), angle.sin().to(dtype)
+    return (root * angle.cos()).to(dtype), (root * angle.sin()).to(dtype)
 
 
 @maybe_compile

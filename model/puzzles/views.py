@@ -1,9 +1,12 @@
 """Which views of each task are trained on and vote: the augmentation schemes (version ledger 2.5 and 3)."""
 
+from collections.abc import Iterable, Sequence
+
 import numpy as np
 
 from model.config.experiment import Augment
 from model.puzzles.arrays import Ints, Views
+from model.puzzles.grids import Grid
 from model.puzzles.symmetry import COMPOSE, D4, colour_cycle
 
 _CYCLES = 9
@@ -14,9 +17,28 @@ def voting_seed(conditioning: str, seed: int) -> int:
     return 2 * seed if conditioning == "augmented-task" else 2 * seed + 1
 
 
-def make_views(config: Augment, counts: Ints, seed: int) -> Views:
-    """`counts` (tasks,) views for every task, the identity first: the first of an endless list of (seed, task)."""
-    return join([_task_views(config, int(n), np.array([seed, task])) for task, n in enumerate(counts)])
+def make_views(config: Augment, counts: Ints, seed: int, output_only: Sequence[frozenset[int]] | None = None) -> Views:
+    """`counts` (tasks,) views for every task, the identity first: the first of an endless list of (seed, task).
+
+    `output_only` are the `output_only_colours` of every task, needed where the configuration keeps them.
+    """
+    kept = [frozenset[int]()] * len(counts)
+    if config.output_only_colours == "kept":
+        if output_only is None or len(output_only) != len(counts):
+            raise ValueError("augment.output_only_colours is 'kept', which needs the colours of every task")
+        kept = list(output_only)
+    return join([_task_views(config, int(n), np.array([seed, task]), kept[task]) for task, n in enumerate(counts)])
+
+
+def output_only_colours(demonstrations: Iterable[tuple[Grid, Grid]]) -> frozenset[int]:
+    """Colours 1-9 that the output of some demonstration (input, output) has and the input of the same one lacks.
+
+    A test input does not tell what a permutation made of such a colour, so the answer cannot be known.
+    """
+    found: set[int] = set()
+    for given, answer in demonstrations:
+        found.update(np.setdiff1d(answer, given).tolist())
+    return frozenset(found) - {0}
 
 
 def join(parts: list[tuple[Ints, Ints, Ints]]) -> Views:
@@ -26,10 +48,10 @@ def join(parts: list[tuple[Ints, Ints, Ints]]) -> Views:
     return Views(count.cumsum() - count, count, element, colours.astype(np.uint8), cycle)
 
 
-def _task_views(config: Augment, count: int, key: Ints) -> tuple[Ints, Ints, Ints]:
+def _task_views(config: Augment, count: int, key: Ints, kept: frozenset[int]) -> tuple[Ints, Ints, Ints]:
     draws = np.random.Generator(np.random.Philox(key=key.astype(np.uint64)))
     if config.scheme == "permutations":
-        return _permutations(count, draws)
+        return _permutations(count, draws, kept)
     if config.scheme == "all":
         # Every D4 element first, then the next cycle: the first n views are as varied as n views can be.
         element, cycle = np.arange(count) % D4, np.arange(count) // D4
@@ -38,17 +60,16 @@ def _task_views(config: Augment, count: int, key: Ints) -> tuple[Ints, Ints, Int
     return element, np.stack([colour_cycle(int(c)) for c in cycle]), cycle
 
 
-def _permutations(count: int, draws: np.random.Generator) -> tuple[Ints, Ints, Ints]:
-    """All D4 elements in turn, each time with a new random permutation of colours 1-9; the first eight keep colours."""
+def _permutations(count: int, draws: np.random.Generator, kept: frozenset[int]) -> tuple[Ints, Ints, Ints]:
+    """All D4 elements in turn, each time with a new random permutation of colours 1-9; the first eight keep colours.
+
+    The colours `kept` stay as they are in all of them.
+    """
     element = np.arange(count) % D4
     blocks = -(-count // D4)
-    maps = np.concatenate(
-        [
-            np.zeros((blocks, 1), dtype=np.int64),
-            draws.permuted(np.tile(np.arange(1, 10), (blocks, 1)), axis=1),
-        ],
-        1,
-    )
+    permuted = np.array([colour for colour in range(1, 10) if colour not in kept], dtype=np.int64)
+    maps = np.tile(np.arange(10), (blocks, 1))
+    maps[:, permuted] = draws.permuted(np.tile(permuted, (blocks, 1)), axis=1)
     maps[0] = np.arange(10)
     return element, maps[np.arange(count) // D4], np.full(count, -1)
 

@@ -6,7 +6,7 @@ Both files are functions of their content: no time, no path, the same bytes for 
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field, ValidationError
@@ -108,6 +108,8 @@ def check_same(stem: Path, description: Description, tasks: list[str], augment: 
             )
         raise CheckpointError(f"{stem} was trained on another task index: {difference}; train on this data first")
     names = ["scheme"]
+    if augment.scheme == "permutations":
+        names.append("output_only_colours")
     if description.train.network.conditioning == "augmented-task":
         names += ["training_views", "evaluation_views"]
     for name in names:
@@ -157,7 +159,10 @@ def start_weights(
 _ROW_NOISE = 0.01
 """Standard deviation of the rows of new tasks around the mean of the old."""
 _SAME: dict[str, tuple[str, ...]] = {
-    "network": ("width", "layers", "heads", "feed_forward", "size_hidden", "conditioning", "time_input"),
+    "network": (
+        *("width", "layers", "heads", "feed_forward", "size_hidden", "conditioning", "time_input"),
+        *("attention_gain", "fastest_rotation"),
+    ),
     "noise": (),
     "self_conditioning": ("features", "temperature", "projection", "gain"),
 }
@@ -177,7 +182,8 @@ def describe(stem: Path) -> Description:
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error}; run the stages train and select") from error
     try:
-        found = json.loads(text).get("format")
+        values = json.loads(text)
+        found = values.get("format")
     except (ValueError, AttributeError) as error:
         raise CheckpointError(f"{path} is no checkpoint description: {error}") from error
     if found != FORMAT:
@@ -186,6 +192,23 @@ def describe(stem: Path) -> Description:
             "checkpoint with the code of the commit that wrote it"
         )
     try:
-        return Description.model_validate_json(text)
+        return Description.model_validate_json(json.dumps(_completed(values)))
     except ValidationError as error:
         raise CheckpointError(f"{path} is no checkpoint description of format {FORMAT}: {error}") from error
+
+
+def _completed(values: dict[str, Any]) -> dict[str, Any]:
+    """A description with the values that every training had before the configuration named them."""
+    for keys, earlier in _EARLIER.items():
+        section: Any = values
+        for key in keys:
+            section = section.get(key) if isinstance(section, dict) else None
+        if isinstance(section, dict):
+            section |= earlier | section
+    return values
+
+
+_EARLIER: dict[tuple[str, ...], dict[str, Any]] = {
+    ("augment",): {"output_only_colours": "permuted"},
+    ("train", "network"): {"attention_gain": 1.0, "fastest_rotation": 1.0},
+}

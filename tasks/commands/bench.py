@@ -71,7 +71,7 @@ def dataset(experiment: Experiment, side: int, tasks: int) -> Dataset:
                 cells.append(grid.ravel().astype(np.uint8))
                 offset += grid.size
             rows.append(row)
-    views = make_views(experiment.augment, np.full(tasks, experiment.augment.voting_views), 0)
+    views = make_views(experiment.augment, np.full(tasks, experiment.augment.voting_views), 0, [frozenset()] * tasks)
     return Dataset(np.concatenate(cells), Pairs(*np.array(rows, dtype=np.int64).T), views)
 
 

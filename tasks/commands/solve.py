@@ -19,7 +19,7 @@ from model.inference.predictor import Failure, Predictor
 from model.puzzles import grids
 from model.puzzles.arrays import Dataset, Pairs
 from model.puzzles.grids import Grid, GridError, Task
-from model.puzzles.views import make_views, voting_seed
+from model.puzzles.views import make_views, output_only_colours, voting_seed
 from model.scoring.scores import Key, attempts_of
 from model.scoring.votes import Proposals, collect_proposals, visited_share
 from model.storage import checkpoints
@@ -28,7 +28,8 @@ from tasks.common import paths
 from tasks.common.params import load, resolved
 from tasks.common.stage import StageError, stage
 from tasks.files.official import read_json
-from tasks.files.tables import data_digest, read_pairs
+from tasks.files.tables import data_digest, read_demonstrations, read_pairs
+from tasks.machine.answers import agreed_sizes
 from tasks.reporting.drawing import Strip
 
 Trained = Mapping[Key, tuple[Grid, Grid | None]]
@@ -137,7 +138,8 @@ def answer(
     network, description = checkpoints.load(stem, choose())
     dataset, keys = _dataset(tasks, description)
     names, device = list(description.tasks), next(network.parameters()).device
-    predictor = Predictor(network, description, dataset, names, description.seed, device)
+    agreed = agreed_sizes(dataset, names, _shown(tasks, description)) if how.sizes == "rule" else {}
+    predictor = Predictor(network, description, dataset, names, description.seed, device, agreed)
     failures: list[Failure] = []
     with Progress(transient=True) as progress:
         bar = progress.add_task(f"{stem.name}: {len(keys)} test grids", total=1.0)
@@ -186,8 +188,20 @@ def _dataset(tasks: Mapping[str, Task], description: Description) -> tuple[Datas
     )
     counts = np.full(len(index), description.augment.voting_views)
     seed = voting_seed(description.train.network.conditioning, description.seed)
-    views = make_views(description.augment, counts, seed)
+    shown = _shown(tasks, description)
+    output_only = [output_only_colours(shown.get(name, ())) for name in description.tasks]
+    views = make_views(description.augment, counts, seed, output_only)
     return Dataset(np.concatenate([grid.ravel() for grid in inputs]), pairs, views), keys
+
+
+def _shown(tasks: Mapping[str, Task], description: Description) -> dict[str, list[tuple[Grid, Grid]]]:
+    """Demonstrations by task id: the pairs trained on, as the stages read them, or else those of the file."""
+    if _demonstrations(description) is not None:
+        return read_demonstrations()
+    return {
+        name: [(pair.input, pair.output) for pair in task.train if pair.output is not None]
+        for name, task in tasks.items()
+    }
 
 
 def _demonstrations(description: Description) -> Trained | None:

@@ -49,6 +49,15 @@ def read_pairs(split: str) -> dict[tuple[str, int], tuple[Grid, Grid | None]]:
     }
 
 
+def read_demonstrations() -> dict[str, list[tuple[Grid, Grid]]]:
+    """Input and output of every pair that is trained on, by task id: those of an evaluation task are demonstrations."""
+    found: dict[str, list[tuple[Grid, Grid]]] = {}
+    for (name, _), (given, answer) in read_pairs("train").items():
+        if answer is not None:
+            found.setdefault(name, []).append((given, answer))
+    return found
+
+
 def read_dataset(split: str, views: Path) -> Dataset:
     """Pairs of one split with the views of every task."""
     table = pd.read_parquet(paths.PAIRS)

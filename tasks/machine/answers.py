@@ -1,6 +1,6 @@
 """Answering the test inputs of a split with a checkpoint: shared by the stages `select` and `predict`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +8,13 @@ from rich.progress import Progress
 
 from model.config.experiment import Evaluation
 from model.inference.predictor import Answer, Failure, Predictor
+from model.inference.sizes import agreed_size
 from model.puzzles.arrays import Dataset
+from model.puzzles.grids import Grid, Size
 from model.storage import checkpoints
 from tasks.common import paths
 from tasks.common.params import resolved
-from tasks.files.tables import read_dataset, read_tasks
+from tasks.files.tables import read_dataset, read_demonstrations, read_tasks
 from tasks.machine.device import choose
 
 
@@ -40,7 +42,8 @@ def answers(
     cells = dataset.pairs.input_height * dataset.pairs.input_width
     mine = np.sort(np.argsort(cells, kind="stable")[share[0] :: share[1]])
     dataset = Dataset(dataset.cells, dataset.pairs.rows(mine), dataset.views)
-    predictor = Predictor(network, description, dataset, names, seed, device)
+    agreed = agreed_sizes(dataset, names, read_demonstrations()) if evaluation.sizes == "rule" else {}
+    predictor = Predictor(network, description, dataset, names, seed, device, agreed)
 
     def show() -> Iterator[Answer]:
         with Progress(disable=share[0] > 0) as progress:
@@ -48,3 +51,21 @@ def answers(
             yield from predictor.answer(evaluation, lambda done: progress.update(bar, completed=done), failures)
 
     return show(), dataset, names
+
+
+def agreed_sizes(
+    dataset: Dataset, names: list[str], demonstrations: Mapping[str, Sequence[tuple[Grid, Grid]]]
+) -> dict[int, Size]:
+    """The size that the demonstrations of its task agree on, by row of the pairs; rows without one are left out.
+
+    `names` are task ids by index, `demonstrations` pairs (input, output) by task id.
+    """
+    sizes = {name: [(_size(a), _size(b)) for a, b in pairs] for name, pairs in demonstrations.items()}
+    pairs = dataset.pairs
+    inputs = zip(pairs.task.tolist(), pairs.input_height.tolist(), pairs.input_width.tolist(), strict=True)
+    found = {row: agreed_size(sizes.get(names[task], ()), (h, w)) for row, (task, h, w) in enumerate(inputs)}
+    return {row: size for row, size in found.items() if size}
+
+
+def _size(grid: Grid) -> Size:
+    return grid.shape[0], grid.shape[1]

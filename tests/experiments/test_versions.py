@@ -120,7 +120,8 @@ def test_the_fine_tunings_are_the_ledgers():
 @pytest.mark.parametrize("scheme", ["all", "random-draws", "permutations"])
 def test_fewer_views_are_the_first_of_more(scheme):
     """Under 'augmented-task' the voting views must be views that were trained on, under the same numbers."""
-    config = Augment(scheme=scheme, training_views=72, evaluation_views=72, voting_views=40)
+    counts = {"training_views": 72, "evaluation_views": 72, "voting_views": 40}
+    config = Augment(scheme=scheme, output_only_colours="permuted", **counts)
     more, fewer = (make_views(config, np.array(n), 2 * 7) for n in ([72, 72, 72], [40, 5, 33]))
     for task, count in enumerate(fewer.count):
         a, b = fewer.start[task], more.start[task]

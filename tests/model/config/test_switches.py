@@ -128,6 +128,8 @@ SWITCHES: list[tuple[dict[str, Any], dict[str, Any], set[str]]] = [
     ({}, {"network": {"conditioning": "d4"}}, SHAPES),
     ({}, {"network": {"conditioning": "rotation-flip-colour"}}, ALL),
     ({}, {"network": {"conditioning": "augmented-task"}}, SHAPES),
+    ({}, {"network": {"attention_gain": 2.0}}, ALL),
+    ({}, {"network": {"fastest_rotation": 2.0}}, ALL),
     ({}, {"network": {"time_input": "index"}}, COURSE),
     ({}, {"network": {"time_input": "log-alpha-bar"}}, COURSE),
     ({}, {"noise": {"steps": 64}}, COURSE),

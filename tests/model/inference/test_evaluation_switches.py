@@ -44,6 +44,8 @@ SWITCHES: list[tuple[dict[str, Any], dict[str, Any], set[str]]] = [
     ({}, {"limit": 1}, ASKED),
     ({}, {"sizes": "voted"}, GRIDS | {"sizes"}),
     ({}, {"sizes": "split"}, GRIDS | {"sizes"}),
+    ({}, {"sizes": "rule"}, GRIDS | {"sizes"}),
+    ({"sizes": "split"}, {"sizes": "rule"}, GRIDS | {"sizes"}),
 ]
 
 

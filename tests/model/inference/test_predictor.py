@@ -20,7 +20,8 @@ OUTPUTS = [np.arange(15, dtype=np.uint8).reshape(3, 5) % 10, np.array([[1], [2],
 
 
 def _dataset(views=72, inputs=INPUTS, scheme="all"):
-    config = Augment(scheme=scheme, training_views=72, evaluation_views=72, voting_views=views)
+    counts = {"training_views": 72, "evaluation_views": 72, "voting_views": views}
+    config = Augment(scheme=scheme, output_only_colours="permuted", **counts)
     ends = np.cumsum([0, *(grid.size for grid in inputs)])
     sides = np.array([grid.shape for grid in inputs], dtype=np.int64)
     index = np.arange(len(inputs))

@@ -141,3 +141,27 @@ def test_a_file_that_is_no_description_is_refused(trained):
     for text in ("[]", "{", json.dumps({"format": 2})):
         path.write_text(text)
         assert "final.json is no checkpoint description" in _refused_by_predict()
+
+
+def test_a_description_from_before_the_switches_is_read_as_what_it_was(trained):
+    described = json.loads(trained.with_suffix(".json").read_text())
+    del described["augment"]["output_only_colours"]
+    for name in ("attention_gain", "fastest_rotation"):
+        del described["train"]["network"][name]
+    _rewrite(trained, augment=described["augment"], train=described["train"])
+    found = checkpoints.describe(trained)
+    assert found.augment.output_only_colours == "permuted"
+    assert found.train.network.attention_gain == found.train.network.fastest_rotation == 1.0
+    predict.main("final", "votes")
+    assert paths.predictions("final", "votes").exists()
+
+
+def test_permutations_that_keep_other_colours_are_refused(raw):
+    raw(puzzles())
+    views = {"scheme": "permutations", "training_views": 8, "evaluation_views": 8, "voting_views": 8}
+    for kept in ("permuted", "kept"):
+        config = experiment(augment=views | {"output_only_colours": kept}, train={"network": {"conditioning": "d4"}})
+        paths.EXPERIMENT.write_text(yaml.safe_dump(config.model_dump(mode="json")))
+        for stage in (prepare, augment, *((train, select) if kept == "permuted" else ())):
+            stage.main()
+    assert "trained with augment.output_only_colours 'permuted', but here it is 'kept'" in _refused_by_predict()

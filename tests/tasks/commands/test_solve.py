@@ -29,6 +29,32 @@ def _solve(file, stem, **changes):
     solve.main(**({"file": file, "checkpoint": stem, "evaluation": "votes", "output": None, "draw": True} | changes))
 
 
+@pytest.mark.parametrize("data", ["here", "elsewhere"])
+def test_the_attempts_are_those_of_predict_with_kept_colours_and_agreed_sizes(workspace, data):
+    files = json.loads(json.dumps(FILES))
+    # Two demonstrations of a constant size that is not the input's, with colours that the inputs lack.
+    for i in (3, 4):
+        files[CHALLENGES]["dddddddd"]["train"].append({"input": [[1, 1, i]], "output": [[7], [8], [i]]})
+    views = {"training_views": 64, "evaluation_views": 64, "voting_views": 64}
+    config = build(
+        files,
+        augment={"scheme": "permutations", "output_only_colours": "kept"} | views,
+        train={"network": {"conditioning": "d4"}},
+        evaluations={"votes": {"votes": 24, "sizes": "rule"}},
+    )
+    save_checkpoint(config)
+    predict.main("best", "votes")
+    score.main("best", "votes")
+    file = paths.RAW / CHALLENGES
+    if data == "elsewhere":
+        paths.TASKS.unlink()
+    out = paths.CHECKPOINTS / "mine.json"
+    _solve(file, paths.CHECKPOINTS / "best", output=out, draw=False)
+    mine = json.loads(out.read_text())
+    assert mine == json.loads(paths.submission("best", "votes").read_text())
+    assert {np.shape(grid) for attempts in mine["dddddddd"] for grid in attempts.values()} == {(3, 1)}
+
+
 @pytest.mark.parametrize("evaluation", ["votes", "attempts"])
 def test_the_attempts_are_those_of_predict_and_score(stem, evaluation, capsys):
     """Votes taken live equal the votes replayed from the kept predictions."""
