@@ -1,7 +1,7 @@
-"""Self-conditioning: the network is told its own previous estimate (Chen et al. 2022, Analog Bits; ledger 3).
+"""Self-conditioning: the network receives its own previous estimate of x_0 (Chen et al. 2022, Analog Bits; ledger 3).
 
-The estimate's logits become ten features a cell, which a projection adds to the embedding of the output cells with a
-strength of `gain`.
+The logits of the estimate become ten features of each cell, which are projected to the width, scaled by `gain` and
+added to the embedding of the output cells.
 """
 
 import torch
@@ -12,11 +12,11 @@ from model.ops.compilation import maybe_compile
 from model.puzzles.grids import COLOURS
 
 _COLUMNS = 16
-"""Ten features and spare ones: the matrix units want multiples of 8."""
+"""Ten features and unused ones, since tensor cores need multiples of 8."""
 
 
 class Projection(nn.Module):
-    """From the ten features (T, 10) to the width (T, D)."""
+    """Projects features (T, 10) to the width of the network (T, D)."""
 
     def __init__(self, config: SelfConditioning, width: int) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class Projection(nn.Module):
         self.gate = nn.Parameter(torch.tensor([0.3])) if config.projection == "gated-norm" else None
 
     def initialise(self) -> None:
-        """The lab's start: torch's own for the layers, 0.3 for the gate (version ledger, v7)."""
+        """Initialise as the lab did: torch's default for the layers, 0.3 for the gate (version ledger, v7)."""
         for layer in self.layers:
             if isinstance(layer, nn.Linear | nn.LayerNorm):
                 layer.reset_parameters()
@@ -39,17 +39,17 @@ class Projection(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Projected features (T, D)."""
-        return _projected(self.layers, features, self.gate)
+        return _project(self.layers, features, self.gate)
 
 
 @maybe_compile
-def _projected(layers: nn.Sequential, features: Tensor, gate: Tensor | None) -> Tensor:
+def _project(layers: nn.Sequential, features: Tensor, gate: Tensor | None) -> Tensor:
     result: Tensor = layers(nn.functional.pad(features, (0, _COLUMNS - COLOURS)))
     return result if gate is None else gate * result
 
 
 def features(config: SelfConditioning, logits: Tensor) -> Tensor:
-    """What the network is told of an estimate with these logits, float (T, 10)."""
+    """Features of an estimate, float32 (T, 10), from its logits (T, 10): probabilities or centred log-probabilities."""
     return _features(logits, None if config.features == "probabilities" else config.temperature)
 
 
@@ -62,11 +62,17 @@ def _features(logits: Tensor, temperature: float | None) -> Tensor:
 
 
 def gain(config: SelfConditioning, alpha_bar: Tensor, progress: float | Tensor) -> Tensor:
-    """Strength of the features per cell, (T,): 0.3 + 0.7 of alpha_bar (T,), or of progress in 0..1 (scalar)."""
+    """Strength of the features for each cell, in [0.3, 1], (T,): 0.3 + 0.7 s.
+
+    s is `alpha_bar` (T,) or `progress`, a scalar in [0, 1], as the configuration says.
+    """
     share = alpha_bar if config.gain == "alpha-bar" else torch.zeros_like(alpha_bar) + progress
     return 0.3 + 0.7 * share
 
 
 def blend(logits: Tensor, clean: Tensor, share: Tensor, draw: Tensor) -> Tensor:
-    """The clean grid, int64 (T,), with a share (T,) of its cells as estimated, by uniform draws from [0, 1), (T,)."""
+    """Replace a random share of the clean grid by the estimate's likeliest colours (version ledger, v5): int64 (T,).
+
+    `logits` (T, 10) of the estimate, `clean` int64 (T,), `share` (T,) in [0, 1], `draw` (T,) uniform draws from [0, 1).
+    """
     return torch.where(draw < share, logits.argmax(-1), clean)

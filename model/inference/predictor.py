@@ -19,7 +19,7 @@ from model.diffusion.schedule import Levels, cosine_schedule, levels
 from model.inference.sampler import denoise
 from model.inference.sizes import assign_sizes
 from model.network.denoiser import Denoiser
-from model.network.device_data import Corpus, corpus
+from model.network.device_data import DeviceData, to_device
 from model.network.packing import Packed, pack, pad_to_budget
 from model.ops import compilation
 from model.ops.keyed_random import hash_key
@@ -119,8 +119,8 @@ class Predictor:
             failures += [Failure(*queries[work[j][0]], work[j][1], message) for j, message in failed.items()]
 
     @cached_property
-    def _corpus(self) -> Corpus:
-        return corpus(self.dataset, self.description.train.network, self.device)
+    def _data(self) -> DeviceData:
+        return to_device(self.dataset, self.description.train.network, self.device)
 
     @cached_property
     def _levels(self) -> Levels:
@@ -194,7 +194,7 @@ class Predictor:
 
     def _pack(self, rows: list[tuple[int, ...]]) -> Packed:
         table, budget = pad_to_budget(rows, self.network.prefix_length, None)
-        return pack(torch.from_numpy(table).to(self.device), self._corpus, self.network.prefix_length, budget)
+        return pack(torch.from_numpy(table).to(self.device), self._data, self.network.prefix_length, budget)
 
     def _row(self, pair: int, view: int, *, size: Size) -> tuple[int, ...]:
         p = self.dataset.pairs

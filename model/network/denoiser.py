@@ -1,15 +1,16 @@
-"""The denoiser: one pre-norm transformer that reads a context once and denoises targets against it any number of times.
+"""The denoiser: a pre-norm transformer that encodes a context once and denoises its target any number of times.
 
-Context rows (conditioning tokens, size token, input cells) attend within their context; target rows attend to their
-context and to each other. The noise level and the self-conditioning features belong to target rows only, so the keys
-and values of the context serve the size head, the self-conditioning pass and every denoising step.
+Context rows (conditioning tokens, size token, input cells) attend within their context; target rows (output cells)
+attend to their context and to each other. Only target rows depend on the noise level and the self-conditioning
+features, so the keys and values of the context are computed once for the size head, the self-conditioning pass and
+every denoising step.
 
 Differences from the lab's network (version ledger 2.1): pre-norm RMSNorm with normalised queries and keys, gated
 feed-forward and no biases instead of post-norm ReLU; rotary positions over row, column and grid instead of learned
-tables; valid cells only instead of a padded canvas; input cells do not see output cells; the noise level is a feature
-of every output cell instead of a token; the size is read from a token instead of a mean over the canvas.
+tables; valid cells only instead of a padded canvas; input cells do not attend to output cells; the noise level is added
+to every output cell instead of being a token; the size is predicted from a token instead of a mean over the canvas.
 
-Suffixes: S sequences, C context rows, T target rows, H heads, D width.
+Dimensions: S sequences, C context rows, T target rows, N rows of either kind, H heads, D width, F feed-forward width.
 """
 
 import math
@@ -20,33 +21,35 @@ from torch import Tensor, nn
 
 from model.config.experiment import Network, Train
 from model.diffusion.self_conditioning import Projection
-from model.network import layers as rows
+from model.network import layers
 from model.network.layers import COLUMNS, TIME_FEATURES
 from model.network.packing import Packed
 from model.ops.attention import attention
-from model.ops.casting import cast_twice
+from model.ops.casting import cast_for_two_passes
 from model.ops.dropout import Drop
 from model.ops.qkv import Rotation, rotation_of, scatter_context_kv, scatter_target_kv
-from model.ops.swiglu import gate
+from model.ops.swiglu import swiglu
 from model.puzzles.grids import COLOURS, LARGEST_SIDE
 
 _CONDITIONING_ROWS = {"task": 0, "d4": 8, "d4-colour": 17, "rotation-flip-colour": 17, "augmented-task": 0}
 _CONDITIONING_TOKENS = {"task": 0, "d4": 1, "d4-colour": 2, "rotation-flip-colour": 3, "augmented-task": 0}
 
 
-class Matrices(NamedTuple):
-    """The weights of a block in the type that a pass computes in."""
+class BlockWeights(NamedTuple):
+    """The weights of a block, cast to the dtype of the computation."""
 
     attention_in: Tensor
     """(3 D, D): query, key and value."""
     attention_out: Tensor
+    """(D, D)."""
     feed_in: Tensor
-    """(2 F, D): gates and values."""
+    """(2 F, D): gates and values of SwiGLU."""
     feed_out: Tensor
+    """(D, F)."""
 
 
 class IOWeights(NamedTuple):
-    """The weights before the blocks and after them, likewise."""
+    """The weights of embeddings and output heads, cast likewise."""
 
     input_cells: Tensor
     output_cells: Tensor
@@ -59,21 +62,22 @@ class IOWeights(NamedTuple):
 
 
 class Encoded(NamedTuple):
-    """A context as every later pass needs it."""
+    """An encoded batch of contexts: everything that `Denoiser.denoise` needs."""
 
     keys: list[Tensor]
-    """A layer's, (C + T, H, D / H), of context rows; `denoise` puts those of target rows in."""
+    """For each layer (C + T, H, D / H), filled at context rows; `denoise` fills the target rows."""
     values: list[Tensor]
-    weights: list[Matrices]
-    """For target rows."""
-    ends: IOWeights
+    """As `keys`."""
+    weights: list[BlockWeights]
+    """For each layer, for target rows."""
+    io_weights: IOWeights
     size_logits: Tensor
-    """float (S, 2, 30): height and width in the view's frame; class k is k + 1 cells."""
+    """float (S, 2, 30): height and width of the output in the view's frame; class k means k + 1 cells."""
     rotation: Rotation
-    """Of the target rows."""
+    """Rotary embedding of the target rows."""
 
     def detached(self) -> "Encoded":
-        """The same without gradients."""
+        """The same with keys and values detached from the graph."""
         return self._replace(keys=[k.detach() for k in self.keys], values=[v.detach() for v in self.values])
 
 
@@ -89,11 +93,12 @@ class Block(nn.Module):
 
 
 class Denoiser(nn.Module):
-    """The network of one experiment. `task_rows` is the length of the task table."""
+    """The network. `task_rows` is the number of rows of the task table."""
 
     def __init__(self, config: Network, projection: Projection, task_rows: int) -> None:
         super().__init__()
         self.config, width = config, config.width
+        self.prefix_length = prefix_length(config)
         self.task_table = nn.Embedding(task_rows, width)
         self.conditioning_table = nn.Embedding(max(1, _CONDITIONING_ROWS[config.conditioning]), width)
         self.size_token = nn.Parameter(torch.empty(width))
@@ -108,35 +113,36 @@ class Denoiser(nn.Module):
         )
         self._initialise()
 
-    def encode(self, packed: Packed, hidden: Tensor | None = None, seeds: Tensor | None = None) -> Encoded:
-        """Read the contexts. `hidden` bool (S,) hides the input cells of these sequences (input-grid dropout).
+    def encode(self, packed: Packed, hide_input: Tensor | None = None, seeds: Tensor | None = None) -> Encoded:
+        """Encode the contexts.
 
-        `seeds` int32 (`dropouts`,) are those of the pass's dropouts; None leaves them out.
+        `hide_input` bool (S,) hides the input cells of these sequences (input-grid dropout); None hides none. `seeds`
+        int32 (`dropouts`,) seed the dropout masks; None disables dropout.
         """
-        own, targets, ends = self._weights()
-        x, qkv = self._context(packed, hidden, ends.input_cells, own[0].attention_in, self._drop(seeds, 0))
-        how = x.dtype, self.config.attention_gain, self.config.fastest_rotation
+        blocks, target_blocks, io_weights = self._weights()
+        x, qkv = self._embed_contexts(packed, hide_input, io_weights, blocks[0], self._drop(seeds, 0))
         head = self.config.width // self.config.heads
-        rotation = rotation_of(packed.context_position, head, *how)
-        target_rotation = rotation_of(packed.target_position, head, *how)
-        places = packed.context_places, packed.target_places
+        rotary = head, x.dtype, self.config.attention_gain, self.config.fastest_rotation
+        rotation = rotation_of(packed.context_position, *rotary)
+        target_rotation = rotation_of(packed.target_position, *rotary)
+        slots = packed.context_slots, packed.target_slots
         keys, values = [], []
-        for i, weights in enumerate(own):
-            query, key, value, *both = scatter_context_kv(self._heads(qkv), rotation, *places)
-            keys.append(both[0])
-            values.append(both[1])
-            if i + 1 < len(own):
-                found = attention(query, key, value, packed.context_segments)
-                x, inner = self._attended(x, found, weights, self._drop(seeds, 2 * i + 1))
+        for i, weights in enumerate(blocks):
+            query, key, value, *for_targets = scatter_context_kv(self._heads(qkv), rotation, *slots)
+            keys.append(for_targets[0])
+            values.append(for_targets[1])
+            if i + 1 < len(blocks):
+                attended = attention(query, key, value, packed.context_segments)
+                x, inner = self._after_attention(x, attended, weights, self._drop(seeds, 2 * i + 1))
                 drop = self._drop(seeds, 2 * i + 2)
-                x, qkv = rows.residual_then_project(x, inner, weights.feed_out, own[i + 1].attention_in, drop)
-        # Beyond the last attention only the size tokens are read.
-        places = packed.context_prefix, packed.prefix_rows
-        x, query = rows.size_tokens(x, query, *places, self.prefix_length)
-        found = attention(query, key, value, packed.size_segments)
-        x, inner = self._attended(x, found, weights, self._drop(seeds, 2 * i + 1))
-        sizes = rows.sizes(x, inner, weights.feed_out, self._drop(seeds, 2 * i + 2), *ends[-4:])
-        return Encoded(keys, values, targets, ends, sizes, target_rotation)
+                x, qkv = layers.residual_then_project(x, inner, weights.feed_out, blocks[i + 1].attention_in, drop)
+        # After the last keys and values only the size tokens are needed.
+        prefixes = packed.context_prefix, packed.prefix_rows
+        x, query = layers.size_tokens(x, query, *prefixes, self.prefix_length)
+        attended = attention(query, key, value, packed.size_segments)
+        x, inner = self._after_attention(x, attended, weights, self._drop(seeds, 2 * i + 1))
+        sizes = layers.size_logits(x, inner, weights.feed_out, self._drop(seeds, 2 * i + 2), *io_weights[-4:])
+        return Encoded(keys, values, target_blocks, io_weights, sizes, target_rotation)
 
     def denoise(
         self,
@@ -148,83 +154,80 @@ class Denoiser(nn.Module):
         gain: Tensor | None,
         seeds: Tensor | None = None,
     ) -> Tensor:
-        """Logits (T, 10) of the clean colours.
+        """Predict the clean colours: logits, float32 (T, 10).
 
-        `colours` int64 (T,) is the noisy grid, `time` the time input, float (T,) or (1,) for all, `features` float
-        (T, 10) those of self-conditioning and `gain` float (T,) or (1,) their strength, both None to add nothing;
-        `seeds` as for `encode`.
+        `colours` int64 (T,) is the noisy grid, `time` float (T,) or (1,) the time input, `features` float (T, 10) the
+        self-conditioning features and `gain` float (T,) or (1,) their strength; without features both may be None.
+        `seeds` as in `encode`.
         """
-        told = None if features is None else self.self_conditioning(features)
-        ends = encoded.ends
-        embedding = rows.table(ends.output_cells), ends.time, encoded.weights[0].attention_in, self._drop(seeds, 0)
-        x, qkv = rows.targets(colours, time, told, gain, *embedding)
-        for i, weights in enumerate(encoded.weights):
-            places = packed.target_places, encoded.keys[i], encoded.values[i]
-            query, keys, values = scatter_target_kv(self._heads(qkv), encoded.rotation, *places)
-            found = attention(query, keys, values, packed.target_segments)
-            x, inner = self._attended(x, found, weights, self._drop(seeds, 2 * i + 1))
+        conditioned = None if features is None else self.self_conditioning(features)
+        io_weights, blocks = encoded.io_weights, encoded.weights
+        table = layers.embedding_table(io_weights.output_cells)
+        first = table, io_weights.time, blocks[0].attention_in, self._drop(seeds, 0)
+        x, qkv = layers.embed_targets(colours, time, conditioned, gain, *first)
+        for i, weights in enumerate(blocks):
+            buffers = packed.target_slots, encoded.keys[i], encoded.values[i]
+            query, keys, values = scatter_target_kv(self._heads(qkv), encoded.rotation, *buffers)
+            attended = attention(query, keys, values, packed.target_segments)
+            x, inner = self._after_attention(x, attended, weights, self._drop(seeds, 2 * i + 1))
             drop = self._drop(seeds, 2 * i + 2)
-            if i + 1 < len(encoded.weights):
-                x, qkv = rows.residual_then_project(
-                    x, inner, weights.feed_out, encoded.weights[i + 1].attention_in, drop
-                )
-        return rows.logits(x, inner, weights.feed_out, ends.colour_head, drop)
+            if i + 1 < len(blocks):
+                x, qkv = layers.residual_then_project(x, inner, weights.feed_out, blocks[i + 1].attention_in, drop)
+        return layers.colour_logits(x, inner, weights.feed_out, io_weights.colour_head, drop)
 
     @property
     def dropouts(self) -> int:
-        """Seeds that `encode` or `denoise` needs: of the embedding, and of two sublayers a layer."""
+        """Number of dropout masks in `encode` or `denoise`: one for the embedding and two for each layer."""
         return 1 + 2 * self.config.layers
 
-    @property
-    def prefix_length(self) -> int:
-        """Rows before the input cells of a context."""
-        return prefix_length(self.config)
-
-    def _weights(self) -> tuple[list[Matrices], list[Matrices], IOWeights]:
-        """Of every layer, for contexts and for targets, and of what stands around them."""
+    def _weights(self) -> tuple[list[BlockWeights], list[BlockWeights], IOWeights]:
+        """The weights in autocast's dtype: of every layer for context rows, the same for target rows, and the rest."""
         blocks = cast("list[Block]", list(self.blocks))
-        weights = [getattr(block, name).weight for block in blocks for name in Matrices._fields]
+        weights = [getattr(block, name).weight for block in blocks for name in BlockWeights._fields]
         outer = [linear.weight for linear in (self.input_cells, self.output_cells, self.time, self.colour_head)]
-        sizes = [cast("nn.Linear", self.size_head[i]) for i in (0, 2)]
-        outer += [x for linear in sizes for x in (linear.weight, linear.bias)]
+        size_layers = [cast("nn.Linear", self.size_head[i]) for i in (0, 2)]
+        outer += [x for linear in size_layers for x in (linear.weight, linear.bias)]
         kind = weights[0].device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weights[0].dtype
-        contexts, targets = cast_twice(weights + outer, dtype)
-        each = range(0, len(weights), len(Matrices._fields))
-        layers = [[Matrices(*side[i : i + 4]) for i in each] for side in (contexts, targets)]
-        return layers[0], layers[1], IOWeights(*contexts[len(weights) :])
+        contexts, targets = cast_for_two_passes(weights + outer, dtype)
+        starts = range(0, len(weights), len(BlockWeights._fields))
+        by_layer = [[BlockWeights(*side[i : i + 4]) for i in starts] for side in (contexts, targets)]
+        return by_layer[0], by_layer[1], IOWeights(*contexts[len(weights) :])
 
     def _heads(self, qkv: Tensor) -> Tensor:
+        """(N, 3 D) -> (N, 3, H, D / H)."""
         return qkv.view(len(qkv), 3, self.config.heads, -1)
 
-    def _drop(self, seeds: Tensor | None, place: int) -> Drop:
-        """The dropout of a place: 0 is the embedding, then two a layer."""
+    def _drop(self, seeds: Tensor | None, index: int) -> Drop:
+        """Rate and seed of dropout `index`: 0 is that of the embedding, then two for each layer."""
         if seeds is None:
             return 0.0, None
-        return self.config.dropout if place else self.config.embedding_dropout, seeds[place]
+        return self.config.dropout if index else self.config.embedding_dropout, seeds[index]
 
-    def _attended(self, x: Tensor, found: Tensor, weights: Matrices, drop: Drop) -> tuple[Tensor, Tensor]:
-        """Rows (N, D) after their attention (N, H, D / H), and what feed_out reads, (N, F)."""
-        x, hidden = rows.residual_then_project(x, found.flatten(1), weights.attention_out, weights.feed_in, drop)
-        return x, gate(hidden)
+    def _after_attention(self, x: Tensor, attended: Tensor, weights: BlockWeights, drop: Drop) -> tuple[Tensor, Tensor]:
+        """Residual stream (N, D) and inner activations of the feed-forward (N, F), given attention's (N, H, D / H)."""
+        x, hidden = layers.residual_then_project(x, attended.flatten(1), weights.attention_out, weights.feed_in, drop)
+        return x, swiglu(hidden)
 
-    def _context(
-        self, packed: Packed, hidden: Tensor | None, table: Tensor, into: Tensor, drop: Drop
+    def _embed_contexts(
+        self, packed: Packed, hide_input: Tensor | None, io_weights: IOWeights, first: BlockWeights, drop: Drop
     ) -> tuple[Tensor, Tensor]:
-        views = packed.view_tokens if _CONDITIONING_TOKENS[self.config.conditioning] else None
+        """Residual stream (C, D) and the first layer's query, key and value (C, 3 D)."""
+        view_tokens = packed.view_tokens if _CONDITIONING_TOKENS[self.config.conditioning] else None
         tables = self.task_table.weight, self.conditioning_table.weight, self.size_token
-        prefix = rows.prefix(packed.examples.task, views, *tables)
-        cells = packed.context_colour, hidden, packed.context_example
-        places = packed.context_prefix, packed.prefix_rows
-        return rows.contexts(*cells, prefix, *places, rows.table(table), into, drop)
+        prefixes = layers.embed_prefixes(packed.examples.task, view_tokens, *tables)
+        cells = packed.context_colour, hide_input, packed.context_example
+        where = packed.context_prefix, packed.prefix_rows
+        table = layers.embedding_table(io_weights.input_cells)
+        return layers.embed_contexts(*cells, prefixes, *where, table, first.attention_in, drop)
 
     def _initialise(self) -> None:
-        deep = 1 / math.sqrt(2 * self.config.layers)
+        residual_scale = 1 / math.sqrt(2 * self.config.layers)
         for name, parameter in self.named_parameters():
             if parameter.dim() < 2:
                 nn.init.zeros_(parameter) if name.endswith("bias") else nn.init.normal_(parameter, std=1.0)
             elif name.endswith(("attention_out.weight", "feed_out.weight")):
-                nn.init.normal_(parameter, std=deep / math.sqrt(parameter.shape[1]))
+                nn.init.normal_(parameter, std=residual_scale / math.sqrt(parameter.shape[1]))
             elif name in ("task_table.weight", "conditioning_table.weight"):
                 nn.init.normal_(parameter, std=1.0)
             elif name == "colour_head.weight":

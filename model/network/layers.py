@@ -1,9 +1,10 @@
-"""What the network does to every row by itself, between one attention and the next.
+"""The row-wise parts of the transformer: embeddings, residual connections with pre-norm projections, output heads.
 
-Each function is one compiled region that reaches from one sublayer into the next, so that sum, dropout and norm are
-one kernel, and their gradients another.
+Each function is compiled as a whole and spans from the output of one sublayer to the input projection of the next, so
+that residual sum, dropout and norm are one kernel, and their gradients another.
 
-Suffixes: N rows, S sequences, P prefix rows, T target rows, D width, F width of the feed-forward.
+Dimensions: N rows, S sequences, P prefix rows of a sequence, C context rows, T target rows, D width, F feed-forward
+width. `drop` is the rate and the seed of the dropout on what is added to the residual stream.
 """
 
 import math
@@ -20,107 +21,140 @@ from model.ops.norm import rms_norm
 from model.puzzles.grids import COLOURS, HIDDEN, LARGEST_SIDE
 
 COLUMNS = 16
-"""Ten colours, hidden, and spare ones: the matrix units want multiples of 8."""
+"""Classes of a cell: ten colours, HIDDEN, and unused ones, since tensor cores need multiples of 8."""
 TIME_FEATURES = 64
+"""Sines and cosines of the time input."""
 
 
 @maybe_compile
-def residual_then_project(x: Tensor, found: Tensor, out: Tensor, into: Tensor, drop: Drop) -> tuple[Tensor, Tensor]:
-    """The residual rows after a sublayer, and what the next one reads of them."""
-    x = _added(x, found, out, drop)
-    return x, _read(x, into)
+def residual_then_project(
+    x: Tensor, sublayer_output: Tensor, output_weight: Tensor, next_weight: Tensor, drop: Drop
+) -> tuple[Tensor, Tensor]:
+    """Add a sublayer to the residual stream x (N, D), then normalise and project for the next sublayer.
+
+    `sublayer_output` (N, K) is projected by `output_weight` (D, K). Returns the residual stream (N, D) and the
+    projection of its normalised rows by `next_weight` (M, D): (N, M).
+    """
+    x = _add_residual(x, sublayer_output, output_weight, drop)
+    return x, _norm_then_project(x, next_weight)
 
 
 @maybe_compile
-def logits(x: Tensor, found: Tensor, out: Tensor, into: Tensor, drop: Drop) -> Tensor:
-    """Of the ten colours, float32 (T, 10)."""
-    return _read(_added(x, found, out, drop), into)[:, :COLOURS].float()
+def colour_logits(x: Tensor, sublayer_output: Tensor, output_weight: Tensor, head_weight: Tensor, drop: Drop) -> Tensor:
+    """Logits of the ten colours after the last sublayer, float32 (T, 10); arguments as in `residual_then_project`."""
+    return _norm_then_project(_add_residual(x, sublayer_output, output_weight, drop), head_weight)[:, :COLOURS].float()
 
 
 @maybe_compile
-def sizes(
-    x: Tensor, found: Tensor, out: Tensor, drop: Drop, into: Tensor, bias: Tensor, then: Tensor, then_bias: Tensor
+def size_logits(
+    x: Tensor,
+    sublayer_output: Tensor,
+    output_weight: Tensor,
+    drop: Drop,
+    hidden_weight: Tensor,
+    hidden_bias: Tensor,
+    head_weight: Tensor,
+    head_bias: Tensor,
 ) -> Tensor:
-    """Logits of height and width, (S, 2, 30), through a hidden layer."""
-    hidden = functional.silu(functional.linear(rms_norm(_added(x, found, out, drop)), into, bias))
-    return functional.linear(hidden, then, then_bias).view(-1, 2, LARGEST_SIDE)
+    """Logits of height and width of the output grids, (S, 2, 30), by an MLP with one hidden layer on the size tokens.
+
+    Residual arguments as in `residual_then_project`, with S size tokens as rows.
+    """
+    x = rms_norm(_add_residual(x, sublayer_output, output_weight, drop))
+    hidden = functional.silu(functional.linear(x, hidden_weight, hidden_bias))
+    return functional.linear(hidden, head_weight, head_bias).view(-1, 2, LARGEST_SIDE)
 
 
 @maybe_compile
-def targets(
+def embed_targets(
     colours: Tensor,
     time: Tensor,
-    told: Tensor | None,
+    conditioned: Tensor | None,
     gain: Tensor | None,
-    cells: Tensor,
+    table: Tensor,
     time_weight: Tensor,
-    into: Tensor,
+    next_weight: Tensor,
     drop: Drop,
 ) -> tuple[Tensor, Tensor]:
-    """Embedded output cells, and what the first layer reads of them.
+    """Embed noisy output cells, and project for the first sublayer: the residual stream (T, D) and (T, M).
 
-    `cells` is their `table`; other arguments as in `Denoiser.denoise`.
+    `colours` int64 (T,), `time` (T,) or (1,); `conditioned` (T, D) are the projected self-conditioning features, scaled
+    by `gain` (T,) or (1,), both None for none; `table` (16, D) from `embedding_table`, `time_weight` (D, 64),
+    `next_weight` (M, D).
     """
-    # Not added in bfloat16, or the compiler writes out the cells first, for the product to be added to them.
-    exact = torch.promote_types(into.dtype, torch.float32)
-    x = dropout(_looked_up(colours, cells), *drop).to(exact) + _time(time, time_weight).to(exact)
-    if told is not None and gain is not None:
-        x = x + gain[:, None] * told
-    x = x.to(into.dtype)  # Else all layers would run in float32.
-    return x, _read(x, into)
+    # Sum in float32: in bfloat16 the compiler would write the embeddings out first and add the product to them.
+    exact = torch.promote_types(next_weight.dtype, torch.float32)
+    x = dropout(_embed(colours, table), *drop).to(exact) + _embed_time(time, time_weight).to(exact)
+    if conditioned is not None and gain is not None:
+        x = x + gain[:, None] * conditioned
+    x = x.to(next_weight.dtype)  # Otherwise all layers would run in float32.
+    return x, _norm_then_project(x, next_weight)
 
 
 @maybe_compile
-def prefix(task: Tensor, views: Tensor | None, tasks: Tensor, conditioning: Tensor, size_token: Tensor) -> Tensor:
-    """What stands before the input cells, (S * P, D)."""
-    parts = [functional.embedding(task, tasks)[:, None]]
-    if views is not None:
-        parts.append(functional.embedding(views, conditioning))
+def embed_prefixes(
+    task: Tensor, view_tokens: Tensor | None, task_table: Tensor, conditioning_table: Tensor, size_token: Tensor
+) -> Tensor:
+    """Embed the tokens before the input cells: task, conditioning tokens of the view, size token; (S * P, D).
+
+    `task` int64 (S,), `view_tokens` int64 (S, P - 2) or None for none, `size_token` (D,).
+    """
+    parts = [functional.embedding(task, task_table)[:, None]]
+    if view_tokens is not None:
+        parts.append(functional.embedding(view_tokens, conditioning_table))
     return torch.cat([*parts, size_token.expand(len(task), 1, -1)], 1).flatten(0, 1)
 
 
 @maybe_compile
-def contexts(
+def embed_contexts(
     colours: Tensor,
-    hidden: Tensor | None,
+    hide_input: Tensor | None,
     example: Tensor,
-    held: Tensor,
+    prefixes: Tensor,
     context_prefix: Tensor,
     prefix_rows: Tensor,
     table: Tensor,
-    into: Tensor,
+    next_weight: Tensor,
     drop: Drop,
 ) -> tuple[Tensor, Tensor]:
-    """Embedded input cells with the prefixes in their places, and what the first layer reads of them.
+    """Embed input cells, insert the prefixes, and project for the first sublayer: residual stream (C, D) and (C, M).
 
-    The cells of examples, int64 (N,), that are `hidden`, bool (S,), show no colour.
+    `colours` int64 (C,); cells of sequences with `hide_input` bool (S,) are embedded as HIDDEN, where `example` int64
+    (C,) is the sequence of each row. `prefixes` (S * P, D) from `embed_prefixes` replace the rows that `context_prefix`
+    and `prefix_rows` of `Packed` name. `table` (16, D) from `embedding_table`, `next_weight` (M, D).
     """
-    shown = colours if hidden is None else torch.where(hidden[example], HIDDEN, colours)
-    cells = dropout(_looked_up(shown, table), *drop)
-    placed = take_rows(held, context_prefix.clamp(min=0), prefix_rows)
-    x = torch.where((context_prefix >= 0)[:, None], placed.to(cells.dtype), cells)
-    return x, _read(x, into)
+    shown = colours if hide_input is None else torch.where(hide_input[example], HIDDEN, colours)
+    cells = dropout(_embed(shown, table), *drop)
+    inserted = take_rows(prefixes, context_prefix.clamp(min=0), prefix_rows)
+    x = torch.where((context_prefix >= 0)[:, None], inserted.to(cells.dtype), cells)
+    return x, _norm_then_project(x, next_weight)
 
 
 @maybe_compile
 def size_tokens(
     x: Tensor, query: Tensor, context_prefix: Tensor, prefix_rows: Tensor, length: int
 ) -> tuple[Tensor, Tensor]:
-    """The rows of x (N, D) and of the queries (N, H, D / H) that end each prefix of `length` rows, (S, ...) each."""
-    own = prefix_rows.view(-1, length)[:, -1]
+    """Select the size token, the last row of each prefix of `length` rows, from x (C, D) and from the query (C, H, W).
+
+    Returns (S, D) and (S, H, W).
+    """
+    size_row = prefix_rows.view(-1, length)[:, -1]
     sequence = context_prefix.clamp(min=0) // length
-    real = (context_prefix >= 0) & (context_prefix % length == length - 1)
-    return take_rows(x, own, sequence, real), take_rows(query, own, sequence, real)
+    is_size_token = (context_prefix >= 0) & (context_prefix % length == length - 1)
+    return take_rows(x, size_row, sequence, is_size_token), take_rows(query, size_row, sequence, is_size_token)
 
 
 @maybe_compile
-def table(weight: Tensor) -> Tensor:
-    """Rows to look colours up in, (COLUMNS, D); a kernel of its own, so that others read what lies in a row."""
+def embedding_table(weight: Tensor) -> Tensor:
+    """The weight (D, 16) of a linear layer on one-hot colours as an embedding table (16, D), contiguous.
+
+    A separate function, since fused into its readers the transpose would be read with strides.
+    """
     return weight.T.contiguous()
 
 
-class _LookUp(torch.autograd.Function):
-    """Rows of a table (COLUMNS, D); its gradient is a product with one-hot rows, where torch's adds up row by row."""
+class _Embedding(torch.autograd.Function):
+    """Embedding by a table (16, D) whose gradient is a product with one-hot rows; torch's adds row by row."""
 
     @staticmethod
     def forward(ctx: Any, colours: Tensor, table: Tensor) -> Tensor:
@@ -133,23 +167,22 @@ class _LookUp(torch.autograd.Function):
         return None, functional.one_hot(colours, COLUMNS).to(gradient.dtype).T @ gradient
 
 
-def _looked_up(colours: Tensor, table: Tensor) -> Tensor:
-    return _LookUp.apply(colours, table)  # type: ignore[no-any-return, no-untyped-call]
+def _embed(colours: Tensor, table: Tensor) -> Tensor:
+    return _Embedding.apply(colours, table)  # type: ignore[no-any-return, no-untyped-call]
 
 
-def _time(time: Tensor, weight: Tensor) -> Tensor:
-    """(T,) -> (T, D) through sine and cosine at wavelengths from 1/2 to about 500, fit for a log-SNR of -4 to 8."""
+def _embed_time(time: Tensor, weight: Tensor) -> Tensor:
+    """Sinusoidal features of (T,), projected to (T, D); wavelengths 1/2 to about 500 suit a log-SNR of -4 to 8."""
     octaves = torch.arange(TIME_FEATURES // 2, device=time.device) * (math.log(1000) / (TIME_FEATURES // 2 - 1))
     angle = time[:, None] * (4 * math.pi * torch.exp(-octaves))
     return functional.linear(torch.cat([angle.sin(), angle.cos()], -1), weight)
 
 
-def _added(x: Tensor, found: Tensor, out: Tensor, drop: Drop) -> Tensor:
-    """The residual rows (N, D) with what a sublayer found."""
+def _add_residual(x: Tensor, sublayer_output: Tensor, output_weight: Tensor, drop: Drop) -> Tensor:
     if drop[1] is None or drop[0] == 0:
-        return torch.addmm(x, found, out.T)  # The product adds x by the way.
-    return x + dropout(functional.linear(found, out), *drop)
+        return torch.addmm(x, sublayer_output, output_weight.T)  # The matrix product adds x at no cost.
+    return x + dropout(functional.linear(sublayer_output, output_weight), *drop)
 
 
-def _read(x: Tensor, into: Tensor) -> Tensor:
-    return functional.linear(rms_norm(x), into)
+def _norm_then_project(x: Tensor, weight: Tensor) -> Tensor:
+    return functional.linear(rms_norm(x), weight)

@@ -1,10 +1,10 @@
-"""Packed batches: only the valid cells of many examples, back to back, in a constant budget of rows.
+"""Packed batches: the valid cells of many examples, concatenated, in a constant number of rows.
 
-A row is one token. Each example has a context (conditioning tokens, a size token, its input cells) and a target (its
-output cells). Cells are enumerated in the frame of the original grid; a view acts on their coordinates (D4) and
-colours (look-up), so no grid is copied and a prediction comes back already un-augmented.
+A row is one token. Each example has a context (task token, conditioning tokens, size token, input cells) and a target
+(output cells). Cells are enumerated in the frame of the original grid; a view transforms their coordinates (D4) and
+colours (table look-up), so that no grid is copied and predicted positions need no inverse transform.
 
-Suffixes: S sequences (examples and padding), C context rows, T target rows, P prefix rows of an example.
+Dimensions: S sequences (examples and padding), C context rows, T target rows, P prefix rows of a sequence.
 """
 
 import functools
@@ -15,14 +15,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model.network.device_data import Corpus
+from model.network.device_data import DeviceData
 from model.ops.compilation import maybe_compile
-from model.ops.segments import Segments, segments
+from model.ops.segments import Segments, make_segments
 from model.puzzles.grids import HIDDEN
 
 
 class Examples(NamedTuple):
-    """Which grids, under which view; int64 (S,) each. Offsets point into Corpus.cells; -1: no cells there."""
+    """The grids and the view of each sequence, int64 (S,) each. Offsets index DeviceData.cells; -1 means no cells."""
 
     task: Tensor
     view: Tensor
@@ -33,22 +33,24 @@ class Examples(NamedTuple):
     output_height: Tensor
     output_width: Tensor
     real: Tensor
-    """1, or 0 for a sequence that only fills the budget."""
+    """1, or 0 for a sequence of padding."""
 
 
 class Budget(NamedTuple):
-    """Static shape of a packed batch."""
+    """Shape of a packed batch, the same for every batch where kernels are compiled or recorded."""
 
     sequences: int
     context: int
+    """Context rows of all sequences."""
     target: int
+    """Target rows of all sequences."""
     longest_context: int
+    """Upper bound on the context rows of one sequence, which the attention kernels need."""
     longest_target: int
-    """Bounds of one sequence, which the attention kernels need to know."""
 
 
 class Packed(NamedTuple):
-    """Rows of one batch with everything but the noise."""
+    """The rows of one batch, without noise."""
 
     examples: Examples
     view_tokens: Tensor
@@ -56,39 +58,44 @@ class Packed(NamedTuple):
     view_swaps: Tensor
     """bool (S,): the view swaps height and width."""
     context_example: Tensor
-    """int64 (C,)."""
+    """int64 (C,): the sequence of each row."""
     context_colour: Tensor
-    """int64 (C,): colour as the view shows it; HIDDEN at prefix rows and padding."""
+    """int64 (C,): colour under the view; HIDDEN at prefix rows and padding."""
     context_position: Tensor
     """float32 (C, 3): row, column, grid (0 prefix, 1 input, 2 output) in the view's frame."""
     prefix_rows: Tensor
-    """int64 (S * P,): context rows that hold the prefixes."""
+    """int64 (S * P,): the context row of each prefix token."""
     context_prefix: Tensor
-    """int64 (C,): which of the S * P prefixes a context row holds, -1 for none."""
+    """int64 (C,): the inverse of `prefix_rows`, the prefix token in each context row; -1 for none."""
     target_example: Tensor
+    """int64 (T,): the sequence of each row."""
     target_cell: Tensor
-    """int64 (T,): index of the cell in its grid, row-major, original frame."""
+    """int64 (T,): index of the cell in its grid, row-major in the original frame."""
     target_colour: Tensor
-    """int64 (T,): clean colour as the view shows it; HIDDEN where unknown and at padding."""
+    """int64 (T,): clean colour under the view; HIDDEN where unknown and at padding."""
     target_position: Tensor
+    """float32 (T, 3): as `context_position`."""
     target_real: Tensor
-    """bool (T,)."""
+    """bool (T,): False at padding."""
     context_segments: Segments
+    """Context rows attend to the context of their sequence."""
     size_segments: Segments
-    """One query a sequence (its size token) against its context."""
+    """The size token of each sequence attends to its context."""
     target_segments: Segments
-    """Target rows against context and target of their sequence."""
-    context_places: Tensor
-    """int64 (C,): where context rows lie among all rows, sequence after sequence, each its context, then its target."""
-    target_places: Tensor
-    """int64 (T,)."""
+    """Target rows attend to context and target of their sequence."""
+    context_slots: Tensor
+    """int64 (C,): the slot of each context row in the key and value buffers (C + T, ...), which hold the sequences one
+    after another, each with its context rows before its target rows."""
+    target_slots: Tensor
+    """int64 (T,): likewise for target rows."""
 
 
 def pad_to_budget(rows: list[tuple[int, ...]], prefix: int, budget: Budget | None) -> tuple[NDArray[np.int64], Budget]:
-    """Examples as int64 (9, S) with padding sequences up to `budget`; None pads nothing.
+    """Tabulate examples as int64 (9, S), the fields of `Examples`, and pad them to `budget`; None adds no padding.
 
-    `rows` are Examples without `real`. Padding is cut into sequences no longer than the longest possible example, so
-    that every row is written by the attention kernels, and into as few as can be, which cost those least.
+    `rows` hold the fields of `Examples` without `real`; `prefix` is the number of prefix rows of a sequence. Padding
+    rows are divided into sequences no longer than the longest example, so that the attention kernels write every row,
+    and into as few as possible, which costs least. Raises ValueError where the examples exceed the budget.
     """
     table = np.array([(*row, 1) for row in rows], dtype=np.int64).reshape(-1, len(Examples._fields)).T
     context = int((table[3] * table[4] + prefix).sum())
@@ -99,22 +106,28 @@ def pad_to_budget(rows: list[tuple[int, ...]], prefix: int, budget: Budget | Non
     free = budget.sequences - table.shape[1]
     spare_context, spare_target = budget.context - context - prefix * free, budget.target - target
     if min(free, spare_context, spare_target) < 0:
-        raise ValueError(f"{table.shape[1]} examples with {context} + {target} rows do not fit {budget}")
+        raise ValueError(
+            f"{table.shape[1]} examples with {context} context and {target} target rows do not fit {budget}; "
+            "pack fewer examples in a batch"
+        )
     filler = np.zeros((len(Examples._fields), free), dtype=np.int64)
     filler[2] = filler[5] = -1
     longest = budget.longest_context - prefix, budget.longest_target
     for height, width, spare, most in ((3, 4, spare_context, longest[0]), (6, 7, spare_target, longest[1])):
         if spare > free * most:
-            # Rows beyond the longest are never written: whatever lies in that memory would reach the gradients.
-            raise ValueError(f"{free} padding sequences cannot take {spare} rows of {budget}")
+            # Rows beyond the longest are never written; uninitialised memory would reach the gradients.
+            raise ValueError(
+                f"{free} padding sequences cannot take {spare} rows, at most {most} each, to fill {budget}; "
+                "pack more examples in a batch or enlarge budget.sequences"
+            )
         filler[height] = 1
         filler[width] = (spare - most * np.arange(free)).clip(0, most)
     return np.concatenate([table, filler], axis=1), budget
 
 
 @functools.partial(maybe_compile, static=True)
-def pack(table: Tensor, corpus: Corpus, prefix: int, budget: Budget) -> Packed:
-    """Lay out the rows of `pad_to_budget`'s table, int64 (9, S), on the device."""
+def pack(table: Tensor, data: DeviceData, prefix: int, budget: Budget) -> Packed:
+    """Lay out the rows of a batch from the table of `pad_to_budget`, int64 (9, S), on the device of `data`."""
     longest = budget.longest_context, budget.longest_target
     examples = Examples(*table)
     device = table.device
@@ -130,26 +143,26 @@ def pack(table: Tensor, corpus: Corpus, prefix: int, budget: Budget) -> Packed:
     c_local = c_row - context_start[c_example]
     is_prefix = c_local < prefix
     c_cell = (c_local - prefix).clamp(min=0)
-    c_shown = ~is_prefix & (examples.real[c_example] > 0)
-    c_colour = _colours(corpus, examples.view, examples.input_offset, c_example, c_cell, c_shown)
-    c_place = _place(corpus, examples, c_example, c_cell, examples.input_height, examples.input_width)
-    c_position = torch.stack([*c_place, torch.ones_like(c_row)], -1) * ~is_prefix[:, None]
+    c_visible = ~is_prefix & (examples.real[c_example] > 0)
+    c_colour = _colours(data, examples.view, examples.input_offset, c_example, c_cell, c_visible)
+    c_coordinates = _coordinates(data, examples, c_example, c_cell, examples.input_height, examples.input_width)
+    c_position = torch.stack([*c_coordinates, torch.ones_like(c_row)], -1) * ~is_prefix[:, None]
 
     t_row = torch.arange(budget.target, device=device)
-    # Zero-length sequences share their start with the next one: the last that starts at or before the row is meant.
+    # Zero-length sequences start where the next one does: right=True finds the last of them, which has the row.
     t_example = torch.searchsorted(target_start, t_row, right=True) - 1
     t_cell = t_row - target_start[t_example]
     t_real = examples.real[t_example] > 0
-    t_shown = t_real & (examples.output_offset[t_example] >= 0)
-    t_colour = _colours(corpus, examples.view, examples.output_offset, t_example, t_cell, t_shown)
-    t_place = _place(corpus, examples, t_example, t_cell, examples.output_height, examples.output_width)
-    t_position = torch.stack([*t_place, torch.full_like(t_row, 2)], -1)
+    t_visible = t_real & (examples.output_offset[t_example] >= 0)
+    t_colour = _colours(data, examples.view, examples.output_offset, t_example, t_cell, t_visible)
+    t_coordinates = _coordinates(data, examples, t_example, t_cell, examples.output_height, examples.output_width)
+    t_position = torch.stack([*t_coordinates, torch.full_like(t_row, 2)], -1)
 
     start = context_start + target_start
     return Packed(
         examples=examples,
-        view_tokens=corpus.view_tokens[examples.view],
-        view_swaps=corpus.view_geometry[0, examples.view] == 1,
+        view_tokens=data.view_tokens[examples.view],
+        view_swaps=data.view_geometry[0, examples.view] == 1,
         context_example=c_example,
         context_colour=c_colour,
         context_position=c_position.to(torch.float32),
@@ -160,25 +173,26 @@ def pack(table: Tensor, corpus: Corpus, prefix: int, budget: Budget) -> Packed:
         target_colour=t_colour,
         target_position=t_position.to(torch.float32),
         target_real=t_real,
-        context_segments=segments(context_length, context_length, longest[0], longest[0], target_length),
-        size_segments=segments(torch.ones_like(context_length), context_length, 1, longest[0], target_length),
-        target_segments=segments(target_length, context_length + target_length, longest[1], sum(longest)),
-        context_places=start[c_example] + c_local,
-        target_places=start[t_example] + context_length[t_example] + t_cell,
+        context_segments=make_segments(context_length, context_length, longest[0], longest[0], target_length),
+        size_segments=make_segments(torch.ones_like(context_length), context_length, 1, longest[0], target_length),
+        target_segments=make_segments(target_length, context_length + target_length, longest[1], sum(longest)),
+        context_slots=start[c_example] + c_local,
+        target_slots=start[t_example] + context_length[t_example] + t_cell,
     )
 
 
-def _colours(corpus: Corpus, view: Tensor, offset: Tensor, example: Tensor, cell: Tensor, shown: Tensor) -> Tensor:
-    index = torch.where(shown, offset[example] + cell, 0)
-    colour = corpus.cells[index].to(torch.int64)
-    return torch.where(shown, corpus.view_colours[view[example], colour], HIDDEN)
+def _colours(data: DeviceData, view: Tensor, offset: Tensor, example: Tensor, cell: Tensor, visible: Tensor) -> Tensor:
+    """Colour of each row's cell under its view, HIDDEN where not `visible`: int64 (N,); `view`, `offset` (S,)."""
+    index = torch.where(visible, offset[example] + cell, 0)
+    colour = data.cells[index].to(torch.int64)
+    return torch.where(visible, data.view_colours[view[example], colour], HIDDEN)
 
 
-def _place(
-    corpus: Corpus, examples: Examples, example: Tensor, cell: Tensor, height: Tensor, width: Tensor
+def _coordinates(
+    data: DeviceData, examples: Examples, example: Tensor, cell: Tensor, height: Tensor, width: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Row and column of each cell in the frame of its example's view."""
-    swap, flip_rows, flip_columns = corpus.view_geometry[:, examples.view[example]]
+    """Row and column of each cell in the frame of its sequence's view, int64 (N,) each."""
+    swap, flip_rows, flip_columns = data.view_geometry[:, examples.view[example]]
     h, w = height[example], width[example].clamp(min=1)
     r, c = cell // w, cell % w
     row, column = torch.where(swap == 1, c, r), torch.where(swap == 1, r, c)

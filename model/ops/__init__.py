@@ -1,1 +1,1 @@
-"""Operations on packed rows, independent of what the network is: attention, dropout, random draws, compilation."""
+"""Operations on packed rows that know nothing of the network: attention, dropout, random draws, compilation."""

@@ -1,8 +1,8 @@
-"""Attention within packed segments: one small interface, the machine's best kernel behind it.
+"""Attention within the segments of packed sequences, by the fastest kernel of the device.
 
-Rows of all sequences lie back to back. Segment s of the queries attends to segment s of the keys and to nothing else.
-On CUDA a variable-length kernel takes the rows as they are (`flash`); elsewhere sequences of like length are padded
-into buckets for scaled-dot-product attention. `reference` is the plain definition both are tested against.
+The rows of all sequences are concatenated; segment s of the queries attends to segment s of the keys only. On CUDA a
+variable-length kernel reads the rows in place (`flash`); elsewhere sequences of similar length are padded into buckets
+for scaled-dot-product attention. `reference` is the definition that both are tested against.
 """
 
 from typing import Any
@@ -14,48 +14,48 @@ from torch.nn.functional import scaled_dot_product_attention
 from model.ops.segments import Buckets, Segments
 
 
-def attention(query: Tensor, key: Tensor, value: Tensor, who: Segments) -> Tensor:
-    """Softmax attention within segments: (rows, heads, head width) each; the queries' rows come back."""
-    if who.buckets is not None:
-        return _bucketed(query, key, value, who.buckets)
+def attention(query: Tensor, key: Tensor, value: Tensor, segments: Segments) -> Tensor:
+    """Softmax attention within segments with H heads of width W: query (Q, H, W); key, value (K, H, W) -> (Q, H, W)."""
+    if segments.buckets is not None:
+        return _bucketed(query, key, value, segments.buckets)
     from model.ops.flash import flash
 
-    return flash(query, key, value, who)
+    return flash(query, key, value, segments)
 
 
-def reference(query: Tensor, key: Tensor, value: Tensor, who: Segments) -> Tensor:
-    """The same by a mask over all pairs of rows: slow and plain, for tests."""
-    q_segment = torch.bucketize(torch.arange(len(query)), who.query_starts.long(), right=True)
-    k_segment = torch.bucketize(torch.arange(len(key)), who.key_starts.long(), right=True)
+def reference(query: Tensor, key: Tensor, value: Tensor, segments: Segments) -> Tensor:
+    """The same by masking all pairs of rows: O(Q K) memory, for tests."""
+    q_segment = torch.bucketize(torch.arange(len(query)), segments.query_starts.long(), right=True)
+    k_segment = torch.bucketize(torch.arange(len(key)), segments.key_starts.long(), right=True)
     scores = torch.einsum("qhd,khd->hqk", query, key) / query.shape[-1] ** 0.5
     scores = scores.masked_fill(q_segment[:, None] != k_segment[None], float("-inf"))
     return torch.einsum("hqk,khd->qhd", scores.softmax(-1), value)
 
 
 class _TakeRows(torch.autograd.Function):
-    """x[index], where every row of x is wanted at exactly one place: its gradient is a gather, not a scatter."""
+    """x[index] where each row of x is used at most once, so that the gradient is a gather instead of a scatter-add."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, index: Tensor, inverse: Tensor, real: Tensor | None) -> Tensor:
-        ctx.save_for_backward(inverse, real)
+    def forward(ctx: Any, x: Tensor, index: Tensor, inverse: Tensor, used: Tensor | None) -> Tensor:
+        ctx.save_for_backward(inverse, used)
         return x.index_select(0, index)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
-        inverse, real = ctx.saved_tensors
+        inverse, used = ctx.saved_tensors
         result = gradient.index_select(0, inverse)
-        if real is not None:
-            result = result * real.view(-1, *[1] * (result.dim() - 1))
+        if used is not None:
+            result = result * used.view(-1, *[1] * (result.dim() - 1))
         return result, None, None, None
 
 
-def take_rows(x: Tensor, index: Tensor, inverse: Tensor, real: Tensor | None = None) -> Tensor:
-    """x[index] for x (n, ...), int64 index (m,), with the gradient taken as gradient[inverse] * real.
+def take_rows(x: Tensor, index: Tensor, inverse: Tensor, used: Tensor | None = None) -> Tensor:
+    """x[index] for x (n, ...) and index int64 (m,), with gradient[inverse] * used as its gradient.
 
-    `inverse` int64 (n,) is the place of the result at which row i of x is used; `real` bool (n,) is False for rows
-    that are used nowhere. Other places that repeat a row must not reach the loss.
+    `inverse` int64 (n,) is the row of the result that uses row i of x; `used` bool (n,) is False for rows that no row
+    uses, None if there are none. Where the result repeats a row elsewhere, that copy must not reach the loss.
     """
-    return _TakeRows.apply(x, index, inverse, real)  # type: ignore[no-any-return, no-untyped-call]
+    return _TakeRows.apply(x, index, inverse, used)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def _bucketed(query: Tensor, key: Tensor, value: Tensor, plan: Buckets) -> Tensor:

@@ -1,4 +1,4 @@
-"""A function on the GPU recorded once as a CUDA graph and replayed: the device no longer waits for Python."""
+"""Recording a function as a CUDA graph and replaying it, so that the GPU does not wait for Python."""
 
 import itertools
 from collections.abc import Callable, Hashable
@@ -7,21 +7,23 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-_ALIGNED = 16
+_ALIGNMENT = 16
 """Bytes."""
 
 
 class _Recording(NamedTuple):
     graph: torch.cuda.CUDAGraph
     inputs: Tensor
-    """All of them, uint8, as `_together` lays them out."""
+    """All input tensors in one buffer, uint8 (bytes,), as `_pack_together` lays them out."""
 
 
-class Recorded:
-    """`function(*tensors, *static)`, which changes tensors in place; one graph for each `static`, recorded at need.
+class GraphedFunction:
+    """`function(*tensors, *static)`, which updates tensors in place and returns nothing, replayed as a CUDA graph.
 
-    The first call of a `static` runs the function as it is, so that everything it makes lazily exists; the second
-    records, and every later one copies the tensors, of fixed shapes, to the device and replays without waiting.
+    `tensors` have fixed shapes and dtypes; `static` are hashable arguments, and each combination has a graph of its
+    own. The first call with a combination runs the function eagerly, to warm up whatever it initialises lazily; the
+    second records the graph. That call and all later ones copy the tensors to the GPU and replay the graph, without
+    synchronising.
     """
 
     def __init__(self, function: Callable[..., None]) -> None:
@@ -30,7 +32,7 @@ class Recorded:
         self.recordings: dict[Hashable, _Recording] = {}
 
     def __call__(self, *arguments: Any) -> None:
-        """Do what the function does."""
+        """Apply the function."""
         tensors = tuple(a for a in arguments if isinstance(a, Tensor))
         static = arguments[len(tensors) :]
         if static not in self.called:
@@ -44,24 +46,24 @@ class Recorded:
         if static not in self.recordings:
             self.recordings[static] = self._record(tensors, static)
         recording = self.recordings[static]
-        if tensors:  # The caching host allocator keeps the pinned copy until the device has read it.
-            recording.inputs.copy_(_together(tensors, pin_memory=True)[0], non_blocking=True)
+        if tensors:  # The caching host allocator keeps the pinned copy until the GPU has read it.
+            recording.inputs.copy_(_pack_together(tensors, pin_memory=True)[0], non_blocking=True)
         recording.graph.replay()
 
     def _record(self, tensors: tuple[Tensor, ...], static: tuple[Hashable, ...]) -> _Recording:
-        whole, inputs = _together(tensors, device="cuda")
+        buffer, inputs = _pack_together(tensors, device="cuda")
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):  # Recording runs nothing: the caller replays at once.
+        with torch.cuda.graph(graph):  # Recording executes no kernel: the caller replays.
             self.function(*inputs, *static)
-        return _Recording(graph, whole)
+        return _Recording(graph, buffer)
 
 
-def _together(tensors: tuple[Tensor, ...], **where: Any) -> tuple[Tensor, list[Tensor]]:
-    """Copies of the tensors in one buffer, and the buffer, so that they travel at once."""
-    *starts, end = itertools.accumulate((-(-t.nbytes // _ALIGNED) * _ALIGNED for t in tensors), initial=0)
-    whole = torch.empty(end, dtype=torch.uint8, **where)
+def _pack_together(tensors: tuple[Tensor, ...], **options: Any) -> tuple[Tensor, list[Tensor]]:
+    """Copy the tensors into one buffer, uint8 (bytes,), for a single transfer; returns the buffer and views of it."""
+    *starts, end = itertools.accumulate((-(-t.nbytes // _ALIGNMENT) * _ALIGNMENT for t in tensors), initial=0)
+    buffer = torch.empty(end, dtype=torch.uint8, **options)
     copies = []
     for tensor, start in zip(tensors, starts, strict=True):
-        copies.append(whole[start : start + tensor.nbytes].view(tensor.dtype).view(tensor.shape))
+        copies.append(buffer[start : start + tensor.nbytes].view(tensor.dtype).view(tensor.shape))
         copies[-1].copy_(tensor)
-    return whole, copies
+    return buffer, copies

@@ -8,5 +8,5 @@ EPSILON = torch.finfo(torch.float32).eps
 
 
 def rms_norm(x: Tensor) -> Tensor:
-    """x (..., D) divided by the root of the mean of its squares along the last axis."""
+    """Divide x (..., D) by the root mean square of its last dimension."""
     return functional.rms_norm(x, x.shape[-1:], eps=EPSILON)

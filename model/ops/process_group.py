@@ -1,8 +1,9 @@
-"""Several GPUs at one training: each worker takes its share of the micro-batches of every update.
+"""Data-parallel training: each worker computes its share of the micro-batches of every update.
 
-An update of A micro-batches is the same whether one GPU takes them one after another or A GPUs take one each: the same
-examples, draws and sum of gradients, so the loss curve is that of one GPU. One sum of all gradients an update does what
-DistributedDataParallel's hooks would, and leaves the two halves of the update recorded.
+An update of A micro-batches is the same whether one GPU computes all of them or A GPUs compute one each: the same
+examples, draws and sum of gradients, so the loss curve is that of one GPU. Gradients are summed by one all-reduce for
+each update instead of DistributedDataParallel's hooks, so that the computation before and after it can be replayed as
+CUDA graphs.
 """
 
 import os
@@ -12,7 +13,7 @@ from torch import Tensor, distributed
 
 
 class Workers:
-    """The workers of one training, of which this process is number `rank` of `count`; alone where torchrun is not."""
+    """The processes of one training; this one has number `rank` of `count`. Without torchrun, the only one."""
 
     def __init__(self) -> None:
         self.rank, self.count = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
@@ -21,21 +22,21 @@ class Workers:
             distributed.init_process_group(backend)
 
     def mine(self, micro_batches: int) -> range:
-        """The micro-batches of an update that are this worker's. Raises ValueError where they cannot be shared."""
+        """Indices of this worker's micro-batches. Raises ValueError unless `count` divides their number."""
         if micro_batches % self.count:
             raise ValueError(
-                f"train.accumulation is {micro_batches}, but {self.count} GPUs share the micro-batches of an update; "
-                f"set it to a multiple of {self.count}, and train.batch to a part of the batch accordingly"
+                f"train.accumulation is {micro_batches}, but {self.count} GPUs share the micro-batches of an update: "
+                f"set it to a multiple of {self.count} and reduce train.batch by the same factor"
             )
         return range(self.rank, micro_batches, self.count)
 
     def add(self, tensor: Tensor) -> None:
-        """Replace by the sum over all workers."""
+        """Replace a tensor, in place, by its sum over all workers."""
         if self.count > 1:
             distributed.all_reduce(tensor)
 
     def any(self, *flags: bool) -> tuple[bool, ...]:
-        """Each true if it is at any worker; on the CPU, so that no GPU waits."""
+        """Whether each flag is true at any worker; exchanged on the CPU, so that no GPU synchronises."""
         if self.count == 1:
             return flags
         votes = torch.tensor(flags, dtype=torch.int32)
@@ -43,6 +44,6 @@ class Workers:
         return tuple(bool(vote) for vote in votes.tolist())
 
     def wait(self) -> None:
-        """Until all are here."""
+        """Block until all workers have called this."""
         if self.count > 1:
             self.any(True)

@@ -1,9 +1,10 @@
-"""Query, key and value heads of rows: split, normalised, rotated by position, and put where attention reads them.
+"""Query, key and value heads: RMS norm, rotary position embedding, and key/value buffers shared by context and target.
 
-The keys and values of context and target of a sequence lie side by side in one buffer, context first. A context puts
-its rows in once; every look at a target overwrites the target's rows alone, so nothing is ever interleaved by copying.
+A layer has one buffer of keys and one of values for all rows of a batch, in which each sequence has its context rows
+before its target rows. Encoding the contexts writes their slots once; each denoising pass overwrites the target slots
+only, so that context and target are never concatenated by copying.
 
-Suffixes: N rows, H heads, W width of a head.
+Dimensions: N rows of one kind, M rows of the other, H heads, W head width.
 """
 
 import functools
@@ -16,54 +17,61 @@ from model.ops.compilation import maybe_compile
 from model.ops.norm import rms_norm
 
 Rotation = tuple[Tensor, Tensor]
-"""Cosine and sine of the angle of every pair of columns, (N, 1, W / 2), times the square root of the gain."""
+"""Rotary embedding: cosine and sine of the angle of every pair of columns, (N, 1, W / 2) each, times the square root of
+the attention gain."""
 
 
 def scatter_context_kv(
-    qkv: Tensor, rotation: Rotation, places: Tensor, others: Tensor
+    qkv: Tensor, rotation: Rotation, slots: Tensor, target_slots: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Of contexts: query (N, H, W), and keys and values (N + M, H, W) twice, with those of row i at `places[i]`.
+    """Split the heads of context rows and write their keys and values to new buffers.
 
-    `qkv` (N, 3, H, W), `places` int64 (N,), `others` int64 (M,) the places of targets: their values are zeroed
-    and their keys are uninitialised. Both pairs share memory: one serves the context's own attention, the other
-    `scatter_target_kv`, so that their gradients arrive separately and are added in backward.
+    `qkv` (N, 3, H, W); `slots` int64 (N,) and `target_slots` int64 (M,) are the buffer slots of context and target
+    rows. Returns the query (N, H, W), and keys and values (N + M, H, W) twice: target values are zeroed, target keys
+    are uninitialised on a GPU. Both pairs share memory; the first serves the attention of the context, the second
+    `scatter_target_kv`, so that their gradients arrive separately and are summed in one kernel.
     """
     if qkv.is_cuda:
-        from model.ops.triton import qkv as heads_kernel
+        from model.ops.triton.qkv import ScatterContextKV
 
-        return heads_kernel.ScatterContextKV.apply(qkv, *rotation, places, others)  # type: ignore[no-any-return, no-untyped-call]
+        return ScatterContextKV.apply(qkv, *rotation, slots, target_slots)  # type: ignore[no-any-return, no-untyped-call]
     query, key, value = _split(qkv, *rotation)
-    rows = len(places) + len(others)
-    keys, values = (x.new_zeros(rows, *x.shape[1:]).index_copy(0, places, x) for x in (key, value))
+    rows = len(slots) + len(target_slots)
+    keys, values = (x.new_zeros(rows, *x.shape[1:]).index_copy(0, slots, x) for x in (key, value))
     return query, keys, values, keys, values
 
 
 def scatter_target_kv(
-    qkv: Tensor, rotation: Rotation, places: Tensor, keys: Tensor, values: Tensor
+    qkv: Tensor, rotation: Rotation, slots: Tensor, keys: Tensor, values: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Of targets: query (N, H, W), and the keys and values with theirs at `places`; on a GPU in the same memory."""
-    if qkv.is_cuda:
-        from model.ops.triton import qkv as heads_kernel
+    """Split the heads of target rows, and write their keys and values to `slots` of the buffers; on a GPU in place.
 
-        return heads_kernel.ScatterTargetKV.apply(qkv, *rotation, places, keys, values)  # type: ignore[no-any-return, no-untyped-call]
+    `qkv` (N, 3, H, W), `slots` int64 (N,), `keys` and `values` (N + M, H, W). Returns the query (N, H, W) and both
+    buffers.
+    """
+    if qkv.is_cuda:
+        from model.ops.triton.qkv import ScatterTargetKV
+
+        return ScatterTargetKV.apply(qkv, *rotation, slots, keys, values)  # type: ignore[no-any-return, no-untyped-call]
     query, key, value = _split(qkv, *rotation)
-    return query, keys.index_copy(0, places, key), values.index_copy(0, places, value)
+    return query, keys.index_copy(0, slots, key), values.index_copy(0, slots, value)
 
 
 def rotation_of(position: Tensor, width: int, dtype: torch.dtype, gain: float = 1.0, fastest: float = 1.0) -> Rotation:
-    """Of rows at `position` (N, 3): 3/8 of the pairs turn by row, 3/8 by column, 1/4 by grid.
+    """Rotary embedding of rows at `position` (N, 3), row, column and grid, for heads of `width` columns.
 
-    The fastest pair of rows and of columns turns by `fastest` radians per cell. Cosines and sines are multiplied by the
-    square root of `gain`: queries and keys both carry it, so attention scores are multiplied by `gain`.
+    Of the pairs of columns 3/8 rotate by row, 3/8 by column and 1/4 by grid. The fastest pair of rows and of columns
+    rotates by `fastest` radians per cell. Cosine and sine are multiplied by the square root of `gain`; since query and
+    key both carry it, attention scores are multiplied by `gain`.
     """
-    return _turned(position, *_frequencies(width, position.device, gain, fastest), dtype)
+    return _rotation(position, *_frequencies(width, position.device, gain, fastest), dtype)
 
 
 @functools.cache
 def _frequencies(width: int, device: torch.device, gain: float, fastest: float) -> tuple[Tensor, Tensor]:
-    """Radians per cell of each pair of columns along each axis, (3, W / 2), and the square root of `gain`, scalar.
+    """Radians per cell of each pair of columns along each axis, float32 (3, W / 2), and the square root of `gain`, ().
 
-    The root is a tensor because compiled regions treat Python numbers as shapes that may change.
+    The root is a tensor because the compiler treats Python numbers as shapes that may change.
     """
     pairs = width // 2
     shares = (3 * pairs // 8, 3 * pairs // 8, pairs - 2 * (3 * pairs // 8))
@@ -77,7 +85,7 @@ def _frequencies(width: int, device: torch.device, gain: float, fastest: float) 
 
 
 @maybe_compile
-def _turned(position: Tensor, frequencies: Tensor, root: Tensor, dtype: torch.dtype) -> Rotation:
+def _rotation(position: Tensor, frequencies: Tensor, root: Tensor, dtype: torch.dtype) -> Rotation:
     rows, columns, grids = (position[:, axis, None] * frequencies[axis] for axis in range(3))
     angle = (rows + columns + grids)[:, None]
     return (root * angle.cos()).to(dtype), (root * angle.sin()).to(dtype)

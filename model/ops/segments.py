@@ -1,4 +1,4 @@
-"""Which rows attend to which: segments of packed sequences, and the padding plan where no kernel takes them packed."""
+"""Segments of packed sequences, which say what rows attend to, and the padding plan for kernels that need padding."""
 
 import itertools
 from typing import NamedTuple
@@ -12,43 +12,47 @@ from model.ops.compilation import maybe_compile
 
 
 class Segments(NamedTuple):
-    """Who attends to whom. Starts are int32 (segments + 1,), from 0 to the number of rows."""
+    """Segment s of the queries attends to segment s of the keys.
+
+    Starts are int32 (segments + 1,): cumulative lengths from 0 to the number of rows.
+    """
 
     query_starts: Tensor
     key_starts: Tensor
     longest_query: int
+    """Upper bound on the query rows of a segment."""
     longest_key: int
     gaps: tuple[Tensor, Tensor, Tensor] | None
-    """Where key rows are skipped: starts of queries and keys without the segments that have no queries, and how many
-    keys each has, int32, for kernels that can leave rows out."""
+    """Where key rows are skipped, for kernels that can leave rows out: starts of queries and of keys without the
+    segments that have no queries, and the number of keys of each segment; int32. None where no rows are skipped."""
     buckets: "Buckets | None"
-    """Padding plan, only where no variable-length kernel runs."""
+    """Padding plan; None on CUDA, where variable-length kernels run."""
 
 
 class Buckets(NamedTuple):
-    """Padded copies of packed rows: bucket b has `shapes[b]` = (sequences, query rows, key rows)."""
+    """How packed rows are copied to padded buckets: bucket b has `shapes[b]` = (sequences, query rows, key rows)."""
 
     shapes: tuple[tuple[int, int, int], ...]
     pad_query: Tensor
-    """int64 (padded query rows,): the packed row behind each padded row."""
+    """int64 (padded query rows,): the packed row that each padded row copies."""
     unpad_query: Tensor
-    """int64 (query rows,): where each packed row went."""
+    """int64 (query rows,): the padded row of each packed row."""
     query_is_real: Tensor
-    """bool (padded query rows,)."""
+    """bool (padded query rows,): False at padding."""
     pad_key: Tensor
     unpad_key: Tensor
     key_is_real: Tensor
     key_is_read: Tensor
-    """bool (key rows,): False where the segment has no queries."""
+    """bool (key rows,): False in segments without queries."""
 
 
-def segments(
+def make_segments(
     query_lengths: Tensor, key_lengths: Tensor, longest_query: int, longest_key: int, skipped: Tensor | None = None
 ) -> Segments:
-    """Segments of these lengths, int64 (segments,); the longest are upper bounds known to the host.
+    """Segments of these lengths, int64 (segments,) each; `longest_query` and `longest_key` bound them from above.
 
-    `skipped` int64 (segments,) key rows after each segment's belong to nobody: to segments of their own, without
-    queries.
+    `skipped` int64 (segments,) is the number of key rows after each segment that no query attends to; they form
+    segments of their own, without queries.
     """
     gaps = None
     if skipped is not None:
@@ -62,11 +66,11 @@ def segments(
 
 @maybe_compile
 def _starts(lengths: Tensor) -> Tensor:
-    return torch.nn.functional.pad(lengths, (1, 0)).cumsum(0).to(torch.int32)  # In this order it is one kernel.
+    return torch.nn.functional.pad(lengths, (1, 0)).cumsum(0).to(torch.int32)  # Padding first makes this one kernel.
 
 
 def _buckets(query_lengths: Tensor, key_lengths: Tensor) -> Buckets:
-    """Sequences sorted by length, cut wherever the next is more than 1.5 times (and 16 rows) its bucket's first."""
+    """Sort sequences by key length; one longer than 1.5 times the first of its bucket, plus 16, starts a new bucket."""
     queries, keys = query_lengths.numpy(), key_lengths.numpy()
     order = np.argsort(keys, kind="stable")
     order = order[queries[order] > 0]
@@ -76,7 +80,7 @@ def _buckets(query_lengths: Tensor, key_lengths: Tensor) -> Buckets:
             cuts.append(i)
             limit = 1.5 * length + 16
     spans = [order[a:b] for a, b in itertools.pairwise([*cuts, len(order)])]
-    shapes = tuple((len(which), int(queries[which].max()), int(keys[which].max())) for which in spans)
+    shapes = tuple((len(members), int(queries[members].max()), int(keys[members].max())) for members in spans)
     pad_q, unpad_q, real_q, _ = _padding(queries, spans, [q for _, q, _ in shapes])
     pad_k, unpad_k, real_k, read = _padding(keys, spans, [k for _, _, k in shapes])
     return Buckets(shapes, *map(torch.from_numpy, (pad_q, unpad_q, real_q, pad_k, unpad_k, real_k, read)))
@@ -85,17 +89,17 @@ def _buckets(query_lengths: Tensor, key_lengths: Tensor) -> Buckets:
 def _padding(
     lengths: NDArray[np.int64], spans: list[NDArray[np.int64]], widths: list[int]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_], NDArray[np.bool_]]:
-    """The packed row behind each padded one, where each packed row went, and which of either are real."""
+    """`pad`, `unpad`, `is_real` and `is_read` of Buckets for sequences in buckets `spans`, padded to `widths`."""
     starts = lengths.cumsum() - lengths
     pad, real = [np.zeros(0, np.int64)], [np.zeros(0, np.bool_)]
-    for which, width in zip(spans, widths, strict=True):
+    for members, width in zip(spans, widths, strict=True):
         local = np.arange(width)
-        inside = local < lengths[which, None]
-        pad.append(np.where(inside, starts[which, None] + local, 0).ravel())
+        inside = local < lengths[members, None]
+        pad.append(np.where(inside, starts[members, None] + local, 0).ravel())
         real.append(inside.ravel())
     pad_rows, is_real = np.concatenate(pad), np.concatenate(real)
     unpad, read = np.zeros(int(lengths.sum()), np.int64), np.zeros(int(lengths.sum()), np.bool_)
-    (places,) = np.nonzero(is_real)
-    unpad[pad_rows[places]] = places
-    read[pad_rows[places]] = True
+    (positions,) = np.nonzero(is_real)
+    unpad[pad_rows[positions]] = positions
+    read[pad_rows[positions]] = True
     return pad_rows, unpad, is_real, read

@@ -1,4 +1,4 @@
-"""The gate of the feed-forward (SwiGLU, Shazeer 2020): silu of the first half of the columns times the second half."""
+"""SwiGLU, the activation of the feed-forward (Shazeer 2020): silu(gates) * values."""
 
 from torch import Tensor
 from torch.nn import functional
@@ -6,16 +6,16 @@ from torch.nn import functional
 from model.ops.compilation import maybe_compile
 
 
-def gate(hidden: Tensor) -> Tensor:
-    """(N, 2 F) -> (N, F)."""
+def swiglu(hidden: Tensor) -> Tensor:
+    """SwiGLU of rows (N, 2 F), whose first F columns are the gates: (N, F)."""
     if hidden.is_cuda:
-        from model.ops.triton import swiglu
+        from model.ops.triton.swiglu import SwiGLU
 
-        return swiglu.Gate.apply(hidden)  # type: ignore[no-any-return, no-untyped-call]
-    return _gate(hidden)
+        return SwiGLU.apply(hidden)  # type: ignore[no-any-return, no-untyped-call]
+    return _swiglu(hidden)
 
 
 @maybe_compile
-def _gate(hidden: Tensor) -> Tensor:
+def _swiglu(hidden: Tensor) -> Tensor:
     gates, values = hidden.chunk(2, -1)
     return functional.silu(gates) * values

@@ -86,7 +86,7 @@ class Sharded(Training):
         table, key, progress = (x.to(self.device) for x in (table, key, progress))
 
         def learn(network: nn.Module) -> tuple[Tensor, Tensor]:
-            packed = pack(table, self.corpus, self.network.prefix_length, budget)
+            packed = pack(table, self.data, self.network.prefix_length, budget)
             draw = objective.BatchRandomness(key, progress)
             return objective.training_loss(cast("Denoiser", network), packed, self.levels, self.config, draw, branch)
 

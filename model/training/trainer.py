@@ -15,10 +15,10 @@ from torch import Tensor
 from model.config.experiment import Train
 from model.diffusion.schedule import cosine_schedule, levels
 from model.network.denoiser import Denoiser, build
-from model.network.device_data import corpus
+from model.network.device_data import to_device
 from model.network.packing import Budget, pack, pad_to_budget
 from model.ops import compilation
-from model.ops.cuda_graph import Recorded
+from model.ops.cuda_graph import GraphedFunction
 from model.ops.keyed_random import hash_key
 from model.ops.process_group import Workers
 from model.ops.random_purposes import STEP_MODE_CHUNK
@@ -72,7 +72,7 @@ class Training:
         self.parameters = [p for p in self.network.parameters() if p.requires_grad]
         self.optimizers = optimizers(self.network, config)
         self.stream = Stream(dataset.pairs, dataset.views, weight, config.batch, self.network.prefix_length, seed)
-        self.corpus = corpus(dataset, config.network, device)
+        self.data = to_device(dataset, config.network, device)
         self.levels = levels(cosine_schedule(config.noise), config.network.time_input, device)
         self.validation: Validation | None = None
         if config.early_stop:
@@ -88,8 +88,8 @@ class Training:
         self.half = config.precision == "bf16" or (config.precision == "auto" and cuda)
         self.compiled = config.compile == "always" or (config.compile == "auto" and cuda)
         self.gradient, self.gradients = buffer(self.parameters)
-        self.add_gradient = Recorded(self._add_gradient) if cuda else self._add_gradient
-        self.apply = Recorded(self._apply) if cuda else self._apply
+        self.add_gradient = GraphedFunction(self._add_gradient) if cuda else self._add_gradient
+        self.apply = GraphedFunction(self._apply) if cuda else self._apply
 
     def run(
         self,
@@ -165,7 +165,7 @@ class Training:
         table, budget = pad_to_budget(self._rows(next(self.stream.batches())), self.network.prefix_length, padded)
         key = hash_key(torch.tensor(self.seed, device=self.device), self.step)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half, cache_enabled=False):
-            packed = pack(torch.from_numpy(table).to(self.device), self.corpus, self.network.prefix_length, budget)
+            packed = pack(torch.from_numpy(table).to(self.device), self.data, self.network.prefix_length, budget)
             look = NoisedBatch(packed, self.levels, self.config.self_conditioning, key)
             averaged = self.config.evaluated_weights == "ema"
             found, idle = probe(self.network, cast("Denoiser", self.average.module), look, averaged=averaged)
@@ -215,7 +215,7 @@ class Training:
     ) -> None:
         """Add a packed batch's gradients and METRICS to those of this update, of which it may be the first."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half, cache_enabled=False):
-            packed = pack(table, self.corpus, self.network.prefix_length, budget)
+            packed = pack(table, self.data, self.network.prefix_length, budget)
             draw = objective.BatchRandomness(key, progress)
             value, sums = objective.training_loss(self.network, packed, self.levels, self.config, draw, branch)
         gradients = torch.autograd.grad(value / self.config.accumulation, self.parameters, allow_unused=True)

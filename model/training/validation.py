@@ -10,7 +10,7 @@ from torch.nn import functional
 from model.config.mechanisms import EarlyStop, Network, SelfConditioning
 from model.diffusion.schedule import Levels
 from model.network.denoiser import Denoiser, prefix_length
-from model.network.device_data import corpus, first_rows
+from model.network.device_data import first_rows, to_device
 from model.network.packing import Packed, pack, pad_to_budget
 from model.ops.keyed_random import hash_key
 from model.ops.random_purposes import VALIDATION_STEP
@@ -34,7 +34,7 @@ class Validation:
             raise ValueError("validation needs pairs, each with its output")
         self.how, self.table, self.seed = how, table, seed
         device = table.beta.device
-        held, prefix = corpus(dataset, config, device), prefix_length(config)
+        held, prefix = to_device(dataset, config, device), prefix_length(config)
         p, first = dataset.pairs, first_rows(config, dataset.views)
         shapes = p.input_offset, p.input_height, p.input_width, p.output_offset, p.output_height, p.output_width
         rows = list(zip(first[p.task], dataset.views.start[p.task], *shapes, strict=True))

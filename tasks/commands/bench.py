@@ -175,9 +175,9 @@ def attention_kernel(device: torch.device) -> str:
     """Name of what computes attention here."""
     if device.type == "cpu":
         return "scaled-dot-product in buckets"
-    from model.ops.flash import kernel
+    from model.ops.flash import kernel_name
 
-    return kernel(device)
+    return kernel_name(device)
 
 
 def synchronize(device: torch.device) -> None:

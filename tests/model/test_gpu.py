@@ -6,8 +6,8 @@ import torch
 from model.ops import compilation, dropout
 from model.ops import qkv as heads
 from model.ops.attention import attention, reference
-from model.ops.segments import segments
-from model.ops.swiglu import gate
+from model.ops.segments import make_segments
+from model.ops.swiglu import swiglu
 from model.training.trainer import Training
 from model.training.validation import CROSS_ENTROPY
 from tests.conftest import experiment
@@ -26,8 +26,8 @@ def test_the_kernel_and_its_gradients_equal_the_definition():
     rows = [torch.randn(int(n.sum()), 3, 64) for n in (lengths[0], lengths[1], lengths[1])]
     plain = [r.clone().requires_grad_() for r in rows]
     ours = [r.cuda().bfloat16().requires_grad_() for r in rows]
-    expected = reference(*plain, segments(*lengths, 60, 100))
-    result = attention(*ours, segments(lengths[0].cuda(), lengths[1].cuda(), 60, 100))
+    expected = reference(*plain, make_segments(*lengths, 60, 100))
+    result = attention(*ours, make_segments(lengths[0].cuda(), lengths[1].cuda(), 60, 100))
     weight = torch.randn_like(expected)
     a = torch.autograd.grad((expected * weight).sum(), plain)
     b = torch.autograd.grad((result * weight.cuda().bfloat16()).sum(), ours)
@@ -45,7 +45,9 @@ def test_the_attention_of_single_queries_and_its_gradients_equal_the_definition(
     weight = torch.randn_like(rows[0])
     found = []
     for device in ("cpu", "cuda"):
-        who = segments(*(x.to(device) for x in (counts, lengths)), 1, longest, skipped.to(device) if skips else None)
+        who = make_segments(
+            *(x.to(device) for x in (counts, lengths)), 1, longest, skipped.to(device) if skips else None
+        )
         own = [r.to(device).requires_grad_() for r in rows]
         result = (reference if device == "cpu" else attention)(*own, who)
         found.append([result, *torch.autograd.grad((result * weight.to(device)).sum(), own)])
@@ -88,7 +90,7 @@ def test_the_gate_kernel_and_its_gradient_equal_plain_torch(rows, width):
     found = []
     for device in ("cpu", "cuda"):
         own = hidden.to(device).requires_grad_()
-        result = gate(own)
+        result = swiglu(own)
         found.append([result, *torch.autograd.grad((result * weight.to(device)).sum(), own)])
     for a, b in zip(*found, strict=True):
         assert torch.allclose(a, b.cpu(), atol=1e-5)

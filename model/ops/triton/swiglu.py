@@ -1,6 +1,6 @@
-"""`gate` on a GPU: Triton kernels that read and write everything once.
+"""SwiGLU on a GPU: Triton kernels that read and write each value once.
 
-torch.compile's kernel of the way back reads all of it for either half of the columns and takes 1.6 times as long
+The backward kernel of torch.compile reads all inputs once for each half of the columns and takes 1.6 times as long
 (RESULTS.md).
 """
 
@@ -12,12 +12,12 @@ import triton.language as tl
 from torch import Tensor
 
 _ROWS, _COLUMNS = 4, 256
-"""Of a program."""
+"""Tile of a program."""
 
 
 @triton.jit
-def _places(rows, WIDTH: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """Where this program's values lie in (rows, 2 * WIDTH) and in (rows, WIDTH), and which of them are real."""
+def _offsets(rows, WIDTH: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """Offsets of this program's tile in (rows, 2 * WIDTH) and in (rows, WIDTH), and the mask of values in bounds."""
     row = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)[:, None]
     column = (tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS))[None, :]
     return row * (2 * WIDTH) + column, row * WIDTH + column, (row < rows) & (column < WIDTH)
@@ -25,7 +25,7 @@ def _places(rows, WIDTH: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr
 
 @triton.jit
 def _forward(hidden, result, rows, WIDTH: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    whole, half, inside = _places(rows, WIDTH, ROWS, COLUMNS)
+    whole, half, inside = _offsets(rows, WIDTH, ROWS, COLUMNS)
     a = tl.load(hidden + whole, inside, 0).to(tl.float32)
     b = tl.load(hidden + whole + WIDTH, inside, 0).to(tl.float32)
     tl.store(result + half, a * tl.sigmoid(a) * b, inside)
@@ -33,7 +33,7 @@ def _forward(hidden, result, rows, WIDTH: tl.constexpr, ROWS: tl.constexpr, COLU
 
 @triton.jit
 def _backward(hidden, gradient, result, rows, WIDTH: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    whole, half, inside = _places(rows, WIDTH, ROWS, COLUMNS)
+    whole, half, inside = _offsets(rows, WIDTH, ROWS, COLUMNS)
     a = tl.load(hidden + whole, inside, 0).to(tl.float32)
     b = tl.load(hidden + whole + WIDTH, inside, 0).to(tl.float32)
     g = tl.load(gradient + half, inside, 0).to(tl.float32)
@@ -48,12 +48,12 @@ def _launch(kernel: Any, *tensors: Tensor) -> None:
     kernel[grid](*tensors, rows, WIDTH=width, ROWS=_ROWS, COLUMNS=_COLUMNS)
 
 
-class Gate(torch.autograd.Function):
-    """See `gate.gate`."""
+class SwiGLU(torch.autograd.Function):
+    """See `model.ops.swiglu.swiglu`."""
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor) -> Tensor:
-        """One kernel."""
+        """(N, 2 F) -> (N, F), in one kernel."""
         hidden = hidden.contiguous()
         result = hidden.new_empty(len(hidden), hidden.shape[1] // 2)
         _launch(_forward, hidden, result)
@@ -62,7 +62,7 @@ class Gate(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        """One kernel."""
+        """(N, F) -> (N, 2 F), in one kernel."""
         (hidden,) = ctx.saved_tensors
         result = torch.empty_like(hidden)
         _launch(_backward, hidden, gradient.contiguous(), result)

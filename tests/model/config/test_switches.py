@@ -242,7 +242,7 @@ def _recoloured(rate, share):
     batches, found = subject.stream.batches(), []
     for i in range(60):
         table, budget = pad_to_budget(next(batches), subject.network.prefix_length, None)
-        packed = pack(torch.from_numpy(table), subject.corpus, subject.network.prefix_length, budget)
+        packed = pack(torch.from_numpy(table), subject.data, subject.network.prefix_length, budget)
         noisy = objective.pixel_noise(packed, config, hash_key(torch.tensor(i)))
         changed, black = noisy.context_colour != packed.context_colour, packed.context_colour == 0
         assert black[changed].all()
@@ -267,7 +267,7 @@ def test_pixel_noise_recolours_the_ledgers_number_of_black_cells(share):
 def test_pixel_noise_takes_every_black_cell_as_often():
     subject = _training()
     table, budget = pad_to_budget([(0, 0, 0, 5, 5, 25, 5, 5)], subject.network.prefix_length, None)
-    packed = pack(torch.from_numpy(table), subject.corpus, subject.network.prefix_length, budget)
+    packed = pack(torch.from_numpy(table), subject.data, subject.network.prefix_length, budget)
     packed = packed._replace(context_colour=torch.where(packed.context_colour <= 9, 0, packed.context_colour))
     config = experiment(train={"pixel_noise_rate": 1.0, "pixel_noise_share": 0.2}).train
     hits = sum(

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from model.network.denoiser import build
-from model.network.device_data import Corpus, geometry
+from model.network.device_data import DeviceData, geometry
 from model.network.packing import Budget, pack, pad_to_budget
 from tests.conftest import experiment
 
@@ -21,11 +21,11 @@ def _network(**network):
 
 
 def _pack(net, rows, budget=None):
-    corpus = Corpus(
+    data = DeviceData(
         CELLS, torch.from_numpy(geometry(np.arange(8))), torch.arange(10).expand(8, 10), torch.arange(16).view(8, 2)
     )
     table, budget = pad_to_budget(rows, net.prefix_length, budget)
-    return pack(torch.from_numpy(table), corpus, net.prefix_length, budget)
+    return pack(torch.from_numpy(table), data, net.prefix_length, budget)
 
 
 def _run(net, rows, budget=None, hidden=None, features=None):
@@ -115,14 +115,14 @@ def test_a_rotation_without_a_view_token_is_a_rotation_of_the_positions():
     _, _, turned = _run(net, [(0, 1, 40, 6, 6, 100, 6, 6)])
     assert not torch.allclose(identity, turned, atol=1e-4)
     flipped = torch.tensor(np.rot90(CELLS[40:76].reshape(6, 6).numpy(), -1).copy())
-    corpus = Corpus(
+    data = DeviceData(
         torch.cat([flipped.flatten(), CELLS]),
         torch.from_numpy(geometry(np.arange(8))),
         torch.arange(10).expand(8, 10),
         torch.zeros(8, 0).long(),
     )
     table, budget = pad_to_budget([(0, 0, 0, 6, 6, -1, 6, 6)], net.prefix_length, None)
-    packed = pack(torch.from_numpy(table), corpus, net.prefix_length, budget)
+    packed = pack(torch.from_numpy(table), data, net.prefix_length, budget)
     original = torch.arange(36).reshape(6, 6)
     cell = torch.tensor(np.rot90(original.numpy(), -1).copy()).flatten()
     one = torch.ones(36).double()

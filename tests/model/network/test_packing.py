@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from model.network.device_data import Corpus, geometry
+from model.network.device_data import DeviceData, geometry
 from model.network.packing import Budget, pack, pad_to_budget
 from model.puzzles.grids import HIDDEN
 from model.puzzles.symmetry import COMPOSE, view_of
@@ -14,24 +14,24 @@ INPUT = np.array([[1, 2, 3], [4, 5, 6]], dtype=np.uint8)
 OUTPUT = np.array([[7, 8], [9, 1], [0, 2]], dtype=np.uint8)
 
 
-def _corpus():
+def _data():
     colours = np.stack([np.roll(np.arange(1, 10), 2 * i) for i in range(8)])
     colours = np.concatenate([np.zeros((8, 1), int), colours], 1)
     cells = torch.from_numpy(np.concatenate([INPUT.ravel(), OUTPUT.ravel()]))
-    return Corpus(
+    return DeviceData(
         cells, torch.from_numpy(geometry(np.arange(8))), torch.from_numpy(colours), torch.zeros(8, 2, dtype=torch.int64)
     ), colours
 
 
 def _pack(rows, budget=None):
-    corpus, _ = _corpus()
+    data, _ = _data()
     table, budget = pad_to_budget(rows, PREFIX, budget)
-    return pack(torch.from_numpy(table), corpus, PREFIX, budget)
+    return pack(torch.from_numpy(table), data, PREFIX, budget)
 
 
 @pytest.mark.parametrize("element", range(8))
 def test_coordinates_and_colours_are_those_of_the_transformed_grid(element):
-    _, colours = _corpus()
+    _, colours = _data()
     packed = _pack([(0, element, 0, 2, 3, 6, 3, 2)])
     for grid, position, colour in (
         (INPUT, packed.context_position[PREFIX:], packed.context_colour[PREFIX:]),
@@ -50,7 +50,7 @@ def test_coordinates_and_colours_are_those_of_the_transformed_grid(element):
 
 def test_the_places_put_every_context_before_its_target():
     packed = _pack([(0, 0, 0, 2, 3, 6, 3, 2), (1, 3, 0, 1, 2, 6, 1, 1), (0, 1, 0, 2, 2, 6, 2, 1)])
-    places = torch.cat([packed.context_places, packed.target_places])
+    places = torch.cat([packed.context_slots, packed.target_slots])
     owner = torch.cat([packed.context_example, packed.target_example])
     kind = torch.cat([torch.zeros_like(packed.context_example), torch.ones_like(packed.target_example)])
     assert sorted(places.tolist()) == list(range(len(owner)))
@@ -84,9 +84,9 @@ def test_unknown_outputs_are_hidden():
 
 def test_elements_compose_in_coordinates_as_in_grids():
     """Packing a grid that numpy turned first equals packing it under the composed element."""
-    corpus, _ = _corpus()
+    data, _ = _data()
     table, budget = pad_to_budget([(0, int(COMPOSE[1, 4]), 0, 2, 3, -1, 1, 1)], PREFIX, None)
-    identity = corpus._replace(view_colours=torch.arange(10).expand(8, 10).clone())
+    identity = data._replace(view_colours=torch.arange(10).expand(8, 10).clone())
     both = pack(torch.from_numpy(table), identity, PREFIX, budget)
     turned = identity._replace(cells=torch.from_numpy(np.rot90(INPUT, -1).ravel().copy()))
     table, budget = pad_to_budget([(0, 4, 0, 3, 2, -1, 1, 1)], PREFIX, None)

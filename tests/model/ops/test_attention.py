@@ -2,14 +2,14 @@ import pytest
 import torch
 
 from model.ops.attention import attention, reference, take_rows
-from model.ops.segments import segments
+from model.ops.segments import make_segments
 
 
 def _case(query_lengths, key_lengths, dtype=torch.float64):
     torch.manual_seed(1)
     q, k = torch.tensor(query_lengths), torch.tensor(key_lengths)
     rows = [torch.randn(int(n.sum()), 3, 8, dtype=dtype, requires_grad=True) for n in (q, k, k)]
-    return rows, segments(q, k, int(q.max()), int(k.max()))
+    return rows, make_segments(q, k, int(q.max()), int(k.max()))
 
 
 LENGTHS = [

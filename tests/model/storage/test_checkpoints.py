@@ -19,7 +19,7 @@ from tests.conftest import ROOT, experiment, puzzles
 LOGITS = """
 import sys, pathlib, torch
 from model.diffusion.schedule import cosine_schedule, levels
-from model.network.device_data import corpus
+from model.network.device_data import to_device
 from model.network.packing import pad_to_budget, pack
 from model.storage import checkpoints
 from tasks.common import paths
@@ -32,7 +32,7 @@ for i in range(len(p)):
     grids = (p.input_offset, p.input_height, p.input_width, p.output_offset, p.output_height, p.output_width)
     rows.append((description.first_rows[p.task[i]], view, *(int(a[i]) for a in grids)))
 filled, budget = pad_to_budget(rows, network.prefix_length, None)
-held = corpus(data, description.train.network, torch.device("cpu"))
+held = to_device(data, description.train.network, torch.device("cpu"))
 packed = pack(torch.from_numpy(filled), held, network.prefix_length, budget)
 table = levels(cosine_schedule(description.noise), description.train.network.time_input, torch.device("cpu"))
 with torch.no_grad():

@@ -43,7 +43,7 @@ def _look(subject: Training) -> noised_batch.NoisedBatch:
     from model.ops.keyed_random import hash_key
 
     table, budget = pad_to_budget(next(subject.stream.batches()), subject.network.prefix_length, None)
-    packed = pack(torch.from_numpy(table), subject.corpus, subject.network.prefix_length, budget)
+    packed = pack(torch.from_numpy(table), subject.data, subject.network.prefix_length, budget)
     return noised_batch.NoisedBatch(packed, subject.levels, subject.config.self_conditioning, hash_key(torch.tensor(3)))
 
 

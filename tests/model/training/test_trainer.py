@@ -94,7 +94,7 @@ def test_the_loss_is_the_cross_entropy_of_the_clean_cells_by_hand():
     torch.nn.init.normal_(subject.network.colour_head.weight)
     rows = next(subject.stream.batches())[:3]
     table, budget = pad_to_budget(rows, subject.network.prefix_length, None)
-    packed = pack(torch.from_numpy(table), subject.corpus, subject.network.prefix_length, budget)
+    packed = pack(torch.from_numpy(table), subject.data, subject.network.prefix_length, budget)
     draw, branch = (
         objective.BatchRandomness(torch.tensor(5), torch.tensor(0.0)),
         objective.StepMode(estimate=False, told=False),
