@@ -45,11 +45,11 @@ def test_the_attention_of_single_queries_and_its_gradients_equal_the_definition(
     weight = torch.randn_like(rows[0])
     found = []
     for device in ("cpu", "cuda"):
-        who = make_segments(
+        segments = make_segments(
             *(x.to(device) for x in (counts, lengths)), 1, longest, skipped.to(device) if skips else None
         )
         own = [r.to(device).requires_grad_() for r in rows]
-        result = (reference if device == "cpu" else attention)(*own, who)
+        result = (reference if device == "cpu" else attention)(*own, segments)
         found.append([result, *torch.autograd.grad((result * weight.to(device)).sum(), own)])
     used = torch.cat([(torch.arange(n + e) < n) & (c > 0) for n, e, c in zip(lengths, extra, counts, strict=True)])
     for i, (a, b) in enumerate(zip(*found, strict=True)):
@@ -61,10 +61,10 @@ def test_the_attention_of_single_queries_and_its_gradients_equal_the_definition(
 def test_the_heads_kernel_and_its_gradients_equal_plain_torch(heads_, width):
     contexts, targets = 21, 13
     order = torch.randperm(contexts + targets)
-    places = order[:contexts], order[contexts:]
+    slots = order[:contexts], order[contexts:]
     inputs = [torch.randn(n, 3, heads_, width) for n in (contexts, targets)]
     rotations = [tuple(torch.rand(n, 1, width // 2) for _ in range(2)) for n in (contexts, targets)]
-    own = torch.zeros(contexts + targets, 1, 1).index_fill(0, places[0], 1)
+    own = torch.zeros(contexts + targets, 1, 1).index_fill(0, slots[0], 1)
     weights = [
         torch.randn(n, heads_, width) for n in (contexts, *[contexts + targets] * 2, targets, *[contexts + targets] * 2)
     ]
@@ -72,14 +72,14 @@ def test_the_heads_kernel_and_its_gradients_equal_plain_torch(heads_, width):
     for device in ("cpu", "cuda"):
         qkv = [x.to(device).requires_grad_() for x in inputs]
         turns = [tuple(t.to(device) for t in r) for r in rotations]
-        where = [p.to(device) for p in places]
+        where = [p.to(device) for p in slots]
         query, keys, values, *both = heads.scatter_context_kv(qkv[0], turns[0], *where)
         alone = values.detach().clone()  # `scatter_target_kv` writes into the same memory on a GPU.
-        asked, all_keys, all_values = heads.scatter_target_kv(qkv[1], turns[1], where[1], *both)
+        target_query, all_keys, all_values = heads.scatter_target_kv(qkv[1], turns[1], where[1], *both)
         mask = own.to(device) > 0
-        results = query, torch.where(mask, keys, 0), torch.where(mask, values, 0), asked, all_keys, all_values
+        results = query, torch.where(mask, keys, 0), torch.where(mask, values, 0), target_query, all_keys, all_values
         value = sum((r * w.to(device)).sum() for r, w in zip(results, weights, strict=True))
-        found.append([alone, asked, query, all_keys, all_values, *torch.autograd.grad(value, qkv)])
+        found.append([alone, target_query, query, all_keys, all_values, *torch.autograd.grad(value, qkv)])
     for a, b in zip(*found, strict=True):
         assert torch.allclose(a, b.cpu(), atol=1e-5)
 

@@ -48,18 +48,18 @@ def test_coordinates_and_colours_are_those_of_the_transformed_grid(element):
     assert bool(packed.view_swaps[0]) == bool(view_of(element, np.arange(10), INPUT).shape == (3, 2))
 
 
-def test_the_places_put_every_context_before_its_target():
+def test_every_context_has_its_slots_before_its_target():
     packed = _pack([(0, 0, 0, 2, 3, 6, 3, 2), (1, 3, 0, 1, 2, 6, 1, 1), (0, 1, 0, 2, 2, 6, 2, 1)])
-    places = torch.cat([packed.context_slots, packed.target_slots])
+    slots = torch.cat([packed.context_slots, packed.target_slots])
     owner = torch.cat([packed.context_example, packed.target_example])
     kind = torch.cat([torch.zeros_like(packed.context_example), torch.ones_like(packed.target_example)])
-    assert sorted(places.tolist()) == list(range(len(owner)))
-    order = places.argsort()
+    assert sorted(slots.tolist()) == list(range(len(owner)))
+    order = slots.argsort()
     rows = list(zip(owner[order].tolist(), kind[order].tolist(), strict=True))
     assert rows == sorted(rows)
 
 
-def test_padding_fills_the_budget_and_shows_nothing():
+def test_padding_fills_the_budget_with_hidden_cells():
     rows = [(0, 0, 0, 2, 3, 6, 3, 2), (1, 3, 0, 1, 2, 6, 1, 1)]
     padded = _pack(rows, Budget(6, 128, 100, 40, 40))
     plain = _pack(rows)
@@ -83,14 +83,14 @@ def test_unknown_outputs_are_hidden():
 
 
 def test_elements_compose_in_coordinates_as_in_grids():
-    """Packing a grid that numpy turned first equals packing it under the composed element."""
+    """Packing a grid rotated by numpy under one element equals packing the original under the composed element."""
     data, _ = _data()
     table, budget = pad_to_budget([(0, int(COMPOSE[1, 4]), 0, 2, 3, -1, 1, 1)], PREFIX, None)
     identity = data._replace(view_colours=torch.arange(10).expand(8, 10).clone())
     both = pack(torch.from_numpy(table), identity, PREFIX, budget)
-    turned = identity._replace(cells=torch.from_numpy(np.rot90(INPUT, -1).ravel().copy()))
+    rotated = identity._replace(cells=torch.from_numpy(np.rot90(INPUT, -1).ravel().copy()))
     table, budget = pad_to_budget([(0, 4, 0, 3, 2, -1, 1, 1)], PREFIX, None)
-    then = pack(torch.from_numpy(table), turned, PREFIX, budget)
+    then = pack(torch.from_numpy(table), rotated, PREFIX, budget)
 
     def shown(packed):
         return sorted(

@@ -22,11 +22,11 @@ LENGTHS = [
 
 @pytest.mark.parametrize(("query_lengths", "key_lengths"), LENGTHS)
 def test_bucketed_attention_and_its_gradients_equal_the_definition(query_lengths, key_lengths):
-    rows, who = _case(query_lengths, key_lengths)
+    rows, segments = _case(query_lengths, key_lengths)
     weight = torch.randn_like(rows[0])
     results = []
     for function in (attention, reference):
-        value = function(*rows, who)
+        value = function(*rows, segments)
         results.append((value, torch.autograd.grad((value * weight).sum(), rows)))
     (ours, our_gradients), (plain, plain_gradients) = results
     assert torch.allclose(ours, plain, atol=1e-10)
@@ -34,13 +34,13 @@ def test_bucketed_attention_and_its_gradients_equal_the_definition(query_lengths
         assert torch.allclose(a, b, atol=1e-10)
 
 
-def test_a_segment_sees_nothing_of_another():
-    rows, who = _case([3, 4], [5, 6])
-    before = attention(*rows, who)
+def test_a_segment_does_not_attend_to_another():
+    rows, segments = _case([3, 4], [5, 6])
+    before = attention(*rows, segments)
     with torch.no_grad():
         rows[1][5:] += 100
         rows[2][5:] += 100
-    after = attention(*rows, who)
+    after = attention(*rows, segments)
     assert torch.equal(before[:3], after[:3])
     assert not torch.allclose(before[3:], after[3:])
 
@@ -48,9 +48,9 @@ def test_a_segment_sees_nothing_of_another():
 def test_take_rows_has_the_gradient_of_indexing():
     x = torch.randn(6, 2, dtype=torch.float64, requires_grad=True)
     index = torch.tensor([4, 0, 2, 5])
-    real = torch.tensor([True, False, True, False, True, True])
+    used = torch.tensor([True, False, True, False, True, True])
     inverse = torch.tensor([1, 0, 2, 0, 0, 3])
     weight = torch.randn(4, 2, dtype=torch.float64)
     (plain,) = torch.autograd.grad((x[index] * weight).sum(), x)
-    (ours,) = torch.autograd.grad((take_rows(x, index, inverse, real) * weight).sum(), x)
+    (ours,) = torch.autograd.grad((take_rows(x, index, inverse, used) * weight).sum(), x)
     assert torch.equal(plain, ours)

@@ -1,4 +1,4 @@
-"""Compiled regions against the same functions run eagerly."""
+"""Compiled functions against the same functions run eagerly."""
 
 import shutil
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from model.ops import compilation
-from tests.model.network.test_denoiser import ROWS, _network, _pack, _say
+from tests.support.packed import ROWS, evaluate, network, packed_rows
 
 compiles = [
     pytest.mark.slow,
@@ -33,12 +33,12 @@ def test_the_previous_setting_returns_after_the_block(monkeypatch):
 
 @pytest.mark.parametrize("dynamic", DYNAMIC)
 def test_compiled_equals_eager_and_gradients_agree(dynamic):
-    net = _network()
-    packed, results = _pack(net, ROWS), []
+    net = network()
+    packed, results = packed_rows(net, ROWS), []
     features = torch.randn(100, 10, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     for on in (False, True):
         with compilation.set_enabled(on, dynamic=dynamic):
-            _, encoded, logits = _say(net, packed, features=features)
+            _, encoded, logits = evaluate(net, packed, features=features)
             value = logits.square().mean() + encoded.size_logits.square().mean()
             gradients = torch.autograd.grad(value, list(net.parameters()), allow_unused=True)
         results.append([value, *(g for g in gradients if g is not None)])
@@ -48,12 +48,12 @@ def test_compiled_equals_eager_and_gradients_agree(dynamic):
 
 @pytest.mark.parametrize("dynamic", DYNAMIC)
 def test_compiled_steps_of_a_denoising_equal_an_eager_one(dynamic):
-    net = _network()
-    packed = _pack(net, ROWS)
+    net = network()
+    packed = packed_rows(net, ROWS)
     with torch.no_grad():
-        _, _, logits = _say(net, packed)
+        _, _, logits = evaluate(net, packed)
         with compilation.set_enabled(True, dynamic=dynamic):
-            _, encoded, _ = _say(net, packed)
+            _, encoded, _ = evaluate(net, packed)
             cell = packed.target_cell
             for _ in range(2):
                 again = net.denoise(packed, encoded, cell * 7 % 10, (cell % 3).double(), None, torch.ones(1).double())

@@ -1,4 +1,4 @@
-"""Dropout: its rate, its independence, and the same mask on the way back."""
+"""Dropout: its rate, the independence of masks, and the same mask in backward."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ def _masks(count, shape=(64, 96), rate=0.3):
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.003])
-def test_as_many_are_dropped_as_the_rate_says_and_the_mean_stays(rate):
+def test_the_rate_is_that_of_the_configuration_and_the_mean_is_kept(rate):
     result = dropout(torch.ones(2000, 500), rate, seeds(KEY, 1)[0])
     dropped = float((result == 0).double().mean())
     error = (rate * (1 - rate) / 1e6) ** 0.5
@@ -23,7 +23,7 @@ def test_as_many_are_dropped_as_the_rate_says_and_the_mean_stays(rate):
 
 
 def test_rows_columns_neighbours_and_masks_of_other_seeds_are_independent():
-    """Counts against binomials: five standard errors."""
+    """Against binomial distributions, within five standard errors."""
     masks = torch.stack(_masks(200)).double() - 0.3
     one = 0.3 * 0.7
     for axis in (0, 1, 2):
@@ -37,8 +37,8 @@ def test_rows_columns_neighbours_and_masks_of_other_seeds_are_independent():
         assert deviation == pytest.approx(1, abs=0.05), axis
 
 
-def test_no_mask_is_another_one_in_another_order():
-    """Seeds that differ in low bits would give each other's rows, were the seed only mixed into the index."""
+def test_no_mask_is_a_permutation_of_another():
+    """If the seed were only mixed into the index, seeds that differ in low bits would give permuted masks."""
     low = [dropout(torch.ones(1 << 14), 0.5, torch.tensor(s, dtype=torch.int32)) == 0 for s in range(8)]
     index = torch.arange(1 << 14)
     for s in range(1, 8):
@@ -46,7 +46,7 @@ def test_no_mask_is_another_one_in_another_order():
         assert (low[0] == low[s]).double().mean() == pytest.approx(0.5, abs=0.02)
 
 
-def test_the_gradient_passes_where_the_value_did():
+def test_the_gradient_uses_the_mask_of_the_forward_pass():
     x = torch.randn(30, 40, requires_grad=True)
     result = dropout(x, 0.25, seeds(KEY, 3)[2])
     (gradient,) = torch.autograd.grad(result.sum(), x)
@@ -55,8 +55,8 @@ def test_the_gradient_passes_where_the_value_did():
     assert torch.allclose(result[kept], x[kept] / 0.75)
 
 
-def test_a_seed_gives_the_mask_of_numpys_integers():
-    """Recomputed with unsigned arithmetic."""
+def test_a_mask_equals_the_hash_computed_by_numpy():
+    """Recomputed in unsigned arithmetic."""
     seed = np.full(1, 0xDEADBEEF, dtype=np.uint32)
     h = np.arange(5000, dtype=np.uint32) ^ seed
     h = (h ^ (h >> 16)) * np.uint32(0x7FEB352D) + seed * np.uint32(0x9E3779B1)

@@ -1,4 +1,4 @@
-"""Attention scores of heads in closed form: their gain, and how fast positions turn them."""
+"""Attention scores of single heads in closed form: their gain, and the frequencies of the rotary embedding."""
 
 import math
 
@@ -16,13 +16,13 @@ BY_ROW = 3 * PAIRS // 8
 
 def _heads(position, gain, fastest, qkv):
     """Query and key heads (N, H, W) of a context and of a target whose rows are the same."""
-    places = torch.arange(len(position)), torch.zeros(0, dtype=torch.int64)
-    turned = rotation_of(position, WIDTH, torch.float64, gain, fastest)
-    query, keys, values, *both = scatter_context_kv(qkv, turned, *places)
-    asked, more_keys, _ = scatter_target_kv(qkv, turned, places[0], *both)
+    slots = torch.arange(len(position)), torch.zeros(0, dtype=torch.int64)
+    rotation = rotation_of(position, WIDTH, torch.float64, gain, fastest)
+    query, keys, values, *both = scatter_context_kv(qkv, rotation, *slots)
+    target_query, target_keys, _ = scatter_target_kv(qkv, rotation, slots[0], *both)
     assert torch.equal(values, qkv[:, 2])
-    assert torch.equal(asked, query)
-    assert torch.equal(more_keys, keys)
+    assert torch.equal(target_query, query)
+    assert torch.equal(target_keys, keys)
     return query, keys
 
 
@@ -47,7 +47,7 @@ def test_the_gain_multiplies_every_score(gain):
 
 @pytest.mark.parametrize("gain", [1.0, 3.0])
 def test_a_row_attends_to_itself_with_the_gain_times_the_root_of_the_width(gain):
-    """Query and key are normalised, and a rotation by no difference of positions changes nothing."""
+    """Query and key are normalised, and equal positions cancel in the rotary embedding."""
     position, qkv = _case()
     qkv[:, 1] = qkv[:, 0]
     own = _scores(position, gain, 2.0, qkv).diagonal(dim1=1, dim2=2)
@@ -57,7 +57,7 @@ def test_a_row_attends_to_itself_with_the_gain_times_the_root_of_the_width(gain)
 @pytest.mark.parametrize("fastest", [0.5, 1.0, 2.0])
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_scores_are_cosines_of_the_difference_of_positions(fastest, axis):
-    """Alike queries and keys in one pair of columns: the score is W cos(speed x difference) / sqrt(W)."""
+    """Equal queries and keys in one pair of columns: the score is W cos(speed x difference) / sqrt(W)."""
     position = torch.zeros(30, 3)
     position[:, axis] = torch.arange(30)
     shares, bases = (BY_ROW, BY_ROW, PAIRS - 2 * BY_ROW), (60.0, 60.0, 4.0)
@@ -71,8 +71,8 @@ def test_scores_are_cosines_of_the_difference_of_positions(fastest, axis):
         assert torch.allclose(found, expected, atol=1e-4)
 
 
-def test_sharper_attention_can_find_the_same_cell():
-    """The share of the weight on the own cell of a 20 x 20 grid, all queries and keys alike."""
+def test_sharper_attention_concentrates_on_the_same_cell():
+    """Attention weight of a cell of a 20 x 20 grid on itself, where all queries and keys are equal."""
     cells = torch.cartesian_prod(torch.arange(20), torch.arange(20)).float()
     position = torch.cat([cells, torch.zeros(400, 1)], 1)
     qkv = torch.ones(400, 3, 1, WIDTH, dtype=torch.float64)
@@ -95,19 +95,19 @@ def test_the_tables_are_bit_for_bit_what_they_were_without_the_switches():
 @pytest.mark.parametrize("switch", [{"attention_gain": 3.0}, {"fastest_rotation": 3.0}])
 def test_the_network_uses_its_own_gain_and_rotation_for_contexts_and_targets(switch, monkeypatch):
     from model.network import denoiser
-    from tests.model.network.test_denoiser import ROWS, _pack
+    from tests.support.packed import ROWS, packed_rows
 
-    asked = []
+    calls = []
 
     def spy(position, width, dtype, gain, fastest):
-        asked.append((gain, fastest))
+        calls.append((gain, fastest))
         return rotation_of(position, width, dtype, gain, fastest)
 
     monkeypatch.setattr(denoiser, "rotation_of", spy)
     net = build(experiment(train={"network": switch}).train, 3).eval()
     assert isinstance(net, Denoiser)
-    net.encode(_pack(net, ROWS))
-    assert asked == 2 * [(switch.get("attention_gain", 1.0), switch.get("fastest_rotation", 1.0))]
+    net.encode(packed_rows(net, ROWS))
+    assert calls == 2 * [(switch.get("attention_gain", 1.0), switch.get("fastest_rotation", 1.0))]
 
 
 @pytest.mark.parametrize("name", ["attention_gain", "fastest_rotation"])
