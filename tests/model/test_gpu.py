@@ -43,16 +43,16 @@ def test_the_attention_of_single_queries_and_its_gradients_equal_the_definition(
     extra = skipped if skips else torch.zeros_like(skipped)
     rows = [torch.randn(n, heads_, width) for n in (3, *[int((lengths + extra).sum())] * 2)]
     weight = torch.randn_like(rows[0])
-    found = []
+    by_device = []
     for device in ("cpu", "cuda"):
         segments = make_segments(
             *(x.to(device) for x in (counts, lengths)), 1, longest, skipped.to(device) if skips else None
         )
         own = [r.to(device).requires_grad_() for r in rows]
         result = (reference if device == "cpu" else attention)(*own, segments)
-        found.append([result, *torch.autograd.grad((result * weight.to(device)).sum(), own)])
+        by_device.append([result, *torch.autograd.grad((result * weight.to(device)).sum(), own)])
     used = torch.cat([(torch.arange(n + e) < n) & (c > 0) for n, e, c in zip(lengths, extra, counts, strict=True)])
-    for i, (a, b) in enumerate(zip(*found, strict=True)):
+    for i, (a, b) in enumerate(zip(*by_device, strict=True)):
         kept = used if i > 1 else slice(None)
         assert torch.allclose(a[kept], b.cpu()[kept], atol=1e-5)
 
@@ -68,7 +68,7 @@ def test_the_heads_kernel_and_its_gradients_equal_plain_torch(heads_, width):
     weights = [
         torch.randn(n, heads_, width) for n in (contexts, *[contexts + targets] * 2, targets, *[contexts + targets] * 2)
     ]
-    found = []
+    by_device = []
     for device in ("cpu", "cuda"):
         qkv = [x.to(device).requires_grad_() for x in inputs]
         turns = [tuple(t.to(device) for t in r) for r in rotations]
@@ -79,20 +79,20 @@ def test_the_heads_kernel_and_its_gradients_equal_plain_torch(heads_, width):
         mask = own.to(device) > 0
         results = query, torch.where(mask, keys, 0), torch.where(mask, values, 0), target_query, all_keys, all_values
         value = sum((r * w.to(device)).sum() for r, w in zip(results, weights, strict=True))
-        found.append([alone, target_query, query, all_keys, all_values, *torch.autograd.grad(value, qkv)])
-    for a, b in zip(*found, strict=True):
+        by_device.append([alone, target_query, query, all_keys, all_values, *torch.autograd.grad(value, qkv)])
+    for a, b in zip(*by_device, strict=True):
         assert torch.allclose(a, b.cpu(), atol=1e-5)
 
 
 @pytest.mark.parametrize(("rows", "width"), [(5, 24), (1, 256), (90, 300), (41, 1024)])
 def test_the_gate_kernel_and_its_gradient_equal_plain_torch(rows, width):
     hidden, weight = torch.randn(rows, 2 * width), torch.randn(rows, width)
-    found = []
+    by_device = []
     for device in ("cpu", "cuda"):
         own = hidden.to(device).requires_grad_()
         result = swiglu(own)
-        found.append([result, *torch.autograd.grad((result * weight.to(device)).sum(), own)])
-    for a, b in zip(*found, strict=True):
+        by_device.append([result, *torch.autograd.grad((result * weight.to(device)).sum(), own)])
+    for a, b in zip(*by_device, strict=True):
         assert torch.allclose(a, b.cpu(), atol=1e-5)
 
 

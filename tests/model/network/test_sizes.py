@@ -26,7 +26,7 @@ FEW = {"optimizer_steps": 2, "candidates": 2, "warmup_steps": 1, "log_every": 1,
 
 
 def _whole(version, size):
-    """What presets.yaml says of a version and size, but for how long it trains."""
+    """The configuration of a version and size in presets.yaml, except the length of training."""
     changes = {"version": version, "size": size, "select": {"steps": 2, "limit": 2}}
     evaluations = {name: {"steps": 2, "limit": 2} for name in ("attempts", "votes")}
     train = {"network": named(version, size).train.network.model_dump()} | FEW

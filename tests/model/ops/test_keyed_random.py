@@ -37,9 +37,9 @@ STORED = [3256576115, 2108032100, 2348812839]
 
 def test_a_categorical_draw_has_its_probabilities():
     probabilities = torch.tensor([0.0, 0.5, 0.0, 0.2, 0.3, 0, 0, 0, 0, 0]).expand(200_000, 10)
-    found = np.bincount(categorical(probabilities, torch.rand(200_000)).numpy(), minlength=10) / 200_000
-    assert found == pytest.approx(probabilities[0].numpy(), abs=0.005)
-    assert found[0] == found[2] == found[9] == 0
+    frequencies = np.bincount(categorical(probabilities, torch.rand(200_000)).numpy(), minlength=10) / 200_000
+    assert frequencies == pytest.approx(probabilities[0].numpy(), abs=0.005)
+    assert frequencies[0] == frequencies[2] == frequencies[9] == 0
     assert categorical(probabilities[:2], torch.tensor([0.0, 0.49999])).tolist() == [1, 1]
 
 

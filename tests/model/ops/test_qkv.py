@@ -66,9 +66,9 @@ def test_scores_are_cosines_of_the_difference_of_positions(fastest, axis):
         speed = bases[axis] ** (-pair / shares[axis]) * (fastest if axis < 2 else 1.0)
         qkv = torch.zeros(30, 3, 1, WIDTH, dtype=torch.float64)
         qkv[..., first + pair] = 1.0
-        found = _scores(position, 1.0, fastest, qkv)[0, 0]
+        result = _scores(position, 1.0, fastest, qkv)[0, 0]
         expected = math.sqrt(WIDTH) * torch.cos(speed * torch.arange(30, dtype=torch.float64))
-        assert torch.allclose(found, expected, atol=1e-4)
+        assert torch.allclose(result, expected, atol=1e-4)
 
 
 def test_sharper_attention_concentrates_on_the_same_cell():
@@ -88,8 +88,8 @@ def test_the_tables_are_bit_for_bit_what_they_were_without_the_switches():
     for dtype in (torch.float32, torch.bfloat16):
         parts = [torch.exp(-torch.arange(n) * (math.log(b) / n)) for n, b in ((6, 60.0), (6, 60.0), (4, 4.0))]
         angle = sum(position[:, axis, None] * torch.block_diag(*parts)[axis] for axis in range(3))[:, None]
-        for found, expected in zip(rotation_of(position, WIDTH, dtype), (angle.cos(), angle.sin()), strict=True):
-            assert torch.equal(found, expected.to(dtype))
+        for result, expected in zip(rotation_of(position, WIDTH, dtype), (angle.cos(), angle.sin()), strict=True):
+            assert torch.equal(result, expected.to(dtype))
 
 
 @pytest.mark.parametrize("switch", [{"attention_gain": 3.0}, {"fastest_rotation": 3.0}])
