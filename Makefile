@@ -1,23 +1,29 @@
 # make repro   run the experiment of params.yaml      make test   the whole check
 # make ui      MLflow's and Prefect's pages           make fast   the check without whole experiments
 # make bench   what this machine reaches              make night  the queue against real servers and kills
+# Paths are relative, so that the checkout may lie in a folder with spaces or any other character.
 PYTHON ?= python3
-BIN := $(CURDIR)/.venv/bin
-export PATH := $(BIN):$(PATH)
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # Two processes of one thread each: files are spread over them, and no thread waits for another.
-PYTEST := OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile
+PYTEST := OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile
 export DO_NOT_TRACK := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: repro test fast night ui bench setup
+.PHONY: repro test fast night ui bench setup check
 
 setup: .venv/ready
 
-# Done once; done again when what is to be installed changed.
+# Done once; done again when what is to be installed changed. `.venv.incomplete` stands while it runs: an environment
+# that an interruption left half made is deleted and built anew, since pip cannot tell a half-written package from a
+# whole one. Downloads are kept in pip's cache, so that takes a minute.
 .venv/ready: pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; set PYTHON=")'
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@$(PYTHON) preflight.py
+	if test -e .venv.incomplete; then rm -rf .venv; fi
+	touch .venv.incomplete
+	rm -f .venv/ready
+	test -x .venv/bin/python || $(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	rm .venv.incomplete
 	touch .venv/ready
 
 repro: setup
@@ -25,20 +31,19 @@ repro: setup
 	python -m tasks.publish --if-missing
 	python -m tasks.reporting.score_table
 
-test: setup
+check: setup
 	ruff check .
 	ruff format --check .
 	mypy
+
+test: check
 	$(PYTEST) -m 'not night'
 
-night: setup
-	pytest -m night
-
-fast: setup
-	ruff check .
-	ruff format --check .
-	mypy
+fast: check
 	$(PYTEST) -m 'not slow and not night'
+
+night: setup
+	python -m pytest -m night
 
 ui: setup
 	python -m tasks.commands.ui

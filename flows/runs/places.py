@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tasks.tracking.addresses import addressable, sqlite_address
+
 
 class FlowError(RuntimeError):
     """Something that a flow or a command cannot do. The message says what, where and what to do."""
@@ -53,8 +55,8 @@ def environment() -> dict[str, str]:
     return {
         "ARC_HOME": str(root),
         "ARC_SCRATCH": str(scratch()),
-        "MLFLOW_TRACKING_URI": os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root / 'mlflow.db'}",
-        "PREFECT_HOME": str(root / prefect_home),
+        "MLFLOW_TRACKING_URI": os.environ.get("MLFLOW_TRACKING_URI") or sqlite_address(root / "mlflow.db"),
+        "PREFECT_HOME": str(addressable(root) / prefect_home),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
         "DO_NOT_TRACK": "1",

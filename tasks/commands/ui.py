@@ -19,6 +19,7 @@ import typer
 from tasks.common import paths
 from tasks.common.stage import StageError, die_with_parent, stage
 from tasks.tracking import store
+from tasks.tracking.addresses import addressable
 
 HOST = "127.0.0.1"
 START_SECONDS = 120
@@ -70,7 +71,7 @@ def prefect_page() -> Page:
 
     def environment(port: int) -> dict[str, str]:
         return {
-            "PREFECT_HOME": str(home),
+            "PREFECT_HOME": str(addressable(home.parent) / home.name),
             "PREFECT_SERVER_API_HOST": HOST,
             # Not the option --port: with that the page asks for the API at 4200.
             "PREFECT_SERVER_API_PORT": str(port),

@@ -11,6 +11,7 @@ from typing import Any
 
 from model.storage.content import digest_text
 from tasks.common import paths
+from tasks.tracking.addresses import sqlite_address
 
 DATABASE = Path("mlflow.db")
 ARTIFACTS = "mlartifacts"
@@ -48,7 +49,7 @@ def store() -> Store:
     uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{DATABASE}"
     if uri.startswith("sqlite:///"):
         database = Path(uri.removeprefix("sqlite:///")).resolve()
-        return Store(f"sqlite:///{database}", database, database.with_name(ARTIFACTS))
+        return Store(sqlite_address(database), database, database.with_name(ARTIFACTS))
     return Store(uri, None, None if re.match("https?://", uri) else Path(ARTIFACTS).resolve())
 
 
@@ -91,7 +92,7 @@ def create(place: Store) -> None:
         leftover.unlink()
     sqlalchemy.event.listen(sqlalchemy.Engine, "connect", unsynced)
     try:
-        SqlAlchemyStore(f"sqlite:///{part}", str(place.artifacts)).engine.dispose()
+        SqlAlchemyStore(sqlite_address(part), str(place.artifacts)).engine.dispose()
     finally:
         sqlalchemy.event.remove(sqlalchemy.Engine, "connect", unsynced)
     with part.open("rb") as file:

@@ -20,6 +20,7 @@ import yaml
 from tasks import augment, predict, prepare, score, select, train
 from tasks.common import paths
 from tasks.tracking import store
+from tasks.tracking.addresses import sqlite_address
 from tests.conftest import ROOT, experiment, puzzles
 
 PAIRS = ("best-attempts", "best-votes", "final-attempts", "final-votes")
@@ -66,7 +67,7 @@ def place(result: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
 def client(uri: str = "") -> Any:
     import mlflow
 
-    return mlflow.MlflowClient(uri or f"sqlite:///{Path('mlflow.db').resolve()}")
+    return mlflow.MlflowClient(uri or sqlite_address(Path("mlflow.db")))
 
 
 def runs(where: Any, wanted: str = "") -> list[Any]:

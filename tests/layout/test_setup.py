@@ -1,0 +1,101 @@
+"""What `make setup` needs: a lock that every machine can resolve, and one sentence for what cannot work."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+LOCK = (ROOT / "constraints.txt").read_text().split()
+PLAIN = {"PIP_CONFIG_FILE": os.devnull, "UV_NO_CONFIG": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+
+
+def outside() -> dict[str, str]:
+    """The environment without this machine's configuration of pip and uv; certificates are kept, they name no index."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("PIP_", "UV_")) or k == "PIP_CERT"}
+    if "PIP_CERT" in kept:
+        kept["SSL_CERT_FILE"] = kept["PIP_CERT"]
+    return kept | PLAIN
+
+
+def run(*command: str, **options: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, check=False, **options)  # type: ignore[call-overload,no-any-return]
+
+
+def test_every_line_of_the_lock_is_a_version_that_any_index_has():
+    assert len(LOCK) > 150
+    assert [line for line in LOCK if not re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][A-Za-z0-9.]*", line)] == []
+
+
+@pytest.mark.night
+def test_pip_resolves_the_lock_without_our_configuration(tmp_path):
+    venv.create(tmp_path / "venv", with_pip=True)
+    done = run(
+        str(tmp_path / "venv/bin/python"), "-m", "pip", "install", "--dry-run", "--ignore-installed",
+        "--cache-dir", str(tmp_path / "cache"), "-c", "constraints.txt", "-e", ".[dev]",
+        cwd=ROOT, env=outside(),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"\btorch-2\.13\.0(?![.+\w])", done.stdout.splitlines()[-1])
+
+
+@pytest.mark.night
+@pytest.mark.parametrize("python", ["3.11", "3.12", "3.13", "3.14"])
+def test_uv_resolves_the_lock_without_our_configuration(python, tmp_path):
+    done = run(
+        sys.executable, "-m", "uv", "pip", "compile", "--quiet", "--python-version", python,
+        "--python-platform", "linux",
+        "--extra", "dev", "-c", "constraints.txt", "--cache-dir", str(tmp_path), "pyproject.toml",
+        cwd=ROOT, env=outside(),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "torch==2.13.0\n" in done.stdout
+
+
+def preflight(folder: Path, **environment: str) -> str:
+    done = run(sys.executable, str(ROOT / "preflight.py"), cwd=folder, env={**os.environ, **environment})
+    assert done.returncode == (1 if done.stderr else 0)
+    assert len(done.stderr.splitlines()) <= 1
+    return done.stderr
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    folder = tmp_path / "a b %" / "ü?"
+    folder.mkdir(parents=True)
+    assert run("git", "init", "-q", cwd=folder).returncode == 0
+    return folder
+
+
+def test_a_checkout_in_a_folder_of_any_name_passes(checkout):
+    assert preflight(checkout) == ""
+
+
+def test_an_archive_without_git_is_one_sentence(checkout):
+    shutil.rmtree(checkout / ".git")
+    assert re.search(r"no git checkout .*git init && git add -A && git commit", preflight(checkout))
+
+
+def test_a_folder_inside_another_checkout_is_no_checkout(checkout):
+    (checkout / "inside").mkdir()
+    assert "no git checkout" in preflight(checkout / "inside")
+
+
+def test_a_checkout_of_another_user_is_one_sentence(checkout):
+    said = preflight(checkout, GIT_TEST_ASSUME_DIFFERENT_OWNER="1")
+    assert re.search(r"another user owns it.*safe.directory", said)
+
+
+def test_no_git_at_all_is_one_sentence(checkout, tmp_path):
+    assert "git is not installed" in preflight(checkout, PATH=str(tmp_path))
+
+
+def test_a_colon_in_the_path_is_one_sentence(tmp_path):
+    (tmp_path / "a:b").mkdir()
+    assert "move the checkout" in preflight(tmp_path / "a:b")
