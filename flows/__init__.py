@@ -1,1 +1,1 @@
-"""The order of things: the `arc` command and the Prefect flows. Computes nothing itself."""
+"""The `arc` command and the Prefect flows: when and where runs happen. Computes nothing itself."""

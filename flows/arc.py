@@ -1,26 +1,182 @@
-"""The `arc` command: one name for what is done by hand. Each command imports what it needs when it runs."""
+"""The `arc` command. Each command imports what it needs when it runs, so that `arc --help` answers at once."""
 
 import importlib
-from collections.abc import Callable
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows import commands
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="The laboratory for discrete-diffusion ARC solvers.")
 
-
-@app.callback()
-def _root() -> None:
-    """The laboratory for discrete-diffusion ARC solvers."""
+Set = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE over the presets; may be given many times.")]
 
 
-for _command in commands.COMMANDS:
-    app.command()(_command)
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Print errors that a user can correct as one line, without a traceback, and exit with code 1."""
+    from flows.runs.places import FlowError
+    from tasks.common.params import ConfigurationError
+
+    try:
+        yield
+    except (FlowError, ConfigurationError) as error:
+        sys.exit(f"arc: {error}")
 
 
-def _of_tasks(name: str, module: str) -> Callable[[typer.Context], None]:
-    """The `main` of a module of tasks as a command, with its own arguments and help."""
+@app.command()
+def run(
+    experiment: Annotated[str, typer.Argument(help="VERSION/SIZE/DATASET, such as v3/smol/aa1")],
+    overrides: Set = None,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+) -> None:
+    """Run one experiment now, with or without a server, from a frozen copy of the code."""
+    _environment()
+    with one_line_errors():
+        from flows.runs.request import Request
+        from flows.worker import foreground as command
+
+        command.run(Request.of(experiment, seed, overrides or [], "normal"))
+
+
+@app.command()
+def worker() -> None:
+    """Execute queued runs until Ctrl-C. Starts the server if none answers, and first recovers from an earlier crash."""
+    _environment()
+    with one_line_errors():
+        _server()
+        os.environ.setdefault("PREFECT_WORKER_QUERY_SECONDS", "2")
+        os.environ.setdefault("PREFECT_WORKER_PREFETCH_SECONDS", "1")
+        os.environ.setdefault("PREFECT_WORKER_CANCELLATION_POLL_SECONDS", "5")
+        from flows.worker import worker as command
+
+        command.work()
+
+
+@app.command()
+def queue(
+    experiments: Annotated[list[str] | None, typer.Argument(help="VERSION/SIZE/DATASET, one or many")] = None,
+    seeds: Annotated[str, typer.Option(help="Seeds; every experiment runs with each of them, such as 0,1")] = "0",
+    priority: Annotated[str, typer.Option(help="high or normal")] = "normal",
+    at: Annotated[str | None, typer.Option(help="Start no earlier than HH:MM, or an ISO date and time.")] = None,
+    overrides: Set = None,
+    show: Annotated[
+        bool, typer.Option("--list", help="List running and waiting runs in the order of execution.")
+    ] = False,
+    bump: Annotated[str | None, typer.Option(help="Number or id of a waiting run that is moved to the front.")] = None,
+    cancel: Annotated[str | None, typer.Option(help="Number or id of a run to cancel; a training saves first.")] = None,
+) -> None:
+    """Queue experiments for `arc worker`, or manage the queue."""
+    _environment()
+    with one_line_errors():
+        _server()
+        from typing import get_args
+
+        from flows.queue import queue as command
+        from flows.queue import times
+        from flows.runs.places import FlowError
+        from flows.runs.request import Priority, Request
+
+        if priority not in get_args(Priority):
+            raise FlowError(f"--priority is {priority!r}; allowed are high and normal")
+        try:
+            numbers = [int(seed) for seed in seeds.split(",")]
+        except ValueError:
+            raise FlowError(f"--seeds {seeds!r} is not a list of integers; write them like 0,1") from None
+        requests = [
+            Request.of(name, seed, overrides or [], priority)  # type: ignore[arg-type]  # checked above
+            for name in experiments or []
+            for seed in numbers
+        ]
+        when = times.at(at) if at else None
+        if not (requests or show or bump or cancel):
+            raise FlowError("nothing to do; name experiments, or give --list, --bump or --cancel")
+        with connected() as connection:
+            if requests:
+                for queued in command.submit(connection, requests, when):
+                    print(f"queued {str(queued.id)[:8]} {queued.name}")
+            for text, act in ((bump, command.bump), (cancel, command.cancel)):
+                if text is not None:
+                    print(act(connection, command.find(connection, text)))
+            if show:
+                table(command.rows(connection))
+
+
+@app.command()
+def night(
+    hours: Annotated[float, typer.Option(help="Length of the period to report, in hours before now.")] = 16.0,
+) -> None:
+    """Report recent runs: duration, cost, scores, failures with their reasons, and the difference to the best run."""
+    _environment()
+    with one_line_errors():
+        _server()
+        from flows.worker import night_report
+
+        with connected() as connection:
+            rows = night_report.rows(connection, night_report.since(hours))
+            night_report.publish(connection, rows)
+        table(rows)
+
+
+@app.command()
+def doctor() -> None:
+    """Check disk, GPU, versions, ports, locks, worktrees and dead runs; print each finding with its fix."""
+    _environment()
+    with one_line_errors():
+        from flows.worker import doctor as command
+
+        findings = command.examine()
+    table([{"": "!" if f.fix else "ok", "what": f.what, "found": f.found, "fix": f.fix} for f in findings])
+
+
+@contextmanager
+def connected() -> "Iterator[SyncPrefectClient]":
+    """A client of the server; creates or updates the deployment first."""
+    from flows.queue import deployment
+
+    with deployment.client() as connection:
+        deployment.ensure(connection)
+        yield connection
+
+
+def table(rows: list[dict[str, str]]) -> None:
+    """Print rows as a table; the keys of the first row are the header."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    if not rows:
+        print("nothing")
+        return
+    shown = Table(*rows[0])
+    for row in rows:
+        shown.add_row(*(escape(text) for text in row.values()))
+    Console(width=None if sys.stdout.isatty() else 160).print(shown)
+
+
+def _environment() -> None:
+    """Set this project's environment variables. Prefect reads them when it is imported, so this comes first."""
+    with one_line_errors():
+        from flows.runs import places
+
+        os.environ.update(places.environment())
+
+
+def _server() -> None:
+    """Start the server if none answers. Prefect reads its address when it is imported, so this comes first."""
+    from flows.worker import server
+
+    server.ensure()
+    os.environ["PREFECT_API_URL"] = server.address()
+
+
+def _stage_command(name: str, module: str) -> Callable[[typer.Context], None]:
+    """The `main` of a module in `tasks`, called with the arguments of `arc NAME`; it has a help of its own."""
 
     def command(context: typer.Context) -> None:
         main = typer.Typer(add_completion=False)
@@ -30,18 +186,15 @@ def _of_tasks(name: str, module: str) -> Callable[[typer.Context], None]:
     return command
 
 
-_PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
-for _name, _module, _help in (
-    (
-        "compare",
-        "commands.compare",
-        "Compare experiments: scores with intervals, paired differences, tasks won and lost.",
-    ),
-    ("solve", "commands.solve", "Answer an official ARC file with a checkpoint."),
-    ("show", "commands.show", "What VERSION/SIZE/DATASET stands for, its parameters, and what differs from another."),
-    ("task", "commands.task", "Draw a task, its attempts, the vote and the denoising."),
+_PASS_ARGUMENTS = {"allow_extra_args": True, "ignore_unknown_options": True}
+for _name, _help in (
+    ("compare", "Compare experiments: scores with intervals, paired differences, tasks won and lost."),
+    ("solve", "Predict the answers to an official ARC file with a checkpoint."),
+    ("show", "Print what VERSION/SIZE/DATASET stands for, its parameters, and how it differs from another."),
+    ("task", "Draw a task: its attempts, the vote, and the denoising steps."),
 ):
-    app.command(_name, help=_help, context_settings=_PASSED_ON, add_help_option=False)(_of_tasks(_name, _module))
+    _command = _stage_command(_name, f"commands.{_name}")
+    app.command(_name, help=_help, context_settings=_PASS_ARGUMENTS, add_help_option=False)(_command)
 
 if __name__ == "__main__":
     app()

@@ -1,1 +1,1 @@
-"""Which runs wait, and in which order they start."""
+"""The queue of experiments: submitting, ordering, cancelling, and the Prefect deployment behind it."""

@@ -1,4 +1,4 @@
-"""Runs that were queued in the UI, where no code of ours runs: checked, frozen and put into their queue here."""
+"""Admission of runs queued in Prefect's UI: the worker validates them, freezes the code and sets their queue."""
 
 from typing import Any
 
@@ -15,20 +15,20 @@ COMMIT = "ARC_COMMIT"
 
 
 def commit_of(run: Any) -> str | None:
-    """The frozen commit of a run, which it carries among its job variables."""
+    """The frozen commit of a run, from its job variables; None for a run that is not frozen yet."""
     variables = (run.job_variables or {}).get("env") or {}
     return variables.get(COMMIT)
 
 
 def variables(commit: str) -> dict[str, Any]:
-    """Job variables that carry the frozen commit."""
+    """Job variables that hold the frozen commit."""
     return {"env": {COMMIT: commit}}
 
 
 def create(
     connection: SyncPrefectClient, deployment: Any, request: Request, snapshot: snapshots.Snapshot, scheduled_time: Any
 ) -> Any:
-    """A run in the queue of its priority."""
+    """Create a run in the queue of its priority, to start at `scheduled_time`."""
     return connection.create_flow_run_from_deployment(
         deployment,
         parameters={"request": request.model_dump(mode="json")},
@@ -41,8 +41,8 @@ def create(
 
 
 def admit(connection: SyncPrefectClient) -> list[str]:
-    """Admit every run that waits and is not frozen yet; says what it did."""
-    told = []
+    """Admit every waiting run that is not frozen yet. Returns a log line for each action."""
+    log = []
     for run in flow_runs.runs(connection, StateType.SCHEDULED):
         if commit_of(run) or run.deployment_id is None:
             continue
@@ -50,13 +50,13 @@ def admit(connection: SyncPrefectClient) -> list[str]:
             request = parse(run.parameters)
         except FlowError as error:
             connection.set_flow_run_state(run.id, Failed(message=str(error)), force=True)
-            told.append(f"{run.name}: {error}")
+            log.append(f"{run.name}: {error}")
             continue
         [snapshot] = snapshots.freeze([request], places.home())
-        told.append(f"{request.title}: frozen as {snapshot.commit[:8]}, queue {request.priority}")
+        log.append(f"{request.title}: frozen as {snapshot.commit[:8]}, queue {request.priority}")
         if snapshot.warning:
-            told.append(f"{request.title}: {snapshot.warning}")
-        # Prefect has no call that moves a run to another queue: an equal one takes its place.
+            log.append(f"{request.title}: {snapshot.warning}")
+        # Prefect cannot move a run to another queue, so an identical run replaces it.
         create(connection, run.deployment_id, request, snapshot, run.next_scheduled_start_time)
         connection.delete_flow_run(run.id)
-    return told
+    return log

@@ -1,4 +1,4 @@
-"""What the queue is made of in Prefect: a work pool with one slot a GPU, two queues, the deployment with its form."""
+"""The queue's objects in Prefect: a work pool with one slot per GPU, two queues, and the deployment with its form."""
 
 import contextlib
 import os
@@ -11,13 +11,13 @@ from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.utilities.callables import parameter_schema
 
-from flows.runs.experiment import NAME, experiment
+from flows.runs.flow import NAME, experiment
 from flows.runs.places import FlowError
 
 POOL = "gpu"
 DEPLOYMENT = "queue"
 QUEUES = {"high": 1, "normal": 10}
-"""Priorities: the lower one is served first."""
+"""Priority by queue; lower numbers are served first."""
 
 
 def client() -> SyncPrefectClient:
@@ -26,18 +26,18 @@ def client() -> SyncPrefectClient:
 
 
 def ensure(connection: SyncPrefectClient, slots: int | None = None) -> None:
-    """Make the pool, its queues and the deployment, or bring them up to date with the code and presets.yaml.
+    """Create the pool, its queues and the deployment, or update them to the code and presets.yaml.
 
-    `slots` is left as it is when None.
+    The pool keeps its number of slots if `slots` is None.
     """
     pool = WorkPoolCreate(
         name=POOL,
         type="process",
-        description="One slot a GPU.",
+        description="One slot per GPU.",
         base_job_template=template(),
         concurrency_limit=slots or 1,
     )
-    with contextlib.suppress(ObjectAlreadyExists):  # Perhaps since a moment ago, by another command.
+    with contextlib.suppress(ObjectAlreadyExists):  # Another command may have created it a moment ago.
         connection.create_work_pool(pool)
     if slots is not None:
         connection.update_work_pool(POOL, WorkPoolUpdate(concurrency_limit=slots))
@@ -53,13 +53,13 @@ def ensure(connection: SyncPrefectClient, slots: int | None = None) -> None:
         description="One experiment, frozen when the worker first sees it. `arc queue` queues many, frozen at once.",
         parameter_openapi_schema=parameter_schema(experiment).model_dump_for_openapi(),
         enforce_parameter_schema=True,
-        # A limit of the deployment's own would take a lease that a server restart loses, and cancel the run.
+        # A limit on the deployment would need a lease; a server restart loses leases and then cancels the run.
         concurrency_limit=None,
     )
 
 
 def identity(connection: SyncPrefectClient) -> Any:
-    """The deployment. Raises FlowError."""
+    """Id of the deployment. Raises FlowError if the server has none."""
     try:
         return connection.read_deployment_by_name(f"{NAME}/{DEPLOYMENT}").id
     except ObjectNotFound:
@@ -74,14 +74,14 @@ def template() -> dict[str, Any]:
 
 
 def slots() -> int:
-    """How many runs at once: one a GPU, or one alone where ARC_GPUS spreads each over several."""
+    """Number of simultaneous runs: one per GPU, or a single one if ARC_GPUS spreads each run over several GPUs."""
     return max(1, gpus()) if os.environ.get("ARC_GPUS", "1") in ("", "1") else 1
 
 
 def gpus() -> int:
-    """GPUs of this machine that may be used; asked in a process of its own, which leaves nothing on them."""
-    asked = "import torch; print(torch.cuda.device_count())"
-    done = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, env={**os.environ})
+    """Number of visible GPUs, counted in a separate process so that no CUDA context stays in this one."""
+    count = "import torch; print(torch.cuda.device_count())"
+    done = subprocess.run([sys.executable, "-c", count], capture_output=True, text=True, env={**os.environ})
     if done.returncode:
         raise FlowError(f"torch cannot count the GPUs: {done.stderr.strip().splitlines()[-1:]}")
     return int(done.stdout)

@@ -1,4 +1,4 @@
-"""Flow runs of this project in Prefect's database, page by page."""
+"""Queries for flow runs in Prefect's database."""
 
 from typing import Any
 
@@ -11,18 +11,18 @@ PAGE = 200
 
 
 def runs(connection: SyncPrefectClient, *types: StateType, since: Any = None) -> list[Any]:
-    """Every flow run of ours in one of these states, by the time that it was expected to start."""
-    wanted: dict[str, Any] = {"state": {"type": {"any_": list(types)}}} if types else {}
+    """Every flow run in one of these states (of any state if none is given), sorted by expected start time."""
+    query: dict[str, Any] = {"state": {"type": {"any_": list(types)}}} if types else {}
     if since:
-        wanted["expected_start_time"] = {"after_": since}
-    found: list[Any] = []
+        query["expected_start_time"] = {"after_": since}
+    result: list[Any] = []
     while True:
         page = connection.read_flow_runs(
-            flow_run_filter=FlowRunFilter.model_validate(wanted),
+            flow_run_filter=FlowRunFilter.model_validate(query),
             sort=FlowRunSort.EXPECTED_START_TIME_ASC,
             limit=PAGE,
-            offset=len(found),
+            offset=len(result),
         )
-        found += page
+        result += page
         if len(page) < PAGE:
-            return found
+            return result

@@ -12,8 +12,7 @@ from prefect.states import Cancelled, Cancelling, Scheduled
 
 from flows.queue import admission, deployment, flow_runs
 from flows.queue.times import local
-from flows.runs import places
-from flows.runs import snapshots as freeze
+from flows.runs import places, snapshots
 from flows.runs.places import FlowError
 from flows.runs.request import Request, parse
 
@@ -21,21 +20,21 @@ WAITING = (StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING, StateType.
 
 
 def submit(connection: SyncPrefectClient, requests: Sequence[Request], at: datetime | None) -> list[Any]:
-    """Freeze and queue them in this order. One wrong request, and none is queued (it was checked when made)."""
-    chosen, tree = deployment.identity(connection), places.tree()
+    """Freeze the code and queue the requests in this order, none before the time `at` (now if None)."""
+    target, tree = deployment.identity(connection), places.tree()
     start = at or datetime.now().astimezone()
-    snapshots = freeze.freeze(requests, tree)
-    if snapshots and snapshots[0].warning:
-        print(f"warning: {snapshots[0].warning}", file=sys.stderr)
+    frozen = snapshots.freeze(requests, tree)
+    if frozen and frozen[0].warning:
+        print(f"warning: {frozen[0].warning}", file=sys.stderr)
     return [
-        # A queue serves by time: a millisecond apart, they keep their order.
-        admission.create(connection, chosen, request, snapshot, start + timedelta(milliseconds=i))
-        for i, (request, snapshot) in enumerate(zip(requests, snapshots, strict=True))
+        # Queues are sorted by start time; one millisecond between runs keeps the order.
+        admission.create(connection, target, request, snapshot, start + timedelta(milliseconds=i))
+        for i, (request, snapshot) in enumerate(zip(requests, frozen, strict=True))
     ]
 
 
 def waiting(connection: SyncPrefectClient) -> list[Any]:
-    """What runs and what waits, in the order in which it will run."""
+    """Running and waiting runs in the order of execution."""
     order = [StateType.RUNNING, StateType.CANCELLING, StateType.PENDING, StateType.SCHEDULED]
 
     def key(run: Any) -> tuple[int, int, Any]:
@@ -49,9 +48,9 @@ def waiting(connection: SyncPrefectClient) -> list[Any]:
 
 
 def bump(connection: SyncPrefectClient, chosen: Any) -> str:
-    """Put a waiting run before all others."""
+    """Move a waiting run to the front of the queue. Raises FlowError if it is not waiting."""
     if chosen.state.type != StateType.SCHEDULED:
-        raise FlowError(f"{chosen.name} is {chosen.state.name}; only what waits can be bumped")
+        raise FlowError(f"{chosen.name} is {chosen.state.name}; only waiting runs can be bumped")
     request = parse(chosen.parameters)
     commit = admission.commit_of(chosen)
     first = [run.next_scheduled_start_time for run in waiting(connection) if run.state.type == StateType.SCHEDULED]
@@ -60,8 +59,8 @@ def bump(connection: SyncPrefectClient, chosen: Any) -> str:
         state: State[Any] = Scheduled(scheduled_time=earliest, message="bumped")
         connection.set_flow_run_state(chosen.id, state, force=True)
         return f"{chosen.name}: first in its queue"
-    # Prefect has no call that moves a run to another queue: an equal one takes its place.
-    snapshot = freeze.Snapshot(commit, ())
+    # Prefect cannot move a run to another queue, so an identical run replaces it.
+    snapshot = snapshots.Snapshot(commit, ())
     admission.create(
         connection, chosen.deployment_id, request.model_copy(update={"priority": "high"}), snapshot, earliest
     )
@@ -70,28 +69,28 @@ def bump(connection: SyncPrefectClient, chosen: Any) -> str:
 
 
 def cancel(connection: SyncPrefectClient, chosen: Any) -> str:
-    """Cancel a run: one that waits at once, one that runs as soon as it has saved."""
+    """Cancel a run: immediately if it waits, after it has saved if it runs."""
     if chosen.state.type == StateType.SCHEDULED:
         connection.set_flow_run_state(chosen.id, Cancelled(message="cancelled before it began"), force=True)
         return f"{chosen.name}: cancelled before it began"
-    connection.set_flow_run_state(chosen.id, Cancelling(message="asked by `arc queue --cancel`"))
-    return f"{chosen.name}: ending; it saves first, within 30 s"
+    connection.set_flow_run_state(chosen.id, Cancelling(message="cancelled by `arc queue --cancel`"))
+    return f"{chosen.name}: cancelling; a training saves first, which takes at most 30 s"
 
 
 def find(connection: SyncPrefectClient, text: str) -> Any:
-    """The waiting or running run that `text` names: the start of its id, its title, or its number in the list."""
+    """The active run given by the start of its id, its title or its number in the list. Raises FlowError."""
     known = waiting(connection)
     if re.fullmatch(r"\d{1,3}", text) and 1 <= int(text) <= len(known):
         return known[int(text) - 1]
-    found = [run for run in known if str(run.id).startswith(text)] or [run for run in known if run.name == text]
-    if len(found) != 1:
-        many = f"{len(found)} runs are" if found else "no run is"
-        raise FlowError(f"{many} named {text!r}; `arc queue --list` numbers them")
-    return found[0]
+    matches = [run for run in known if str(run.id).startswith(text)] or [run for run in known if run.name == text]
+    if len(matches) != 1:
+        count = f"{len(matches)} runs match" if matches else "no run matches"
+        raise FlowError(f"{count} {text!r}; `arc queue --list` shows ids and numbers")
+    return matches[0]
 
 
 def rows(connection: SyncPrefectClient) -> list[dict[str, str]]:
-    """The list as a table."""
+    """Rows of `arc queue --list`."""
     return [
         {
             "": str(number),

@@ -1,4 +1,4 @@
-"""Times as people say them."""
+"""Conversion of times between users, this machine's clock and the server."""
 
 from datetime import datetime, timedelta
 from typing import Any
@@ -16,12 +16,12 @@ def at(text: str, now: datetime | None = None) -> datetime:
             return moment if moment > present else moment + timedelta(days=1)
         moment = datetime.fromisoformat(text).astimezone()
     except ValueError:
-        raise FlowError(f"--at {text!r} is no time; allowed are HH:MM and YYYY-MM-DDTHH:MM") from None
+        raise FlowError(f"--at {text!r} is not a time; allowed are HH:MM and YYYY-MM-DDTHH:MM") from None
     if moment <= present:
-        raise FlowError(f"--at {text!r} is over; name a time to come")
+        raise FlowError(f"--at {text!r} is in the past; give a future time")
     return moment
 
 
 def local(moment: Any) -> str:
-    """A time of the server on this machine's clock."""
+    """A timestamp of the server as text in this machine's time zone; empty for None."""
     return f"{moment.astimezone():%d %b %H:%M:%S}" if moment else ""

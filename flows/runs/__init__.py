@@ -1,1 +1,1 @@
-"""One experiment as a Prefect flow: its request, frozen code, processes and records."""
+"""One experiment as a Prefect flow: its request, its frozen code, its processes and its records on disk."""

@@ -1,4 +1,4 @@
-"""An interrupted run in MLflow: KILLED or FAILED, with its parameters and how far it came."""
+"""Interrupted runs in MLflow: status KILLED or FAILED, with parameters and the last known update."""
 
 import subprocess
 import sys
@@ -9,9 +9,9 @@ from tasks.common import paths
 
 
 def publish(run: str, worktree: Path, status: str, reason: str) -> None:
-    """Write the run, in a process of its own since MLflow is slow to import. What fails is told, not raised."""
+    """Write the run to MLflow in a separate process, since its import is slow. Failures are printed, not raised."""
     if not (worktree / paths.EXPERIMENT).exists():
-        return  # It ended before its parameters were resolved: there is nothing to tell.
+        return  # It ended before its parameters were resolved, so there is nothing to record.
     done = subprocess.run(
         [sys.executable, "-m", "flows.runs.interruption", run, status, reason],
         cwd=worktree,
@@ -19,11 +19,15 @@ def publish(run: str, worktree: Path, status: str, reason: str) -> None:
         text=True,
     )
     if done.returncode:
-        print(f"MLflow was not told that run {run} is {status}: {done.stderr.strip()}", file=sys.stderr, flush=True)
+        print(
+            f"status {status} of run {run} could not be written to MLflow: {done.stderr.strip()}",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def write(run: str, status: str, reason: str) -> None:
-    """Write a run with `status` to the store, from the worktree of the run."""
+    """Write a run with `status` to the MLflow store. The current folder is the worktree of the run."""
     from tasks.common.params import flat, resolved
     from tasks.tracking import mlflow_runs, store
 
@@ -37,12 +41,12 @@ def write(run: str, status: str, reason: str) -> None:
     tags = {"arc.run": "interrupted", "arc.flow_run": run, "arc.stage": where.stage, "arc.reason": reason}
     tags |= {"arc.experiment": experiment.name, "arc.seed": str(experiment.seed)}
     name = f"{experiment.name} seed {experiment.seed}, interrupted"
-    made = client.create_run(number, run_name=name, tags=tags).info.run_id
-    client.set_terminated(made, status)  # First, so that whatever ends this leaves no run that reads RUNNING.
+    created = client.create_run(number, run_name=name, tags=tags).info.run_id
+    client.set_terminated(created, status)  # First, so that an interruption leaves no run marked RUNNING.
     params = [Param(*param) for param in flat(experiment.model_dump(mode="json")).items()]
     for i in range(0, len(params), 100):
-        client.log_batch(made, params=params[i : i + 100])
-    client.log_metric(made, "train/last_update", where.step, step=where.step)
+        client.log_batch(created, params=params[i : i + 100])
+    client.log_metric(created, "train/last_update", where.step, step=where.step)
 
 
 if __name__ == "__main__":

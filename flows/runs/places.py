@@ -1,4 +1,4 @@
-"""Where the lab lives: the main checkout, what its runs share, and the environment that they get."""
+"""Folders of the main checkout and of its runs, and the environment variables that runs inherit."""
 
 import os
 import subprocess
@@ -9,11 +9,13 @@ from tasks.tracking.addresses import addressable, sqlite_address
 
 
 class FlowError(RuntimeError):
-    """Something that a flow or a command cannot do. The message says what, where and what to do."""
+    """An error that the user can correct. The message says what, where and what to do."""
 
 
 def git(*arguments: str, cwd: Path | None = None, given: str | None = None, **variables: str) -> str:
-    """Standard output of git, stripped. Raises FlowError with git's own words."""
+    """Run git and return its standard output, stripped. Raises FlowError with git's message.
+
+    `given` is written to its standard input; `variables` are added to its environment."""
     done = subprocess.run(
         ["git", *arguments], cwd=cwd, input=given, capture_output=True, text=True, env={**os.environ, **variables}
     )
@@ -28,28 +30,28 @@ def tree() -> Path:
 
 
 def home() -> Path:
-    """The main checkout: it keeps the caches, scratch and databases of all its worktrees."""
-    known = os.environ.get("ARC_HOME")
-    return Path(known or Path(git("rev-parse", "--path-format=absolute", "--git-common-dir")).parent)
+    """The main checkout, which holds the caches, scratch and databases of all its worktrees; ARC_HOME if set."""
+    configured = os.environ.get("ARC_HOME")
+    return Path(configured or Path(git("rev-parse", "--path-format=absolute", "--git-common-dir")).parent)
 
 
 def scratch() -> Path:
-    """Resume states, costs, worktrees and records of runs; ARC_SCRATCH if set."""
+    """Folder of resume states, costs, worktrees and run records; ARC_SCRATCH if set."""
     return (home() / os.environ.get("ARC_SCRATCH", ".scratch")).resolve()
 
 
 def folder_of(run: str) -> Path:
-    """What is kept of a flow run: process, progress, stages, deaths."""
+    """Folder with the records of a flow run: process, progress, stages, deaths, events."""
     return scratch() / "runs" / run
 
 
 def worktree_of(run: str) -> Path:
-    """Where a flow run runs."""
+    """The git worktree in which a flow run executes."""
     return scratch() / "worktrees" / run
 
 
 def environment() -> dict[str, str]:
-    """What every process of ours needs to find the same places from any folder, and to stay silent on the network."""
+    """Environment variables with which every process finds the same folders, and telemetry is off."""
     root = home()
     prefect_home = Path(os.environ.get("PREFECT_HOME", ".prefect")).expanduser()
     return {

@@ -1,4 +1,4 @@
-"""The processes of a run. A process is recognised by its number and its start time together, since numbers return."""
+"""The processes of a run. A process is identified by PID and start time, since PIDs are reused."""
 
 import json
 import os
@@ -11,24 +11,24 @@ from flows.runs import places
 from model.storage.content import write_json
 
 VARIABLE = "ARC_RUN"
-"""In the environment of every process of a run: its flow run's id."""
+"""Environment variable that every process of a run carries: the id of its flow run."""
 GRACE_SECONDS = 30.0
-"""Time for a training to save, between asking and killing."""
+"""Seconds between SIGTERM and SIGKILL, in which a training saves."""
 
 
-def note(run: str, pid: int) -> None:
-    """Keep which process runs the flow."""
+def record(run: str, pid: int) -> None:
+    """Write down which process runs the flow."""
     folder = places.folder_of(run)
     folder.mkdir(parents=True, exist_ok=True)
     try:
         started = psutil.Process(pid).create_time()
     except psutil.NoSuchProcess:
-        return  # It has ended already; whoever started it tells how.
+        return  # It has ended already; its parent reports how.
     write_json(folder / "process.json", {"process": pid, "started": started})
 
 
-def noted(run: str) -> psutil.Process | None:
-    """The noted process of the run, if it still lives and is the same one."""
+def recorded(run: str) -> psutil.Process | None:
+    """The recorded process of the run; None if it has ended or its PID now belongs to another process."""
     path = places.folder_of(run) / "process.json"
     if not path.exists():
         return None
@@ -42,22 +42,22 @@ def noted(run: str) -> psutil.Process | None:
 
 
 def living(run: str) -> list[psutil.Process]:
-    """Every living process of the run: the noted one, and all that carry the run in their environment."""
-    found = [process] if (process := noted(run)) else []
+    """Every living process of the run: the recorded one, and all whose environment names the run."""
+    alive = [process] if (process := recorded(run)) else []
     for process in psutil.process_iter():
         try:
             mine = process.pid != os.getpid() and process.environ().get(VARIABLE) == run
-            if mine and process.status() != psutil.STATUS_ZOMBIE and process not in found:
-                found.append(process)
+            if mine and process.status() != psutil.STATUS_ZOMBIE and process not in alive:
+                alive.append(process)
         except psutil.Error:
-            continue  # Ended meanwhile, or another user's.
-    return found
+            continue  # It has ended meanwhile, or belongs to another user.
+    return alive
 
 
 def end(run: str, grace: float = GRACE_SECONDS) -> int:
-    """End every process of the run: ask, wait, kill. Returns how many there were."""
-    found = living(run)
-    for process in found:
+    """End every process of the run: SIGTERM, up to `grace` seconds of waiting, SIGKILL. Returns their number."""
+    ended = living(run)
+    for process in ended:
         _send(process, signal.SIGTERM)
     deadline = time.monotonic() + grace
     while living(run) and time.monotonic() < deadline:
@@ -66,11 +66,11 @@ def end(run: str, grace: float = GRACE_SECONDS) -> int:
         for process in left:
             _send(process, signal.SIGKILL)
         time.sleep(0.1)
-    return len(found)
+    return len(ended)
 
 
 def _send(process: psutil.Process, number: signal.Signals) -> None:
     try:
-        process.send_signal(number)  # Compares start times before it sends.
+        process.send_signal(number)  # psutil compares start times before it sends.
     except psutil.NoSuchProcess:
         return

@@ -1,4 +1,4 @@
-"""What is kept of a flow run beside Prefect's database, so that a crash of anything leaves the truth on the disk."""
+"""Records of a flow run on disk, independent of Prefect's database, so that they survive a crash of any process."""
 
 import json
 import time
@@ -12,65 +12,65 @@ from model.storage.content import write_json
 
 
 class Death(BaseModel):
-    """A run that ended without being asked to."""
+    """An unexpected end of a run."""
 
     stage: str
     step: int
-    """Last update of the training that is known; 0 in other stages."""
+    """Last known update of the training; 0 in other stages."""
     reason: str
     at: float
     """Unix time."""
 
 
 class StageRecord(BaseModel):
-    """One stage that a run has been through."""
+    """One execution of a stage."""
 
     stage: str
     seconds: float
     device_seconds: float
-    """Between taking the device and the end."""
+    """Seconds between taking the device and the end of the stage."""
     cached: bool
     outcome: str
-    """'done', or why not."""
+    """'done', or the reason of the failure."""
 
 
 class Progress(BaseModel):
-    """Where a run is."""
+    """Current stage and update of a run."""
 
     stage: str = ""
     step: int = 0
     total: int = 0
     began: float = 0.0
-    """Unix time when the stage began; 0 when it has ended."""
+    """Unix time at which the stage began; 0 if no stage is running."""
     taken: float = 0.0
-    """When it took the device; 0 before."""
+    """Unix time at which it took the device; 0 before."""
     at: float = 0.0
-    """When it last said something."""
+    """Unix time of its last output."""
 
 
 def progress(run: str) -> Progress:
-    """The last that the run said of where it is."""
+    """The last recorded progress of the run."""
     return Progress.model_validate(_read(run, "progress", {}))
 
 
 def set_progress(run: str, value: Progress) -> None:
-    """Say where the run is."""
+    """Record the progress of the run."""
     _write(run, "progress", value.model_dump())
 
 
 def stages(run: str) -> list[StageRecord]:
-    """Stages of all starts of the run, in order."""
+    """Stages that the run has executed, over all its starts, in order."""
     return [StageRecord.model_validate(row) for row in _read(run, "stages", [])]
 
 
 def add_stage(run: str, row: StageRecord) -> None:
-    """Add a stage that has ended."""
+    """Record a stage that has ended."""
     _write(run, "stages", [*_read(run, "stages", []), row.model_dump()])
     set_progress(run, progress(run).model_copy(update={"began": 0.0, "taken": 0.0}))
 
 
 def end_stage(run: str, outcome: str) -> None:
-    """Add the stage that the run was in when it died, as far as its last word tells, if it was in one."""
+    """Record the stage in which the run died, if any; it counts up to its last output."""
     last = progress(run)
     if last.began:
         device_seconds = last.at - last.taken if last.taken else 0.0
@@ -82,12 +82,12 @@ def end_stage(run: str, outcome: str) -> None:
 
 
 def deaths(run: str) -> list[Death]:
-    """How often the run died, and where."""
+    """Every death of the run, in order."""
     return [Death.model_validate(row) for row in _read(run, "deaths", [])]
 
 
 def add_death(run: str, reason: str) -> bool:
-    """Add a death where the run is now. True if it may be resumed: it never died at this place before."""
+    """Record a death at the current stage and update. True if it is the first there, so that the run may resume."""
     where, before = progress(run), deaths(run)
     death = Death(stage=where.stage, step=where.step, reason=reason, at=time.time())
     _write(run, "deaths", [row.model_dump() for row in [*before, death]])
@@ -97,11 +97,9 @@ def add_death(run: str, reason: str) -> bool:
 def _write(run: str, name: str, value: Any) -> None:
     path = places.folder_of(run) / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    write_json(part, value)
-    part.replace(path)
+    write_json(path, value)
 
 
-def _read(run: str, name: str, otherwise: Any) -> Any:
+def _read(run: str, name: str, default: Any) -> Any:
     path: Path = places.folder_of(run) / f"{name}.json"
-    return json.loads(path.read_text()) if path.exists() else otherwise
+    return json.loads(path.read_text()) if path.exists() else default

@@ -1,4 +1,4 @@
-"""What is asked of the queue: one experiment. Prefect draws its form from this type and refuses what does not fit."""
+"""A request for one experiment. Prefect generates its form from this type and validates input against it."""
 
 import re
 import types
@@ -17,9 +17,9 @@ from tasks.common.params import KINDS, ConfigurationError, override, read, resol
 
 Priority = Literal["high", "normal"]
 LONGEST_TITLE = 60
-"""Characters of overrides in the name of a run."""
+"""Maximum number of characters that overrides take in the name of a run."""
 NAMED = ("version", "size", "dataset", "seed")
-"""Fields of their own, so that no override may set them."""
+"""Fields of the request, which overrides may not set."""
 
 
 def names(section: str) -> list[str]:
@@ -140,14 +140,14 @@ class Request(BaseModel):
 
     @property
     def title(self) -> str:
-        """Name of the run; of many overrides it gives the first and a digest of all."""
+        """Name of the run. Long overrides are shortened and end with a digest."""
         chosen = " ".join(sorted(self.overrides))
         if len(chosen) > LONGEST_TITLE:
             chosen = f"{chosen[: LONGEST_TITLE - 12].rsplit(' ', 1)[0]} … {digest_text(chosen)[:6]}"
         return " ".join(filter(None, [f"{self.version}/{self.size}/{self.dataset} seed {self.seed}", chosen]))
 
     def params(self) -> dict[str, Any]:
-        """What params.yaml has to say."""
+        """The values of params.yaml."""
         chosen = {name: getattr(self, name) for name in NAMED}
         values = _set(chosen, self.overrides)
         if {name: values[name] for name in NAMED} != chosen:
@@ -155,7 +155,7 @@ class Request(BaseModel):
         return values
 
     def text(self, folder: Path) -> str:
-        """The params.yaml of this request in the checkout `folder`: its own, to the byte, where it means the same."""
+        """The params.yaml of this request in the checkout `folder`; unchanged if the present file is equivalent."""
         presets = read(folder / paths.PRESETS)
         wanted = resolve(self.params(), presets, self.title)
         present = folder / paths.PARAMS
@@ -163,8 +163,8 @@ class Request(BaseModel):
             if resolve(read(present), presets) == wanted:
                 return present.read_text()
         except ConfigurationError:
-            pass  # What stands there need not be valid: it is replaced.
-        # dvc.yaml reads the matrix from here.
+            pass  # The present file may be invalid, since it is replaced.
+        # dvc.yaml reads its matrix from `predict`.
         values = {**self.params(), "predict": wanted.predict.model_dump(mode="json")}
         return f"# {self.title}, as it was submitted.\n{yaml.safe_dump(values, sort_keys=False)}"
 
@@ -177,9 +177,9 @@ def _set(values: Mapping[str, Any], overrides: list[str]) -> dict[str, Any]:
 
 
 def parse(parameters: Mapping[str, Any]) -> Request:
-    """The request in a flow run's parameters. Raises FlowError."""
+    """Parse the request in a flow run's parameters. Raises FlowError."""
     try:
         return Request.model_validate(parameters.get("request"))
     except ValidationError as error:
-        said = "; ".join(part["msg"].removeprefix("Value error, ") for part in error.errors())
-        raise FlowError(f"refused: {said}") from None
+        problems = "; ".join(part["msg"].removeprefix("Value error, ") for part in error.errors())
+        raise FlowError(f"refused: {problems}") from None

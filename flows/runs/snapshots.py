@@ -1,7 +1,7 @@
-"""A queued run is frozen when it is submitted: a commit of the code as it stands, run in a git worktree of its own.
+"""A run is frozen when it is submitted: its code becomes a git commit, which runs in a worktree of its own.
 
-The commit holds HEAD, the uncommitted changes of tracked files, and the params.yaml of the request. It hangs on a ref
-under refs/arc/frozen until its runs are done. A finished run leaves its lock and parameters on the branch exp/NAME.
+The commit holds HEAD, the uncommitted changes of tracked files, and the params.yaml of the request. A ref under
+refs/arc/frozen protects it from garbage collection. A finished run leaves dvc.lock and params.yaml on branch exp/NAME.
 """
 
 import configparser
@@ -27,21 +27,21 @@ from tasks.common import paths
 
 FROZEN = "refs/arc/frozen"
 LONGEST_NAME = 60
-"""Of the overrides in the name of a branch; longer ones end with a digest."""
+"""Maximum number of characters that overrides take in the name of a branch; longer ones end with a digest."""
 KEPT_DAYS = 14
-"""How long a frozen commit without a result is kept, so that a run that failed can be looked at."""
+"""Days for which an unneeded frozen commit is kept, so that a failed run can be inspected."""
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The frozen commit, and the files beside the code that are not in it."""
+    """A frozen commit, and the untracked files that it does not contain."""
 
     commit: str
     untracked: tuple[str, ...]
 
     @property
     def warning(self) -> str | None:
-        """What to tell of untracked files, if there are any."""
+        """A warning about untracked files; None if there are none."""
         if not self.untracked:
             return None
         return f"untracked, so not part of the frozen run: {', '.join(self.untracked)}; `git add` what it needs"
@@ -50,7 +50,7 @@ class Snapshot:
 def freeze(requests: Sequence[Request], tree: Path) -> list[Snapshot]:
     """Commit the checkout `tree` as it stands, once with the parameters of each request.
 
-    Touches neither files nor index. All have the code of the same moment.
+    Changes neither files nor the index. All commits contain the same state of the code.
     """
     identity = _identity(tree)
     head = git("rev-parse", "HEAD", cwd=tree)
@@ -71,8 +71,8 @@ def freeze(requests: Sequence[Request], tree: Path) -> list[Snapshot]:
     return snapshots
 
 
-def lay_out(commit: str, run: str) -> Path:
-    """The worktree of the run, made if need be: the frozen code, DVC's shared cache, and one's own data."""
+def create_worktree(commit: str, run: str) -> Path:
+    """The worktree of the run, created if missing: the frozen code, DVC's shared cache, and data/own."""
     root, folder = places.home(), places.worktree_of(run)
     ready = places.folder_of(run) / "worktree"
     if folder.exists() and ready.exists():
@@ -90,27 +90,26 @@ def lay_out(commit: str, run: str) -> Path:
 
 
 def remove(run: str) -> None:
-    """Remove the worktree of a run, whatever state a crash left it in."""
+    """Remove the worktree of a run, even a partial one that a crash left behind."""
     folder = places.worktree_of(run)
     shutil.rmtree(folder, ignore_errors=True)
     (places.folder_of(run) / "worktree").unlink(missing_ok=True)
     git("worktree", "prune", cwd=places.home())
 
 
-def keep(request: Request, worktree: Path) -> str:
-    """Put the lock, parameters and scores of a finished run on the branch exp/NAME; returns its name.
+def commit_results(request: Request, worktree: Path) -> str:
+    """Commit the lock, parameters and scores of a finished run to the branch exp/NAME. Returns the branch's name.
 
-    `git switch` and `dvc checkout` restore the experiment from there. A result that the branch held before stays
-    in its history.
+    `git switch` and `dvc checkout` restore the experiment from there. Earlier results stay in the branch's history.
     """
     identity = _identity(worktree)
-    # published.json is no file of DVC's cache, so that git has to restore it.
+    # published.json is not in DVC's cache, so git must restore it.
     files = [name for name in ("dvc.lock", str(paths.PUBLISHED)) if (worktree / name).exists()]
     git("add", "--force", *files, cwd=worktree)
     content = git("write-tree", cwd=worktree)
     branch = f"exp/{slug(request)}"
     if git("for-each-ref", "--format=%(worktreepath)", f"refs/heads/{branch}", cwd=worktree):
-        branch += f"-{int(time.time())}"  # Moving a branch that somebody has checked out would confuse that checkout.
+        branch += f"-{int(time.time())}"  # A branch that is checked out elsewhere must not move.
     parents = ["-p", "HEAD"]
     with contextlib.suppress(FlowError):
         before = git("rev-parse", "--verify", "--quiet", f"refs/heads/{branch}", cwd=worktree)
@@ -124,7 +123,7 @@ def keep(request: Request, worktree: Path) -> str:
 
 
 def score_lines(worktree: Path) -> list[str]:
-    """Every score of the experiment in a checkout, one a line, in percent with its interval."""
+    """Every score in a checkout, one per line, in percent with its 95 % interval."""
     lines = []
     for path in sorted((worktree / paths.SCORES).glob("*.json")):
         score = json.loads(path.read_text())
@@ -137,7 +136,7 @@ def score_lines(worktree: Path) -> list[str]:
 
 
 def slug(request: Request) -> str:
-    """The title as the name of a git branch."""
+    """Name of the git branch of a request, without exp/."""
     name = f"{request.version}/{request.size}/{request.dataset}/seed-{request.seed}"
     chosen = ",".join(sorted(request.overrides))
     text = re.sub(r"[^A-Za-z0-9_.,=+-]+|\.\.+|\.lock$", "-", chosen).strip("-.")
@@ -146,9 +145,9 @@ def slug(request: Request) -> str:
     return f"{name},{text}" if text else name
 
 
-def clean(needed: Iterable[str], commits: Iterable[str]) -> list[str]:
-    """Remove the worktrees of all runs but `needed`, and old frozen commits but `commits`; says what it removed."""
-    root, kept, wanted = places.home(), set(needed) | _of_living_processes(), set(commits)
+def remove_unused(needed: Iterable[str], commits: Iterable[str]) -> list[str]:
+    """Remove worktrees of runs not in `needed` and old frozen commits not in `commits`. Returns what it removed."""
+    root, kept, wanted = places.home(), set(needed) | _foreground_worktrees(), set(commits)
     folder = places.scratch() / "worktrees"
     removed = []
     for path in sorted(folder.iterdir()) if folder.exists() else []:
@@ -164,13 +163,13 @@ def clean(needed: Iterable[str], commits: Iterable[str]) -> list[str]:
     return removed
 
 
-def name_of(process: psutil.Process) -> str:
-    """Name of the worktree of an `arc run`, which its process gives away."""
+def foreground_name(process: psutil.Process) -> str:
+    """Name of the worktree of an `arc run`, derived from its process."""
     return f"now-{process.pid}-{process.create_time():.2f}"
 
 
-def _of_living_processes() -> set[str]:
-    return {name_of(process) for process in psutil.process_iter()}
+def _foreground_worktrees() -> set[str]:
+    return {foreground_name(process) for process in psutil.process_iter()}
 
 
 def _share_cache(root: Path, folder: Path) -> None:
@@ -191,7 +190,7 @@ def _env() -> dict[str, str]:
 
 
 def _identity(tree: Path) -> dict[str, str]:
-    """Git's author and committer where none is configured."""
+    """Environment with an author and committer for git if none is configured; else empty."""
     try:
         git("var", "GIT_COMMITTER_IDENT", cwd=tree)
     except FlowError:

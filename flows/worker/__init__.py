@@ -1,1 +1,1 @@
-"""What executes queued runs, and what repairs the queue after a crash."""
+"""Execution of queued runs, recovery after crashes, and reports on both."""

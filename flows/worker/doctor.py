@@ -1,4 +1,4 @@
-"""`arc doctor`: what is wrong with this machine's lab, each finding with its mend."""
+"""`arc doctor`: checks of this machine and checkout, each finding with its fix."""
 
 import contextlib
 import json
@@ -22,39 +22,39 @@ from tasks.machine import gpu_lock
 
 FREE_GIB = 10.0
 TESTED = {"prefect": "3.8", "mlflow": "3.17", "dvc": "3.67", "torch": "2.1"}
-"""Beginnings of the versions that the project was tried with."""
+"""Tested versions, as prefixes."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something looked at. `mend` is empty where nothing is wrong."""
+    """Result of a check. `fix` is empty if nothing is wrong."""
 
     what: str
     found: str
-    mend: str = ""
+    fix: str = ""
 
 
 def examine() -> list[Finding]:
-    """Look at everything. A check that fails is a finding too."""
+    """Run every check. A check that raises becomes a finding itself."""
     findings: list[Finding] = []
     for check in CHECKS:
         try:
             findings += check()
         except (OSError, FlowError, ValueError) as error:
-            findings.append(Finding(check.__name__.strip("_"), str(error), "the check itself failed: see the message"))
+            findings.append(Finding(check.__name__.strip("_"), str(error), "the check itself failed; see the message"))
     return findings
 
 
 def disk() -> Iterator[Finding]:
-    """Room where results, scratch and databases grow."""
+    """Free space where results, scratch and databases are written."""
     for path in (places.home(), places.scratch() if places.scratch().exists() else places.home(), Path("/tmp")):
         free = shutil.disk_usage(path).free / 2**30
-        mend = "`dvc gc --workspace --all-branches`, or delete old exp/ branches first" if free < FREE_GIB else ""
-        yield Finding("disk", f"{free:.1f} GiB free at {path}", mend)
+        fix = "`dvc gc --workspace --all-branches`, or delete old exp/ branches first" if free < FREE_GIB else ""
+        yield Finding("disk", f"{free:.1f} GiB free at {path}", fix)
 
 
 def gpu() -> Iterator[Finding]:
-    """GPUs, what runs on them, and whether it is ours."""
+    """Processes on the GPUs, and whether they hold this project's lock."""
     if not shutil.which("nvidia-smi"):
         yield Finding("gpu", "no nvidia-smi: the CPU is used")
         return
@@ -66,13 +66,13 @@ def gpu() -> Iterator[Finding]:
     for line in done.stdout.splitlines():
         pid, memory = (part.strip() for part in line.split(","))
         ours = any(owner.get("process") == int(pid) for owner in _holders().values())
-        mend = "" if ours else f"end it if it is forgotten: `kill {pid}`"
-        yield Finding("gpu", f"process {pid} uses {memory} MiB{'' if ours else ', without our lock'}", mend)
+        fix = "" if ours else f"if nobody needs it: `kill {pid}`"
+        yield Finding("gpu", f"process {pid} uses {memory} MiB{'' if ours else ', without our lock'}", fix)
     yield Finding("gpu", f"{len(done.stdout.splitlines())} processes on the GPUs")
 
 
 def locks() -> Iterator[Finding]:
-    """Who holds a GPU, and locks of DVC and git whose owner is dead."""
+    """Holders of GPU locks, and locks of DVC and git whose owner is dead."""
     for name, owner in _holders().items():
         yield Finding("lock", f"{name} {gpu_lock.describe(owner)}")
     folders = [places.home(), *(places.scratch() / "worktrees").glob("*")]
@@ -80,26 +80,26 @@ def locks() -> Iterator[Finding]:
         for lock in (folder / ".dvc" / "tmp" / "rwlock",):
             for pid in _dvc_owners(lock):
                 if not psutil.pid_exists(pid):
-                    yield Finding("lock", f"{lock} is of process {pid}, which is dead", f"`rm {lock}`")
+                    yield Finding("lock", f"{lock} belongs to process {pid}, which is dead", f"`rm {lock}`")
     index = places.home() / ".git" / "index.lock"
     if index.exists() and time.time() - index.stat().st_mtime > 600:
-        yield Finding("lock", f"{index} is older than 10 minutes", f"no git running? `rm {index}`")
+        yield Finding("lock", f"{index} is older than 10 minutes", f"if no git command is running: `rm {index}`")
 
 
 def ports() -> Iterator[Finding]:
-    """Whether the server answers, and nobody else sits on its port."""
+    """Whether the server answers, and whether another program uses its port."""
     if server.answers():
         if server.ours():
             yield Finding("server", f"answers at {server.address()}")
         else:
-            yield Finding("server", f"the one at {server.address()} is of another checkout", server.FREE_PORT)
+            yield Finding("server", f"the server at {server.address()} belongs to another checkout", server.FREE_PORT)
         return
     with socket.socket() as probe, contextlib.suppress(OSError):
         probe.settimeout(1)
         probe.connect((server.host(), server.port()))
         yield Finding(
             "server",
-            f"port {server.port()} is another program's",
+            f"port {server.port()} is used by another program",
             server.FREE_PORT,
         )
         return
@@ -107,16 +107,16 @@ def ports() -> Iterator[Finding]:
 
 
 def worker() -> Iterator[Finding]:
-    """Whether `arc worker` works here."""
-    # Its lock, not its number: that returns.
+    """Whether `arc worker` is running here."""
+    # By its lock, since PIDs are reused.
     if row := gpu_lock.holder(places.scratch() / "worker.lock"):
         yield Finding("worker", f"process {row['process']} since {row['since']}")
     else:
-        yield Finding("worker", "none works", "`arc worker`, if anything waits")
+        yield Finding("worker", "no worker is running", "start `arc worker` if runs are waiting")
 
 
 def runs() -> Iterator[Finding]:
-    """Runs shown as active that are dead, and worktrees without a run."""
+    """Runs that Prefect shows as active but are dead, and worktrees without a run."""
     if not (server.answers() and server.ours()):
         return
     os.environ["PREFECT_API_URL"] = server.address()
@@ -132,25 +132,25 @@ def runs() -> Iterator[Finding]:
     for name, run in active.items():
         alive = processes.living(name)
         if not alive and run.state.name not in ("Pending", "Submitting"):
-            yield Finding("run", f"{run.name} is shown as {run.state.name}, but is dead", "restart `arc worker`")
+            yield Finding("run", f"{run.name} is shown as {run.state.name} but is dead", "restart `arc worker`")
         else:
             yield Finding("run", f"{run.name}: {run.state.name}, {len(alive)} processes")
-    living = {snapshots.name_of(process) for process in psutil.process_iter()}
+    living = {snapshots.foreground_name(process) for process in psutil.process_iter()}
     for path in sorted((places.scratch() / "worktrees").glob("*")):
         if path.name not in {*active, *scheduled, *living}:
             yield Finding("worktree", f"{path} has no run", "`arc worker` removes it when it starts")
 
 
 def versions() -> Iterator[Finding]:
-    """Versions against those that the project was tried with."""
+    """Installed versions, compared with the tested ones."""
     for name, tested in TESTED.items():
         try:
-            found = version(name)
+            installed = version(name)
         except PackageNotFoundError:
             yield Finding("version", f"{name} is not installed", "`make setup`")
             continue
-        mend = "" if found.startswith(tested) else f"tried with {tested}*: install that if something is odd"
-        yield Finding("version", f"{name} {found}", mend)
+        fix = "" if installed.startswith(tested) else f"tested with {tested}*; install that version if something fails"
+        yield Finding("version", f"{name} {installed}", fix)
     yield Finding("version", git("--version"))
 
 

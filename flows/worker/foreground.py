@@ -1,4 +1,4 @@
-"""`arc run`: one experiment now, frozen like a queued one, with or without a server."""
+"""`arc run`: runs one experiment in the foreground, frozen like a queued one, with or without a server."""
 
 import os
 import signal
@@ -14,11 +14,11 @@ from flows.worker.server import address, answers, ours
 
 
 def run(request: Request) -> None:
-    """Freeze the checkout and become the flow, in a worktree; this process is the run's from here on."""
+    """Freeze the checkout, create a worktree, and replace this process by the flow."""
     [snapshot] = snapshots.freeze([request], places.tree())
     if snapshot.warning:
         print(f"warning: {snapshot.warning}", file=sys.stderr)
-    worktree = snapshots.lay_out(snapshot.commit, snapshots.name_of(psutil.Process()))
+    worktree = snapshots.create_worktree(snapshot.commit, snapshots.foreground_name(psutil.Process()))
     environment = {**os.environ, **places.environment(), "ARC_COMMIT": snapshot.commit}
     if answers() and ours():
         environment["PREFECT_API_URL"] = address()
@@ -30,22 +30,22 @@ def run(request: Request) -> None:
 
 
 def main(text: str) -> None:
-    """Run the flow in the current worktree, and remove that afterwards."""
+    """Run the flow in the current worktree, then remove the worktree. `text` is the request as JSON."""
     from prefect.exceptions import TerminationSignal
 
     from flows.runs import interruption
-    from flows.runs.experiment import experiment
+    from flows.runs.flow import experiment
 
-    # Prefect hands the signal on when it has ended the flow; what follows below is still due then.
+    # Prefect forwards the signal after it has ended the flow; the `finally` block below must still run.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     request, worktree = Request.model_validate_json(text), Path.cwd()
     flow = experiment.with_options(flow_run_name=request.title.replace("{", "{{").replace("}", "}}"))
-    status, why = "KILLED", "ended; a training has saved, and the same command goes on from there"
+    status, why = "KILLED", "interrupted; a training has saved its state, and the same command resumes it"
     try:
         state: Any = flow(request, return_state=True)
         status, why = ("", "") if state.is_completed() else ("FAILED", state.message)
     except (KeyboardInterrupt, TerminationSignal):
-        pass  # Told below.
+        pass  # Reported in the `finally` block.
     finally:
         if status and (run := os.environ.get(processes.VARIABLE)):
             interruption.publish(run, worktree, status, why)

@@ -1,4 +1,4 @@
-"""A word when a run has ended, through one of Prefect's own notification blocks.
+"""Notifications about ended runs, through one of Prefect's notification blocks.
 
 ARC_NOTIFY names the block as TYPE/NAME, such as slack-webhook/lab; `prefect block register` and the UI make them.
 """
@@ -8,7 +8,7 @@ import sys
 
 
 def send(subject: str, body: str) -> None:
-    """Notify, if ARC_NOTIFY is set. What fails is told, not raised: the run has ended well without it."""
+    """Send a notification if ARC_NOTIFY is set. Failures are printed, not raised."""
     name = os.environ.get("ARC_NOTIFY")
     if not name:
         return
@@ -17,5 +17,5 @@ def send(subject: str, body: str) -> None:
     try:
         block = Block.load(name)
         block.notify(body, subject=subject)  # type: ignore[union-attr]
-    except Exception as error:  # Any network's error, and blocks without `notify`.
-        print(f"{name} (ARC_NOTIFY) was not notified of {subject!r}: {error!r}", file=sys.stderr, flush=True)
+    except Exception as error:  # Any network error, and blocks without `notify`.
+        print(f"{name} (ARC_NOTIFY) could not be notified of {subject!r}: {error!r}", file=sys.stderr, flush=True)

@@ -1,6 +1,6 @@
-"""After a crash: no run shown as running that is not, no process left over, and each interrupted run resumed once.
+"""Recovery after a crash: ends orphaned processes, corrects the states of dead runs, and resumes each of them.
 
-A run is dead when none of its processes lives under a worker that lives. Its record on the disk tells how far it came.
+A run is dead if its worker, or its last process, has ended. Its records on disk say how far it got.
 """
 
 from datetime import timedelta
@@ -21,28 +21,28 @@ ACTIVE = (StateType.RUNNING, StateType.PENDING, StateType.CANCELLING)
 
 
 def recover(connection: SyncPrefectClient) -> list[tuple[UUID, str]]:
-    """Settle every run that is shown as active. To be called while no worker works; says what it did with each."""
-    told = [(run.id, settle(connection, run, "its worker ended")) for run in runs(connection, *ACTIVE) if _lost(run)]
-    # A run that still could say that it crashed had no worker left to look after it.
+    """Settle every run that Prefect shows as active. Call it while no worker runs. Returns a log line for each."""
+    settled = [(run.id, settle(connection, run, "its worker ended")) for run in runs(connection, *ACTIVE) if _lost(run)]
+    # A run could report its crash although no worker was left to settle it.
     crashed = [run for run in runs(connection, StateType.CRASHED) if run.deployment_id]
-    return told + [(run.id, settle(connection, run, run.state.message or "crashed")) for run in crashed]
+    return settled + [(run.id, settle(connection, run, run.state.message or "crashed")) for run in crashed]
 
 
 def settle(connection: SyncPrefectClient, run: Any, reason: str) -> str:
-    """End what is left of a run, mark it, and queue it again if it may go on."""
+    """End the remaining processes of a run, set its state, and queue it again if it may resume. Returns a log line."""
     left = processes.end(str(run.id))
     ended = f"; ended {left} processes" if left else ""
     if run.state.type == StateType.CANCELLING:
         connection.set_flow_run_state(run.id, Cancelled(message="cancelled"), force=True)
         return f"{run.name}: cancelled{ended}"
-    if run.deployment_id is None:  # Of `arc run`: nobody but who started it starts it again.
+    if run.deployment_id is None:  # Started by `arc run`; only the user starts it again.
         connection.set_flow_run_state(run.id, Crashed(message="its process ended"), force=True)
         return f"{run.name}: crashed{ended}"
     return resume(connection, run.id, run.name, reason) + ended
 
 
 def resume(connection: SyncPrefectClient, run: UUID, name: str, reason: str) -> str:
-    """Mark a run that died, and queue it again unless it died at the same place before."""
+    """Mark a run as crashed and queue it again, unless it died at the same update before. Returns a log line."""
     where = records.progress(str(run))
     place = f"in {where.stage}, after update {where.step}" if where.step else f"in {where.stage or 'no stage yet'}"
     message = f"died {place}: {reason}"
@@ -50,35 +50,35 @@ def resume(connection: SyncPrefectClient, run: UUID, name: str, reason: str) -> 
     records.end_stage(str(run), reason)
     if not records.add_death(str(run), reason):
         connection.set_flow_run_state(run, Failed(message=f"{message}; it died there before"), force=True)
-        return f"{name}: {message}; it died there before and is left failed"
+        return f"{name}: {message}; it died there before, so it is not resumed"
     connection.set_flow_run_state(run, Crashed(message=message), force=True)
-    # In the past, so that it comes before whatever waits in its queue.
+    # A start time in the past puts it before all waiting runs of its queue.
     again: State[Any] = Scheduled(scheduled_time=now("UTC") - timedelta(days=1), name="Resuming", message=message)
     connection.set_flow_run_state(run, again, force=True)
     return f"{name}: {message}; queued again"
 
 
-def asked_to_end(connection: SyncPrefectClient, run: UUID) -> bool:
-    """Whether the run was cancelled since it last began."""
+def was_cancelled(connection: SyncPrefectClient, run: UUID) -> bool:
+    """Whether the run was cancelled after its last start."""
     states = sorted(connection.read_flow_run_states(run), key=lambda state: state.timestamp)
     kinds = [state.type for state in states]
-    begun = max((i for i, kind in enumerate(kinds) if kind == StateType.RUNNING), default=-1)
-    return StateType.CANCELLING in kinds[begun + 1 :]
+    started = max((i for i, kind in enumerate(kinds) if kind == StateType.RUNNING), default=-1)
+    return StateType.CANCELLING in kinds[started + 1 :]
 
 
-def cancelled(connection: SyncPrefectClient, run: UUID) -> None:
-    """Mark a run that was cancelled, whatever its end looked like to Prefect."""
+def mark_cancelled(connection: SyncPrefectClient, run: UUID) -> None:
+    """Set the state of a run to cancelled, whichever state Prefect gave it."""
     connection.set_flow_run_state(run, Cancelled(message="cancelled"), force=True)
 
 
 def end_tasks(connection: SyncPrefectClient, run: UUID, message: str) -> None:
-    """Mark the tasks of a dead run."""
-    wanted = FlowRunFilter.model_validate({"id": {"any_": [run]}})
-    for row in connection.read_task_runs(flow_run_filter=wanted, sort=TaskRunSort.ID_DESC, limit=PAGE):
+    """Mark the active tasks of a dead run as crashed."""
+    query = FlowRunFilter.model_validate({"id": {"any_": [run]}})
+    for row in connection.read_task_runs(flow_run_filter=query, sort=TaskRunSort.ID_DESC, limit=PAGE):
         if row.state_type in (StateType.RUNNING, StateType.PENDING):
             connection.set_task_run_state(row.id, Crashed(message=message), force=True)
 
 
 def _lost(run: Any) -> bool:
-    """Whether no living `arc run` has it; runs of a worker are lost with the worker."""
-    return run.deployment_id is not None or processes.noted(str(run.id)) is None
+    """Whether the run is dead. Runs of a worker die with it; an `arc run` has a process of its own."""
+    return run.deployment_id is not None or processes.recorded(str(run.id)) is None

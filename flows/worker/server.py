@@ -1,4 +1,4 @@
-"""The Prefect server of this machine: started when it is missing, on 127.0.0.1 unless told otherwise."""
+"""The Prefect server of this machine, started on demand; it listens on 127.0.0.1 unless configured otherwise."""
 
 import contextlib
 import fcntl
@@ -32,12 +32,12 @@ def port() -> int:
 
 
 def address() -> str:
-    """The API: PREFECT_API_URL if set, else this machine's server."""
+    """Address of the API: PREFECT_API_URL if set, else that of this machine's server."""
     return os.environ.get("PREFECT_API_URL") or f"http://{host()}:{port()}/api"
 
 
 def answers(seconds: float = 2.0) -> bool:
-    """Whether the server answers."""
+    """Whether the server answers within `seconds`."""
     try:
         with urllib.request.urlopen(f"{address()}/health", timeout=seconds) as reply:
             return bool(reply.status == 200)
@@ -46,9 +46,9 @@ def answers(seconds: float = 2.0) -> bool:
 
 
 def ours() -> bool:
-    """Whether what listens there is this project's server: another checkout's runs are not ours to recover."""
+    """Whether the server on the port belongs to this checkout; runs of another checkout must not be recovered here."""
     if os.environ.get("PREFECT_API_URL"):
-        return True  # Named by hand.
+        return True  # Chosen by the user.
     page = ui.prefect_page()
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
@@ -61,17 +61,17 @@ def ours() -> bool:
 def ensure() -> None:
     """Start the server unless it answers, and wait until it does. Raises FlowError.
 
-    It outlives whoever starts it, since runs need it until their end.
+    The server outlives the command that starts it, since runs need it until they end.
     """
     if answers():
         if not ours():
-            raise FlowError(f"the server at {address()} is of another checkout; {FREE_PORT}")
+            raise FlowError(f"the server at {address()} belongs to another checkout; {FREE_PORT}")
         return
     if os.environ.get("PREFECT_API_URL", address()) != f"http://{host()}:{port()}/api":
-        raise FlowError(f"{address()} (PREFECT_API_URL) does not answer, and is no server that can be started here")
+        raise FlowError(f"{address()} (PREFECT_API_URL) does not answer; start that server, or unset the variable")
     state().parent.mkdir(parents=True, exist_ok=True)
     with state().with_suffix(".lock").open("w") as lock:
-        # Two commands at once must not start two servers on one port and one database.
+        # Two simultaneous commands must not start two servers on one port and database.
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not answers():
             _start()
@@ -86,7 +86,7 @@ def _start() -> None:
             env={
                 **os.environ,
                 **places.environment(),
-                # Not --port: then the page would look for the API at the default port.
+                # With --port instead, the page would look for the API at the default port.
                 "PREFECT_SERVER_API_HOST": host(),
                 "PREFECT_SERVER_API_PORT": str(port()),
             },
@@ -106,17 +106,17 @@ def _start() -> None:
 
 
 def state() -> Path:
-    """Which process the server is."""
+    """File that records the PID and start time of the server."""
     return Path(places.environment()["PREFECT_HOME"]) / "server.json"
 
 
 def process() -> psutil.Process | None:
-    """The server that we started, if it lives."""
+    """The server process that this checkout started; None if it has ended."""
     if not state().exists():
         return None
     row = json.loads(state().read_text())
     try:
-        found = psutil.Process(row["process"])
-        return found if abs(found.create_time() - row["started"]) < 0.05 else None
+        started = psutil.Process(row["process"])
+        return started if abs(started.create_time() - row["started"]) < 0.05 else None
     except psutil.NoSuchProcess:
         return None

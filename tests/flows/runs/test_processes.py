@@ -29,14 +29,14 @@ def started(code: str, run: str) -> "subprocess.Popen[bytes]":
 
 
 def test_a_returned_number_is_not_the_same_process(tmp_path: Path) -> None:
-    processes.note("a", os.getpid())
-    assert processes.noted("a") == psutil.Process()
+    processes.record("a", os.getpid())
+    assert processes.recorded("a") == psutil.Process()
     path = tmp_path / "runs" / "a" / "process.json"
     row = json.loads(path.read_text())
     path.write_text(json.dumps({**row, "started": row["started"] - 3600}))
-    assert processes.noted("a") is None
+    assert processes.recorded("a") is None
     path.write_text(json.dumps({**row, "process": 2**22 - 1}))
-    assert processes.noted("a") is None
+    assert processes.recorded("a") is None
 
 
 def test_ending_ends_all_of_a_run_and_nothing_else() -> None:

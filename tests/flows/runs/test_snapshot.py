@@ -59,45 +59,45 @@ def test_the_worktree_is_the_frozen_code_and_shares_the_cache(tree: Path) -> Non
     (tree / "data" / "own" / "mine.json").write_text("{}")
     [snapshot] = snapshots.freeze([REQUEST], tree)
     (tree / "code.py").write_text("edited after submitting\n")
-    folder = snapshots.lay_out(snapshot.commit, "run-1")
+    folder = snapshots.create_worktree(snapshot.commit, "run-1")
     assert (folder / "code.py").read_text() == "changed\n"
     assert (folder / "data" / "own" / "mine.json").exists()
     assert not (folder / "untracked.py").exists()
     assert str(tree / ".dvc" / "cache") in (folder / ".dvc" / "config.local").read_text()
-    assert snapshots.lay_out(snapshot.commit, "run-1") == folder
+    assert snapshots.create_worktree(snapshot.commit, "run-1") == folder
 
 
 def test_a_half_made_worktree_is_made_again(tree: Path) -> None:
     [snapshot] = snapshots.freeze([REQUEST], tree)
-    folder = snapshots.lay_out(snapshot.commit, "run-1")
+    folder = snapshots.create_worktree(snapshot.commit, "run-1")
     (places.folder_of("run-1") / "worktree").unlink()  # As if killed in between.
     (folder / "code.py").unlink()
-    assert (snapshots.lay_out(snapshot.commit, "run-1") / "code.py").exists()
+    assert (snapshots.create_worktree(snapshot.commit, "run-1") / "code.py").exists()
 
 
 def test_results_are_kept_on_a_branch_with_all_that_it_held(tree: Path) -> None:
     [snapshot] = snapshots.freeze([REQUEST], tree)
-    folder = snapshots.lay_out(snapshot.commit, "run-1")
+    folder = snapshots.create_worktree(snapshot.commit, "run-1")
     (folder / "dvc.lock").write_text("first\n")
-    branch = snapshots.keep(REQUEST, folder)
+    branch = snapshots.commit_results(REQUEST, folder)
     first = git("rev-parse", branch, cwd=tree)
     assert branch == "exp/v3/tiny/aa1-6x6/seed-7"
     assert git("show", f"{branch}:dvc.lock", cwd=tree) == "first"
-    assert snapshots.keep(REQUEST, folder) == branch
+    assert snapshots.commit_results(REQUEST, folder) == branch
     assert git("rev-parse", branch, cwd=tree) == first, "the same result is not kept twice"
     (folder / "dvc.lock").write_text("second\n")
-    snapshots.keep(REQUEST, folder)
+    snapshots.commit_results(REQUEST, folder)
     assert git("show", f"{branch}:dvc.lock", cwd=tree) == "second"
     assert first in git("rev-list", branch, cwd=tree).splitlines()
     git("worktree", "add", "-q", str(tree / ".scratch" / "mine"), branch, cwd=tree)
     (folder / "dvc.lock").write_text("third\n")
-    assert snapshots.keep(REQUEST, folder) != branch, "a branch that somebody has checked out is not moved"
+    assert snapshots.commit_results(REQUEST, folder) != branch, "a branch that somebody has checked out is not moved"
 
 
 def test_cleaning_removes_what_no_run_needs(tree: Path) -> None:
     [snapshot] = snapshots.freeze([REQUEST], tree)
-    kept, gone = snapshots.lay_out(snapshot.commit, "kept"), snapshots.lay_out(snapshot.commit, "gone")
-    assert snapshots.clean(["kept"], []) == ["worktree gone"]
+    kept, gone = snapshots.create_worktree(snapshot.commit, "kept"), snapshots.create_worktree(snapshot.commit, "gone")
+    assert snapshots.remove_unused(["kept"], []) == ["worktree gone"]
     assert kept.exists()
     assert not gone.exists()
     assert "gone" not in git("worktree", "list", cwd=tree)

@@ -18,7 +18,7 @@ from flows.runs import records
 from flows.runs.places import FlowError
 from flows.runs.progress import duration
 from flows.runs.stage_process import stage_names
-from flows.worker import overnight
+from flows.worker import night_report
 from tests.conftest import ROOT
 
 
@@ -41,12 +41,12 @@ def test_against_the_best_of_the_same_tasks_only() -> None:
         "other tasks": {"best-votes": score([1] * 50, seed=3)},
         "other evaluation": {"best-attempts": score([1] * 40, seed=4)},
     }
-    said = overnight.against(scores["mine"]["best-votes"], "best-votes", "mine", scores)
+    said = night_report.against(scores["mine"]["best-votes"], "best-votes", "mine", scores)
     assert said.startswith("best-votes +50.0 [")
     assert said.endswith("to v3/tiny/aa1-6x6 seed 2"), "a difference that the data show"
     same = {**scores, "better": {"best-votes": score([1] * 30 + [0] * 9 + [1], seed=2)}}
-    assert overnight.against(same["mine"]["best-votes"], "best-votes", "mine", same).endswith("no difference shown")
-    assert overnight.against(scores["mine"]["best-votes"], "best-votes", "mine", {"mine": scores["mine"]}) == ""
+    assert night_report.against(same["mine"]["best-votes"], "best-votes", "mine", same).endswith("no difference shown")
+    assert night_report.against(scores["mine"]["best-votes"], "best-votes", "mine", {"mine": scores["mine"]}) == ""
 
 
 def test_a_row_counts_all_starts_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,13 +61,13 @@ def test_a_row_counts_all_starts_of_a_run(tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "runs" / "r" / "scores" / "best-votes.json").write_text(json.dumps(score([1, 0])))
     state = SimpleNamespace(name="Failed", type=StateType.FAILED, message="train: out of\nGPU memory")
     run = SimpleNamespace(id="r", name="a run", state=state, total_run_time=timedelta(seconds=3700))
-    row = overnight.row(run, overnight.every_score())
+    row = night_report.row(run, night_report.every_score())
     assert row["GPU-minutes"] == "3.0"
     assert row["state"] == "Failed, died 1 ×"
     assert row["took"] == "1 h 1 min"
     assert row["why"] == "train: out of GPU memory"
     assert row["pass@2"].startswith("best-votes 50.0 %")
-    assert "train: out of GPU memory" in overnight.markdown([row])
+    assert "train: out of GPU memory" in night_report.markdown([row])
 
 
 NOW = datetime(2026, 11, 22, 17, 30).astimezone()

@@ -1,4 +1,4 @@
-"""`arc night`: what ran, how long, what it cost, what came out, what failed and why, against the best so far."""
+"""`arc night`: duration, cost, scores and failures of recent runs, and their difference to the best run."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,23 +23,23 @@ ENDED = (StateType.COMPLETED, StateType.FAILED, StateType.CRASHED, StateType.CAN
 
 
 def since(hours: float) -> Any:
-    """So many hours ago."""
+    """The time `hours` before now."""
     return now("UTC") - timedelta(hours=hours)
 
 
 def rows(connection: SyncPrefectClient, start: Any) -> list[dict[str, str]]:
-    """A row for every run that began after `start` or still runs, in the order in which they began."""
-    found = [
+    """A row for every run that was active after `start`, sorted by start time."""
+    recent = [
         run
         for run in flow_runs.runs(connection, *ENDED, *recovery.ACTIVE)
         if run.start_time and (run.start_time >= start or (run.end_time or start) > start)
     ]
     scores = every_score()
-    return [row(run, scores) for run in sorted(found, key=lambda run: run.start_time)]
+    return [row(run, scores) for run in sorted(recent, key=lambda run: run.start_time)]
 
 
 def row(run: Any, scores: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """One run. A resumed one counts with all its starts."""
+    """The row of one run. Cost and stages are summed over all its starts."""
     past = records.stages(str(run.id))
     deaths = records.deaths(str(run.id))
     state = run.state.name + (f", died {len(deaths)} ×" if deaths else "")
@@ -60,21 +60,23 @@ def row(run: Any, scores: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
 
 
 def percent(score: Mapping[str, Any]) -> str:
-    """A score with its interval and size."""
+    """A score in percent with its 95 % interval and number of tasks."""
     low, high = score["ci95"]
     return f"{100 * score['pass_at_2']:.1f} % [{100 * low:.1f}, {100 * high:.1f}], {score['n_tasks']} tasks"
 
 
 def every_score() -> dict[str, dict[str, Any]]:
-    """Scores by run and evaluation, of every run that left a record."""
-    found: dict[str, dict[str, Any]] = {}
+    """Recorded scores by run and evaluation."""
+    scores: dict[str, dict[str, Any]] = {}
     for path in sorted((places.scratch() / "runs").glob("*/scores/*.json")):
-        found.setdefault(path.parent.parent.name, {})[path.stem] = json.loads(path.read_text())
-    return found
+        scores.setdefault(path.parent.parent.name, {})[path.stem] = json.loads(path.read_text())
+    return scores
 
 
 def against(score: Mapping[str, Any], evaluation: str, run: str, scores: Mapping[str, Mapping[str, Any]]) -> str:
-    """The difference to the best other run of the same evaluation of the same tasks, with its interval."""
+    """The difference to the best other run with the same evaluation and tasks, with its 95 % interval.
+
+    Empty if there is no other run."""
     mine = task_scores(score)
     others = [
         other[evaluation]
@@ -86,23 +88,23 @@ def against(score: Mapping[str, Any], evaluation: str, run: str, scores: Mapping
     best = max(others, key=lambda other: float(other["pass_at_2"]))
     theirs = task_scores(best)
     names = sorted(mine)
-    found = paired_difference(np.array([theirs[n] for n in names]), np.array([mine[n] for n in names]), RESAMPLES)
-    low, high = found.low, found.high
-    said = "" if found.shown else ", no difference shown"
+    difference = paired_difference(np.array([theirs[n] for n in names]), np.array([mine[n] for n in names]), RESAMPLES)
+    low, high = difference.low, difference.high
+    remark = "" if difference.shown else ", no difference shown"
     source = best["source"]
     return (
-        f"{evaluation} {100 * found.mean:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}] points to "
-        f"{source['experiment']} seed {source['seed']}{said}"
+        f"{evaluation} {100 * difference.mean:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}] points to "
+        f"{source['experiment']} seed {source['seed']}{remark}"
     )
 
 
 def task_scores(score: Mapping[str, Any]) -> dict[str, float]:
-    """Share of its test grids solved, by task."""
+    """Fraction of test grids solved, by task."""
     return {name: float(np.mean([grid["solved"] for grid in grids])) for name, grids in score["tasks"].items()}
 
 
 def markdown(table: Sequence[Mapping[str, str]]) -> str:
-    """The table for a Prefect artifact."""
+    """The table in Markdown."""
     if not table:
         return "Nothing ran."
 
@@ -114,8 +116,8 @@ def markdown(table: Sequence[Mapping[str, str]]) -> str:
 
 
 def publish(connection: SyncPrefectClient, table: Sequence[Mapping[str, str]]) -> None:
-    """Show it as the artifact `night`."""
+    """Publish the table as the Prefect artifact `night`."""
     total = sum(float(row["GPU-minutes"]) for row in table)
-    said = f"{len(table)} runs in the last {HOURS:.0f} hours, {total:.1f} GPU-minutes"
-    text = f"{said}\n\n{markdown(table)}"
-    connection.create_artifact(ArtifactCreate(key="night", type="markdown", description=said, data=text))
+    summary = f"{len(table)} runs in the last {HOURS:.0f} hours, {total:.1f} GPU-minutes"
+    text = f"{summary}\n\n{markdown(table)}"
+    connection.create_artifact(ArtifactCreate(key="night", type="markdown", description=summary, data=text))

@@ -1,6 +1,6 @@
-"""One experiment as a Prefect flow: DVC's stages in DVC's order, one task each. It runs in the current checkout.
+"""One experiment as a Prefect flow: one task for each DVC stage, in DVC's order, in the current checkout.
 
-The work is DVC's: this asks for stage after stage, streams the logs, and says where it is and what came out.
+DVC does the work: the flow calls `dvc repro` for each stage, forwards its log, and shows progress and results.
 """
 
 import json
@@ -33,45 +33,45 @@ NAME = "experiment"
 
 
 class StageFailed(FlowError):
-    """A stage that ended without its result; the message gives its name and the reason."""
+    """A stage failed; the message gives its name and the reason."""
 
 
 @flow(name=NAME, persist_result=False, retries=0)
 def experiment(request: Request) -> State[None] | None:
-    """Run one experiment: data, training, selection of the checkpoint, and every evaluation of the matrix.
+    """Run one experiment: data, training, checkpoint selection, and every evaluation of the matrix.
 
     Args:
         request: The experiment, by its names in presets.yaml, with overrides.
     """
     run, worktree, logger = str(flow_run.id), Path.cwd(), get_run_logger()
     os.environ[processes.VARIABLE] = run
-    processes.note(run, os.getpid())
+    processes.record(run, os.getpid())
     logger.info("%s in %s, code of %s", request.title, worktree, os.environ.get("ARC_COMMIT", "this checkout"))
     try:
         run_stages(run)
-        keep_scores(worktree, run)
-        branch = snapshots.keep(request, worktree)
-    except FlowError as error:  # Its own words, where an exception's would come with Prefect's around them.
+        copy_scores(worktree, run)
+        branch = snapshots.commit_results(request, worktree)
+    except FlowError as error:  # Returned, not raised: Prefect would wrap the message of an exception.
         return Failed(message=str(error))
-    except OSError as error:  # Of what is written beside the stages.
+    except OSError as error:  # From files that the flow itself writes.
         return Failed(message=failure_reasons.reason([str(error)]))
-    logger.info("kept on %s: `git switch %s && dvc checkout` restores it", branch, branch)
-    _shown(lambda: show_results(request, worktree, branch, run))
+    logger.info("committed to %s: `git switch %s && dvc checkout` restores it", branch, branch)
+    _warn_if_unreachable(lambda: show_results(request, worktree, branch, run))
     return None
 
 
 def run_stages(run: str) -> None:
-    """Every stage, in DVC's order. Raises StageFailed."""
+    """Run every stage in DVC's order. Raises StageFailed."""
     states: dict[str, State[Any]] = {}
     for stage, needed in stage_names():
         upstream = [states[name] for name in needed]
         step = stage_task.with_options(name=stage, task_run_name=stage)
         states[stage] = step(stage, run, wait_for=upstream, return_state=True)
         if not states[stage].is_completed():
-            states[stage].result()  # Raises what the stage raised.
+            states[stage].result()  # Raises the exception of the stage.
     if "publish" not in states:
         return
-    # A result out of DVC's cache was published elsewhere, or long ago: this store may lack it.
+    # A result from DVC's cache may have been published to another MLflow store than this one.
     done = subprocess.run(
         [sys.executable, "-m", "tasks.publish", "--if-missing"],
         capture_output=True,
@@ -85,7 +85,7 @@ def run_stages(run: str) -> None:
 
 @task(persist_result=False, cache_policy=NO_CACHE, retries=0)
 def stage_task(stage: str, run: str) -> State[None]:
-    """Run one stage. One that something killed is started again, unless it died at the same place before."""
+    """Run one stage. A killed stage is restarted, unless it was killed at the same update before."""
     logger = get_run_logger()
     while True:
         progress = Progress(run, stage)
@@ -115,11 +115,11 @@ def stage_task(stage: str, run: str) -> State[None]:
             raise StageFailed(
                 f"{stage}: died twice at the same place, after update {records.progress(run).step}: {why}"
             )
-        logger.warning("%s was killed; it goes on from its last save", stage)
+        logger.warning("%s was killed; it resumes from its last save", stage)
 
 
-def keep_scores(worktree: Path, run: str) -> None:
-    """Copy the scores beside the record of the run, for `arc night`, since the worktree goes."""
+def copy_scores(worktree: Path, run: str) -> None:
+    """Copy the scores to the run's records, where `arc night` reads them; the worktree will be removed."""
     folder = places.folder_of(run) / "scores"
     folder.mkdir(parents=True, exist_ok=True)
     for path in (worktree / paths.SCORES).glob("*.json"):
@@ -127,10 +127,10 @@ def keep_scores(worktree: Path, run: str) -> None:
 
 
 def show_results(request: Request, worktree: Path, branch: str, run: str) -> None:
-    """Artifacts of a finished run: the scores, and where everything is."""
+    """Create the Prefect artifacts of a finished run: its scores, and links to its report, MLflow run and branch."""
     table = [score_row(path) for path in sorted((worktree / paths.SCORES).glob("*.json"))]
     create_table_artifact(table, key="scores", description=f"{request.title}: pass@2 in percent")
-    lines = [f"# {request.title}", "", f"- restore it: `git switch {branch} && dvc checkout`"]
+    lines = [f"# {request.title}", "", f"- restore with: `git switch {branch} && dvc checkout`"]
     if (worktree / paths.PAGE).exists():
         page = places.folder_of(run) / "report.html"
         page.write_bytes((worktree / paths.PAGE).read_bytes())
@@ -140,7 +140,7 @@ def show_results(request: Request, worktree: Path, branch: str, run: str) -> Non
 
 
 def score_row(path: Path) -> dict[str, Any]:
-    """A score as a row of a table, in percent."""
+    """A score file as a table row; scores in percent."""
     score = json.loads(path.read_text())
     low, high = score["ci95"]
     return {
@@ -153,20 +153,20 @@ def score_row(path: Path) -> dict[str, Any]:
 
 
 def mlflow_links(worktree: Path) -> list[str]:
-    """The MLflow run of the published result, and the report there; none where nothing was published."""
+    """Links to the MLflow run of the published result and to its report; none if nothing was published."""
     file, place = worktree / paths.PUBLISHED, store.store()
-    found = mlflow_runs.run_of(place, json.loads(file.read_text())["key"]) if file.exists() else None
-    if not found:
+    published = mlflow_runs.run_of(place, json.loads(file.read_text())["key"]) if file.exists() else None
+    if not published:
         return []
-    # A page of one's own is `make ui`; a store that is a server is its own page.
+    # A local store is shown by `make ui`; a tracking server has its own page.
     page = place.uri if place.uri.startswith("http") else f"http://127.0.0.1:{os.environ.get('ARC_MLFLOW_PORT', 5000)}"
-    address = f"{page}/#/experiments/{found[0]}/runs/{found[1]}"
+    address = f"{page}/#/experiments/{published[0]}/runs/{published[1]}"
     return [f"[the run]({address})", f"[the report there]({address}/artifacts/report.html)"]
 
 
-def _shown(show: Callable[[], None]) -> None:
-    """Artifacts only show the result: the run does not fail for a server that is away."""
+def _warn_if_unreachable(show: Callable[[], None]) -> None:
+    """Artifacts only display the result, so an unreachable server does not fail the run."""
     try:
         show()
     except (httpx.HTTPError, PrefectException, RuntimeError) as error:
-        get_run_logger().warning("results not shown, the server does not answer: %r", error)
+        get_run_logger().warning("results are not shown because the server does not answer: %r", error)

@@ -1,0 +1,41 @@
+"""Work after a run has ended: resume it or close it, update MLflow, notify, and remove its worktree."""
+
+from uuid import UUID
+
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.objects import StateType
+
+from flows.runs import interruption, places, snapshots
+from flows.worker import night_report, notification, recovery
+
+MLFLOW = {StateType.CANCELLED: "KILLED", StateType.FAILED: "FAILED"}
+"""MLflow's status of a run that ended without a result."""
+
+
+def after(connection: SyncPrefectClient, run: UUID) -> list[str]:
+    """Resume or close a run whose processes have ended, whichever state Prefect gave it. Returns log lines."""
+    flow_run = connection.read_flow_run(run)
+    assert flow_run.state
+    log = []
+    if recovery.was_cancelled(connection, run):
+        if flow_run.state.type not in (StateType.CANCELLED, StateType.COMPLETED):
+            recovery.mark_cancelled(connection, run)
+    elif flow_run.state.type == StateType.CRASHED:
+        log.append(recovery.resume(connection, run, flow_run.name, flow_run.state.message or "killed"))
+    close(connection, run)
+    return log
+
+
+def close(connection: SyncPrefectClient, run: UUID) -> None:
+    """Close a run that will not be resumed: end its tasks, record it in MLflow, notify, remove its worktree."""
+    flow_run = connection.read_flow_run(run)
+    assert flow_run.state
+    kind, message = flow_run.state.type, flow_run.state.message or "killed"
+    if kind not in night_report.ENDED:
+        return  # It will be resumed.
+    if kind in MLFLOW:
+        recovery.end_tasks(connection, run, message)
+        interruption.publish(str(run), places.worktree_of(str(run)), MLFLOW[kind], message)
+    night_report.publish(connection, night_report.rows(connection, night_report.since(night_report.HOURS)))
+    notification.send(f"{flow_run.name}: {flow_run.state.name}", message)
+    snapshots.remove(str(run))
