@@ -34,6 +34,7 @@ repro: setup
 check: setup
 	ruff check .
 	ruff format --check .
+	lint-imports
 	mypy
 
 test: check
