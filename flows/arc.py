@@ -187,13 +187,13 @@ def _stage_command(name: str, module: str) -> Callable[[typer.Context], None]:
 
 
 _PASS_ARGUMENTS = {"allow_extra_args": True, "ignore_unknown_options": True}
-for _name, _help in (
-    ("compare", "Compare experiments: scores with intervals, paired differences, tasks won and lost."),
-    ("solve", "Predict the answers to an official ARC file with a checkpoint."),
-    ("show", "Print what VERSION/SIZE/DATASET stands for, its parameters, and how it differs from another."),
-    ("task", "Draw a task: its attempts, the vote, and the denoising steps."),
+for _name, _module, _help in (
+    ("compare", "compare", "Compare experiments: scores with intervals, paired differences, tasks won and lost."),
+    ("solve", "solve", "Predict the answers to an official ARC file with a checkpoint."),
+    ("show", "show_experiment", "Print what VERSION/SIZE/DATASET stands for, and how it differs from another."),
+    ("task", "draw_task", "Draw a task: its attempts, the vote, and the denoising steps."),
 ):
-    _command = _stage_command(_name, f"commands.{_name}")
+    _command = _stage_command(_name, f"commands.{_module}")
     app.command(_name, help=_help, context_settings=_PASS_ARGUMENTS, add_help_option=False)(_command)
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Stage `augment`: the table of views of every task, for training and for voting, a function of the seed."""
+"""Stage `augment`: the augmented views of every task, for training and for voting, drawn from the seed."""
 
 import numpy as np
 

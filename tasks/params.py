@@ -1,4 +1,4 @@
-"""Stage `params`: the experiment of params.yaml, resolved, as data/experiment.yaml; without `--write` it is printed."""
+"""Stage `params`: resolves params.yaml to data/experiment.yaml; without `--write` it prints the result."""
 
 import sys
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""Stage `predict`: every view's grid of one checkpoint under one evaluation, kept for good."""
+"""Stage `predict`: the predicted grid of every view, for one checkpoint and one evaluation."""
 
 from typing import Annotated
 

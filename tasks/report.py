@@ -1,6 +1,6 @@
 """Stage `report`: one page that opens offline, and its pictures as PNG files beside it.
 
-It comes after scoring, so that it may draw the solutions; no number on it is computed here that decides a score.
+It runs after scoring and may therefore draw the solutions; it computes no score.
 """
 
 import base64
@@ -20,7 +20,16 @@ from tasks.common.stage import StageError, stage
 from tasks.files.tables import read_solutions
 from tasks.reporting import drawing
 from tasks.reporting.drawing import Curve, Panel, Strip
-from tasks.reporting.gallery import Card, Denoising, Puzzle, Watched, cards, is_solved, read_puzzles, watch
+from tasks.reporting.gallery import (
+    Card,
+    Denoising,
+    DenoisingExamples,
+    Puzzle,
+    cards,
+    denoising_examples,
+    is_solved,
+    read_puzzles,
+)
 from tasks.reporting.score_table import read_score, rows
 
 TEMPLATE = Path(__file__).parent / "reporting" / "report.html.j2"
@@ -49,13 +58,15 @@ def main() -> None:
     answered = cards(read_score(experiment, shown.checkpoint, shown.evaluation), puzzles, solutions)
     solved = [card for card in answered if is_solved(card)]
     missed = [card for card in answered if not is_solved(card)]
-    most = experiment.report.tasks_drawn
-    watched = watch(sorted(scores, key=lambda row: (row.checkpoint != shown.checkpoint, row.votes > 0)), solutions)
+    limit_drawn = experiment.report.tasks_drawn
+    denoising = denoising_examples(
+        sorted(scores, key=lambda row: (row.checkpoint != shown.checkpoint, row.votes > 0)), solutions
+    )
     panels = {
         "training": training_panels(history),
         "noise": noise_panels(history),
         "votes": vote_panels(read_score(experiment, voted.checkpoint, voted.evaluation)) if voted else [],
-        "steps": step_panels(watched),
+        "steps": step_panels(denoising),
     }
 
     paths.REPORTS.mkdir(parents=True, exist_ok=True)
@@ -63,9 +74,9 @@ def main() -> None:
         # An experiment without votes has an empty picture, so that the stage's outputs are always the same.
         write(paths.REPORTS / f"{name}.png", drawing.figure_png(drawing.curves(panels[name], columns, margin=0.15)))
     for name, strips in (
-        ("solved", [card_strip(card) for card in solved[:most]]),
-        ("missed", [card_strip(card) for card in missed[:most]]),
-        ("denoising", [denoising_strip(example) for example in watched.examples]),
+        ("solved", [card_strip(card) for card in solved[:limit_drawn]]),
+        ("missed", [card_strip(card) for card in missed[:limit_drawn]]),
+        ("denoising", [denoising_strip(example) for example in denoising.examples]),
     ):
         by = shown.name if name != "denoising" else "step by step"
         title = f"{experiment.name}, seed {experiment.seed}: {name if strips else 'none ' + name}, {by}"
@@ -78,8 +89,8 @@ def main() -> None:
         leaks=leaks,
         shown=shown,
         voted=voted,
-        parts=[("Solved", solved[:most], len(solved)), ("Missed", missed[:most], len(missed))],
-        watched=watched,
+        parts=[("Solved", solved[:limit_drawn], len(solved)), ("Missed", missed[:limit_drawn], len(missed))],
+        denoising=denoising,
         svgs={name: svgs(drawn, width=5.3 if len(drawn) == 2 else 3.5) for name, drawn in panels.items()},
     )
     write(paths.PAGE, page.encode())
@@ -102,7 +113,7 @@ def write(path: Path, content: bytes) -> None:
 
 
 def render(**context: Any) -> str:
-    """The page from the template, with the functions that it calls."""
+    """The page, rendered from the template."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATE.parent),
         autoescape=True,
@@ -141,13 +152,13 @@ def svgs(panels: Iterable[Panel], width: float) -> list[Markup]:
 
 
 def limit(shares: Iterable[float]) -> float:
-    """The round share at which a scale for these ends."""
+    """Upper end of the scale for these shares (0..1), a round number."""
     most = max(shares)
     return next(end for end in (0.05, 0.1, 0.25, 0.5, 1.0) if most <= end)
 
 
 def summary(puzzles: Mapping[str, Puzzle], history: Sequence[Mapping[str, float]], planned: int) -> str:
-    """What the experiment is, in a sentence; `planned` updates unless the training stopped early."""
+    """The experiment in one sentence; says if the training stopped before `planned` updates."""
     done = int(history[-1]["step"])
     updates = f"{done:,} updates" if done == planned else f"{done:,} of {planned:,} updates (stopped early)"
     grids = sum(len(puzzle.tests) for puzzle in puzzles.values())
@@ -158,7 +169,7 @@ def summary(puzzles: Mapping[str, Puzzle], history: Sequence[Mapping[str, float]
 
 
 def training_panels(history: Sequence[Mapping[str, float]]) -> list[Panel]:
-    """One curve a metric, over updates."""
+    """One curve per metric, over updates."""
     x = [row["step"] for row in history]
     return [
         Panel(title, "updates", {title: (x, [row[key] for row in history])}, share="right" in title)
@@ -181,7 +192,7 @@ def noise_panels(history: Sequence[Mapping[str, float]]) -> list[Panel]:
 
 
 def vote_panels(score: Mapping[str, Any]) -> list[Panel]:
-    """Score by the number of views that vote, and how many views each test grid's answer got."""
+    """Score by the number of views that vote, and the number of views that gave each test grid's answer."""
     votes = score["votes"]
     views = [row["views"] for row in votes["curve"]]
     lines: dict[str, Curve] = {
@@ -195,20 +206,20 @@ def vote_panels(score: Mapping[str, Any]) -> list[Panel]:
     ]
 
 
-def step_panels(watched: Watched) -> list[Panel]:
-    """Change, confidence and entropy at each denoising step, by how it ends; without lines where nothing was kept."""
+def step_panels(denoising: DenoisingExamples) -> list[Panel]:
+    """Change, confidence and entropy per denoising step, for right and wrong answers; empty without frames."""
     panels = []
     for title, key in STEPS.items():
         lines: dict[str, Curve] = {
-            f"ends {end} ({watched.counts[end]})": (range(1, len(mean) + 1), mean.tolist())
-            for end, mean in watched.means.get(key, {}).items()
+            f"ends {end} ({denoising.counts[end]})": (range(1, len(mean) + 1), mean.tolist())
+            for end, mean in denoising.means.get(key, {}).items()
         }
         panels.append(Panel(title, "steps", lines, share=key != "entropy"))
     return panels
 
 
 def card_strip(card: Card) -> Strip:
-    """A card as a row of a sheet."""
+    """A test grid as a row of a sheet."""
     grids = [grid for pair in card.demonstrations for grid in pair]
     labels = [f"{side} {i + 1}" for i in range(len(card.demonstrations)) for side in ("input", "output")]
     given = [*zip(labels, grids, strict=True), ("test input", card.input), ("answer", card.answer)]

@@ -1,4 +1,4 @@
-"""Stage `score`: replays the vote from kept predictions and scores it. It alone decides scores by test solutions."""
+"""Stage `score`: replays the vote from stored predictions and scores it with the test solutions."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -42,7 +42,7 @@ def main(
         raise StageError(
             f"{source.leaks} evaluated pairs were trained on, here (see {paths.LEAKS}) or by the "
             "checkpoint it started from; set prepare.leaks: drop and train again, or score.allow_leaks: true to score "
-            "nevertheless, marked as such"
+            "anyway, with a caveat"
         )
     solutions = read_solutions("evaluation")
     if source.evaluation.limit:
@@ -84,44 +84,44 @@ def main(
 
 
 def check(path: Path, frame: pd.DataFrame, source: predictions.Source, solutions: Mapping[str, Sequence[Grid]]) -> None:
-    """Refuse predictions that cannot be of these test inputs and this evaluation."""
+    """Refuse predictions that do not match these test inputs and this evaluation. Raises StageError."""
     unknown = sorted(set(frame["task"]) - set(solutions))
     if unknown:
         raise StageError(
             f"{path} answers {len(unknown)} tasks that {paths.EVALUATION_SOLUTIONS} lacks: {', '.join(unknown[:3])}; "
-            "it is of other data: run the stage predict again"
+            "they were made from other data: run the stage predict again"
         )
-    many = frame["task"].map({name: len(grids) for name, grids in solutions.items()}).astype("int64")
+    test_count = frame["task"].map({name: len(grids) for name, grids in solutions.items()}).astype("int64")
     config = source.evaluation
-    views, tries = (config.votes, 1) if config.votes else (1, config.attempts)
-    for column, most in (("test", many), ("view", views), ("attempt", tries)):
-        wrong = frame[(frame[column] < 0) | (frame[column] >= most)]
+    views, attempts = (config.votes, 1) if config.votes else (1, config.attempts)
+    for column, count in (("test", test_count), ("view", views), ("attempt", attempts)):
+        wrong = frame[(frame[column] < 0) | (frame[column] >= count)]
         if len(wrong):
             row = wrong.iloc[0]
             raise StageError(
-                f"{path}: task {row['task']} has an answer for {column} {row[column]}, which there is not; "
+                f"{path}: task {row['task']} has an answer for {column} {row[column]}, which is out of range; "
                 "run the stage predict again"
             )
-    twice = frame[frame.duplicated(["task", "test", "view", "attempt"])]
-    if len(twice):
-        row = twice.iloc[0]
+    repeated = frame[frame.duplicated(["task", "test", "view", "attempt"])]
+    if len(repeated):
+        row = repeated.iloc[0]
         raise StageError(f"{path}: task {row['task']}, test {row['test']}, view {row['view']} is answered twice")
 
 
 def diagnosis(
     frame: pd.DataFrame, solutions: Mapping[str, Sequence[Grid]], attempts: Mapping[Key, Sequence[Grid]]
 ) -> dict[str, Any]:
-    """How the first attempt's denoising went (of view 0, where views vote), and how much was copied."""
+    """Diagnostics of the first attempt's denoising (of view 0, where views vote), and of copying from the input."""
     first = frame[(frame["view"] == 0) & (frame["attempt"] == 0)]
-    went = None
+    denoising = None
     if len(first):
         change, confidence, entropy = (
             np.stack(first[name].tolist()).astype(np.float64) for name in ("change", "confidences", "entropy")
         )
-        went = trajectory(change, confidence, entropy, first["lock"].to_numpy(np.int64))
+        denoising = trajectory(change, confidence, entropy, first["lock"].to_numpy(np.int64))
     answers = {(name, i): grid for name, grids in solutions.items() for i, grid in enumerate(grids)}
     copied = copying(answers, attempts, {key: given for key, (given, _) in read_pairs("evaluation").items()})
-    return {"trajectory": went, "copying": copied, "warnings": warnings(went, copied)}
+    return {"trajectory": denoising, "copying": copied, "warnings": warnings(denoising, copied)}
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Stage `select`: every candidate scored by real inference on the validation split; names best, halfway and final."""
+"""Stage `select`: scores every candidate by inference on the validation split and names best, halfway and final."""
 
 import shutil
 from pathlib import Path
@@ -26,9 +26,9 @@ def main() -> None:
     results = [measure(stem, experiment.select, experiment.seed) for stem in stems]
     # Cell accuracy decides between equal scores; a later candidate wins over an earlier one.
     best = max(range(len(stems)), key=lambda i: (results[i]["pass_at_2"], results[i]["cell_accuracy"], i))
-    done = [result["step"] for result in results]
-    # A training that stopped early has no candidate at its very half: the first one from there on.
-    halfway = next(i for i, step in enumerate(done) if 2 * step >= done[-1])
+    steps = [result["step"] for result in results]
+    # A training that stopped early may have no candidate exactly halfway: take the first one after that.
+    halfway = next(i for i, step in enumerate(steps) if 2 * step >= steps[-1])
     chosen = {"best": stems[best], "halfway": stems[halfway], "final": stems[-1]}
     for name, stem in chosen.items():
         for suffix in (".safetensors", ".json"):
@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def measure(stem: Path, evaluation: Evaluation, seed: int) -> dict[str, Any]:
-    """Score of one candidate on the validation split, with the share of cells right where the size is."""
+    """Score of one candidate on the validation split, and its cell accuracy (0 for a grid of the wrong size)."""
     given, dataset, names = answers(stem, "validation", evaluation, seed)
     solutions = read_solutions("validation")
     grids: dict[tuple[str, int], list[Any]] = {}

@@ -1,7 +1,7 @@
-"""Stage `train`: candidates at even intervals (halfway and final among them) and the history of metrics.
+"""Stage `train`: writes candidate checkpoints at even intervals and the history of metrics.
 
-Until it is done everything lies in scratch, keyed by the content of the inputs: a training that was killed and is
-started again goes on from its last save and ends with the bytes of an unbroken one. A save of other code is not used.
+Until it ends, everything is in scratch, keyed by the content of the inputs. A training that was killed resumes from
+its last save and produces the bytes of an uninterrupted one; a state saved by different code is not used.
 """
 
 import functools
@@ -34,7 +34,7 @@ from model.training.validation import CROSS_ENTROPY, lowest
 from tasks.common import paths
 from tasks.common.params import resolved
 from tasks.common.stage import StageError, stage
-from tasks.files import cost, start
+from tasks.files import cost, start_checkpoint
 from tasks.files.tables import data_digest, read_dataset, read_tasks, read_validation
 from tasks.machine.device import choose, sharded, spread
 
@@ -43,7 +43,7 @@ from tasks.machine.device import choose, sharded, spread
 def main() -> None:
     """Write data/checkpoints/candidates, history.json and probes.json."""
     spread("tasks.train")
-    code()  # Of now: it may be edited while it runs.
+    code()  # Cached now, since the code may be edited while the training runs.
     experiment, device = resolved(), choose()
     tasks = read_tasks()
     dataset = read_dataset("train", paths.TRAINING_VIEWS)
@@ -57,7 +57,7 @@ def main() -> None:
     weights = None
     if experiment.train.finetune.start:
         where = description["tasks"], description["first_rows"], rows, experiment.seed
-        weights = checkpoints.start_weights(start.STEM, experiment.train, experiment.augment, *where)
+        weights = checkpoints.start_weights(start_checkpoint.STEM, experiment.train, experiment.augment, *where)
     validation = read_validation(paths.TRAINING_VIEWS) if experiment.train.early_stop else None
     kind = Sharded if sharded() else Training
     training = kind(dataset, weight, rows, experiment.train, experiment.seed, device, weights, validation)
@@ -84,8 +84,8 @@ def main() -> None:
     shutil.move(scratch / "candidates", paths.CANDIDATES)
     write_json(paths.HISTORY, training.history)
     write_json(paths.PROBES, probes)
-    for name, seen in probes.items():
-        print(f"{name}: {seen}")
+    for name, measured in probes.items():
+        print(f"{name}: {measured}")
     shutil.rmtree(scratch)
 
 
@@ -142,26 +142,26 @@ def save(training: Training, path: Path) -> None:
     if training.workers.rank:
         return
     part = path.with_name(path.name + ".part")
-    seen = {"plain": json.dumps(plain), "code": code()}
-    save_file({k: v.detach().cpu().clone() for k, v in tensors.items()}, part, metadata=seen)
+    metadata = {"plain": json.dumps(plain), "code": code()}
+    save_file({k: v.detach().cpu().clone() for k, v in tensors.items()}, part, metadata=metadata)
     with part.open("rb") as file:
         os.fsync(file.fileno())
     part.replace(path)
 
 
 def restore(training: Training, path: Path) -> bool:
-    """Go back to a saved state; false, and nothing is done, for one that other code saved."""
+    """Load a saved state; does nothing and returns false if different code saved it."""
     with safe_open(path, framework="pt") as file:
-        seen = file.metadata()
-    if seen.get("code") != code():
+        metadata = file.metadata()
+    if metadata.get("code") != code():
         return False
-    training.restore(load_file(path), json.loads(seen["plain"]))
+    training.restore(load_file(path), json.loads(metadata["plain"]))
     return True
 
 
 @functools.cache
 def code() -> str:
-    """Digest of the code that decides the outcome of a training: that on which dvc.yaml lets the stage depend."""
+    """Digest of the code that decides the outcome of a training: the code deps of the stage in dvc.yaml."""
     root = Path(__file__).parent.parent
     stages = yaml.safe_load((root / "dvc.yaml").read_text())["stages"]
     listed = [root / name for name in stages["train"]["deps"] if name.startswith(("model/", "tasks/"))]
@@ -170,9 +170,9 @@ def code() -> str:
 
 
 def describe(experiment: Experiment, tasks: list[dict[str, Any]], dataset: Dataset) -> dict[str, Any]:
-    """What every checkpoint of this training says of itself, but for how far it came.
+    """The description that every checkpoint of this training shares; `step` and `stopped_early` are added to each.
 
-    Raises StageError for a start that was trained on evaluated pairs, unless prepare.leaks says keep.
+    Raises StageError for a start that was trained on evaluated pairs, unless prepare.leaks is keep.
     """
     leaks, names = json.loads(paths.LEAKS.read_text()), [task["name"] for task in tasks]
     leaked = set()
@@ -182,8 +182,8 @@ def describe(experiment: Experiment, tasks: list[dict[str, Any]], dataset: Datas
     with_tests = {names[t] for t in dataset.pairs.task if tasks[t]["origin"] == "training"}
     trained, pairs = with_tests - held_out, set(fingerprints(dataset))
     if experiment.train.finetune.start:
-        before = start.describe()
-        leaked |= start.leaked(before, leaks)
+        before = start_checkpoint.describe()
+        leaked |= start_checkpoint.leaked(before, leaks)
         trained |= set(before.tests_trained_on)
         pairs |= set(before.pairs_trained_on.split())
         seen = sorted(held_out & set(before.tests_trained_on))

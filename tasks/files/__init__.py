@@ -1,1 +1,1 @@
-"""The formats of the files between stages: one module reads and writes each."""
+"""The formats of the files between stages: one module per format."""

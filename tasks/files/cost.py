@@ -1,4 +1,4 @@
-"""What a training cost, kept in scratch beside the resume states: times are no content, so no DVC output holds them."""
+"""Seconds that a training took, kept in scratch: times are not reproducible, so they are in no DVC output."""
 
 import json
 from pathlib import Path
@@ -12,16 +12,16 @@ from tasks.common import paths
 def training_key(experiment: Experiment) -> str:
     """Digest of everything that decides the outcome of the experiment's training."""
     start = sorted(paths.START.glob("checkpoint.*"))
-    seen = [paths.CELLS, paths.PAIRS, paths.TASKS, paths.TRAINING_VIEWS]
+    files = [paths.CELLS, paths.PAIRS, paths.TASKS, paths.TRAINING_VIEWS]
     if experiment.train.early_stop:
-        seen.append(paths.VALIDATION_SOLUTIONS)
-    tables = digest(*seen, *start)
-    chosen = json.dumps([experiment.train.model_dump(mode="json"), experiment.seed, tables], sort_keys=True)
-    return digest_text(chosen)[:32]
+        files.append(paths.VALIDATION_SOLUTIONS)
+    tables = digest(*files, *start)
+    inputs = json.dumps([experiment.train.model_dump(mode="json"), experiment.seed, tables], sort_keys=True)
+    return digest_text(inputs)[:32]
 
 
 def add(experiment: Experiment, seconds: float, device: str) -> None:
-    """Add the seconds that a start of the training spent on `device`."""
+    """Add `seconds` that a start of the training spent on `device`."""
     path = _path(experiment)
     before = read(experiment) or {"seconds": 0.0}
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -29,7 +29,7 @@ def add(experiment: Experiment, seconds: float, device: str) -> None:
 
 
 def read(experiment: Experiment) -> dict[str, Any] | None:
-    """Seconds and device of the training, over all its starts; None where it never ran with this scratch folder."""
+    """Seconds and device of the training, summed over all its starts; None if it never ran with this scratch folder."""
     path = _path(experiment)
     return dict(json.loads(path.read_text())) if path.exists() else None
 

@@ -1,4 +1,4 @@
-"""Reading the official files: every task checked, every message naming the file."""
+"""Reads the official files and checks every task; every message names the file."""
 
 import json
 from collections import Counter
@@ -16,7 +16,7 @@ def read_json(path: Path) -> dict[str, Any]:
     def unique(items: list[tuple[str, Any]]) -> dict[str, Any]:
         repeated = [key for key, n in Counter(key for key, _ in items).items() if n > 1]
         if repeated:
-            raise GridError(f"{path}: {repeated[0]!r} stands twice; every id and key must be unique")
+            raise GridError(f"{path}: {repeated[0]!r} occurs twice; every id and key must be unique")
         return dict(items)
 
     try:
@@ -38,8 +38,8 @@ def read_split(split: str) -> tuple[dict[str, Task], dict[str, list[Grid]]]:
     }
     given = read_json(answers)
     if set(given) != set(tasks):
-        odd = sorted(set(given) ^ set(tasks))
-        raise GridError(f"{answers}: tasks differ from those of {challenges.name}: {', '.join(odd[:5])}")
+        unmatched = sorted(set(given) ^ set(tasks))
+        raise GridError(f"{answers}: tasks differ from those of {challenges.name}: {', '.join(unmatched[:5])}")
     return tasks, {
         name: _checked(answers, grids.solutions, name, given[name], len(task.test)) for name, task in tasks.items()
     }

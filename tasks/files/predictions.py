@@ -1,4 +1,4 @@
-"""Kept predictions: parquet, one row a task, test input, view and attempt, with what they come from in the metadata."""
+"""Stored predictions: parquet, one row per task, test input, view and attempt; their source is in the metadata."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,7 +36,7 @@ SCHEMA = pa.schema(
 
 
 class Source(Frozen):
-    """What predictions come from."""
+    """Checkpoint, evaluation and data that predictions were made from."""
 
     checkpoint: str
     """Digest of the checkpoint's files."""
@@ -50,7 +50,7 @@ class Source(Frozen):
     """Digest of the prepared data that was trained on."""
     leaks: int
     failures: Annotated[tuple[tuple[str, int, int, int, str], ...], Field(strict=False)]
-    """Task, test input, view, attempt and error of the answers that could not be had."""
+    """Task, test input, view, attempt and error message of every failed answer."""
 
 
 def write(path: Path, rows: Sequence[dict[str, Any]], source: Source) -> None:
@@ -63,7 +63,7 @@ def write(path: Path, rows: Sequence[dict[str, Any]], source: Source) -> None:
 
 
 def joined(parts: Sequence[Path]) -> tuple[list[dict[str, Any]], Source]:
-    """Rows and source of the shares that several processes wrote, which are removed."""
+    """Rows and source of the files that several processes wrote; removes those files."""
     tables = [pq.read_table(part) for part in parts]
     sources = [Source.model_validate_json(table.schema.metadata[b"source"]) for table in tables]
     failures = tuple(sorted(failure for source in sources for failure in source.failures))
@@ -73,7 +73,7 @@ def joined(parts: Sequence[Path]) -> tuple[list[dict[str, Any]], Source]:
 
 
 def read(path: Path) -> tuple[pd.DataFrame, Source]:
-    """Rows, with `cells` as grids, and their source. Raises StageError for a file that is none or is cut short."""
+    """Rows, with `cells` as grids, and their source. Raises StageError if the file is incomplete or invalid."""
     try:
         table = pq.read_table(path)
         source = Source.model_validate_json((table.schema.metadata or {}).get(b"source", b""))
@@ -86,7 +86,7 @@ def read(path: Path) -> tuple[pd.DataFrame, Source]:
             f"{path} is no complete predictions file: its metadata {where}: {fault['msg']}; run the stage predict again"
         ) from error
     if table.schema.names != SCHEMA.names:
-        raise StageError(f"{path} has columns {table.schema.names}; expected are {SCHEMA.names}")
+        raise StageError(f"{path} has columns {table.schema.names}; expected {SCHEMA.names}")
     frame = table.to_pandas()
     frame["grid"] = [
         _grid(path, c, h, w) for c, h, w in zip(frame["cells"], frame["height"], frame["width"], strict=True)

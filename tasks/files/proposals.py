@@ -1,4 +1,4 @@
-"""What every view proposed for each test input, from kept predictions."""
+"""The grids proposed for each test input, read from stored predictions."""
 
 import pandas as pd
 
@@ -9,7 +9,7 @@ from model.scoring.votes import Proposals, collect_proposals, visited_share
 
 
 def proposals(frame: pd.DataFrame, evaluation: Evaluation) -> dict[Key, Proposals]:
-    """What every view proposes for each test input, or every attempt where no views vote."""
+    """Proposals of every view for each test input; of every attempt if no views vote."""
     rows: dict[Key, list[tuple[Grid, int, float, float]]] = {}
     number = "view" if evaluation.votes else "attempt"
     frame = frame.sort_values(number, kind="stable")

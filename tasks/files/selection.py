@@ -12,7 +12,7 @@ NOT_IN_ARC_AGI_1 = "not-in-arc-agi-1"
 
 
 def keep(tasks: dict[str, Task], answers: dict[str, list[Grid]], config: Prepare, split: str) -> dict[str, Task]:
-    """The tasks that pass the filters. Outputs of evaluation tests are not known, so they do not filter."""
+    """The tasks that pass the filters. Test outputs of evaluation tasks are hidden, so their sizes are not checked."""
     subset = config.training_subset if split == "training" else config.evaluation_subset
     shortest = re.fullmatch(r"shortest-([1-9][0-9]*)", subset)
     wanted = _subset("" if shortest else subset, tasks)
@@ -29,7 +29,7 @@ def keep(tasks: dict[str, Task], answers: dict[str, list[Grid]], config: Prepare
 
 
 def _cells(task: Task) -> int:
-    """Of everything that is known of a task before it is answered."""
+    """Number of cells in the demonstrations and test inputs of a task."""
     outputs = [pair.output for pair in task.train if pair.output is not None]
     return sum(grid.size for grid in [*(pair.input for pair in [*task.train, *task.test]), *outputs])
 

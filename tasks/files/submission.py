@@ -1,7 +1,7 @@
 """The official submission file: written for every score, and read back by `python -m tasks.files.submission FILE`.
 
-That command scores any submission for the evaluation tasks of data/prepared, whoever made it. It must be complete, as
-the ARC Prize wants it: a file that lacks a task is refused, never scored over the tasks that it has.
+That command scores any submission for the evaluation tasks of data/prepared, from any solver. As for the ARC
+Prize, it must be complete: a file that lacks a task is refused, never scored on the tasks it contains.
 """
 
 import json
@@ -18,11 +18,11 @@ from tasks.common.stage import StageError, stage
 from tasks.files.tables import read_solutions
 
 BLACK = [[0]]
-"""Stands for an attempt that there is not."""
+"""Replaces an attempt that does not exist."""
 
 
 def submission(tests: Mapping[str, int], attempts: Mapping[Key, Sequence[Grid]]) -> dict[str, Any]:
-    """The file's contents for these tasks and their numbers of test inputs; one attempt alone is given twice."""
+    """The file's contents for `tests`, task id -> number of test inputs. A single attempt is written twice."""
 
     def entry(key: Key) -> dict[str, Any]:
         given = [attempt.tolist() or BLACK for attempt in attempts.get(key, ())] or [BLACK]
@@ -40,7 +40,7 @@ def write(path: Path, contents: Mapping[str, Any]) -> None:
 
 
 def read(path: Path, tests: Mapping[str, int]) -> dict[Key, list[Grid]]:
-    """The attempts of a submission for these tasks. Raises StageError for what is none, or not complete."""
+    """The attempts of a submission for these tasks. Raises StageError if it is invalid or incomplete."""
     try:
         contents = json.loads(path.read_text())
     except OSError as error:

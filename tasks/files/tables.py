@@ -25,7 +25,7 @@ def read_tasks() -> list[dict[str, Any]]:
 def read_solutions(split: str) -> dict[str, list[Grid]]:
     """Solutions of the 'validation' or 'evaluation' test inputs.
 
-    Validation's are for select, and for a training that may stop early; evaluation's are for score.
+    Only select, and train if it may stop early, read those of validation; score reads those of evaluation.
     """
     path = paths.VALIDATION_SOLUTIONS if split == "validation" else paths.EVALUATION_SOLUTIONS
     return {name: [np.array(g, dtype=np.uint8) for g in grids] for name, grids in _json(path).items()}
@@ -37,8 +37,8 @@ def read_pairs(split: str) -> dict[tuple[str, int], tuple[Grid, Grid | None]]:
 
     def grid(row: Any, side: str) -> Grid:
         start, height, width = (int(row[f"{side}_{part}"]) for part in ("offset", "height", "width"))
-        found: Grid = cells[start : start + height * width].reshape(height, width)
-        return found
+        cropped: Grid = cells[start : start + height * width].reshape(height, width)
+        return cropped
 
     return {
         (names[row["task"]], int(row["number"])): (
@@ -50,12 +50,12 @@ def read_pairs(split: str) -> dict[tuple[str, int], tuple[Grid, Grid | None]]:
 
 
 def read_demonstrations() -> dict[str, list[tuple[Grid, Grid]]]:
-    """Input and output of every pair that is trained on, by task id: those of an evaluation task are demonstrations."""
-    found: dict[str, list[tuple[Grid, Grid]]] = {}
-    for (name, _), (given, answer) in read_pairs("train").items():
+    """Input and output of every training pair, by task id; for evaluation tasks these are the demonstrations."""
+    demonstrations: dict[str, list[tuple[Grid, Grid]]] = {}
+    for (name, _), (grid, answer) in read_pairs("train").items():
         if answer is not None:
-            found.setdefault(name, []).append((given, answer))
-    return found
+            demonstrations.setdefault(name, []).append((grid, answer))
+    return demonstrations
 
 
 def read_dataset(split: str, views: Path) -> Dataset:
@@ -106,7 +106,7 @@ def read_views(path: Path) -> Views:
 
 
 def data_digest() -> str:
-    """Of what a training sees of the prepared data."""
+    """Digest of the prepared data that training reads."""
     return digest(paths.CELLS, paths.PAIRS, paths.TASKS)
 
 

@@ -1,4 +1,4 @@
-"""Answering the test inputs of a split with a checkpoint: shared by the stages `select` and `predict`."""
+"""Answers the test inputs of a split with a checkpoint, for the stages `select` and `predict`."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -26,10 +26,10 @@ def answers(
     failures: list[Failure] | None = None,
     share: tuple[int, int] = (0, 1),
 ) -> tuple[Iterator[Answer], Dataset, list[str]]:
-    """Answers of the checkpoint `stem`, the dataset that their `pair` points into, and the task ids by index.
+    """Answers of the checkpoint `stem`, the dataset that `Answer.pair` indexes, and the task ids by index.
 
-    `failures` collects the answers that raise; without it they end the stage. `share` (k, n) answers every n-th grid
-    alone, in the order of their sizes, from the k-th on.
+    `failures` collects the answers that raise; if it is None, the first error ends the stage. `share` (k, n) answers
+    only every n-th grid in the order of size, starting at the k-th.
     """
     device, names = choose(), [task["name"] for task in read_tasks()]
     network, description = checkpoints.load(stem, device)
@@ -40,8 +40,8 @@ def answers(
         kept = dataset.pairs.rows(np.flatnonzero(np.isin(dataset.pairs.task, first)))
         dataset = Dataset(dataset.cells, kept, dataset.views)
     cells = dataset.pairs.input_height * dataset.pairs.input_width
-    mine = np.sort(np.argsort(cells, kind="stable")[share[0] :: share[1]])
-    dataset = Dataset(dataset.cells, dataset.pairs.rows(mine), dataset.views)
+    own_rows = np.sort(np.argsort(cells, kind="stable")[share[0] :: share[1]])
+    dataset = Dataset(dataset.cells, dataset.pairs.rows(own_rows), dataset.views)
     agreed = agreed_sizes(dataset, names, read_demonstrations()) if evaluation.sizes == "rule" else {}
     predictor = Predictor(network, description, dataset, names, seed, device, agreed)
 
@@ -56,15 +56,15 @@ def answers(
 def agreed_sizes(
     dataset: Dataset, names: list[str], demonstrations: Mapping[str, Sequence[tuple[Grid, Grid]]]
 ) -> dict[int, Size]:
-    """The size that the demonstrations of its task agree on, by row of the pairs; rows without one are left out.
+    """Row of the pairs -> output size on which the task's demonstrations agree; rows without agreement are left out.
 
-    `names` are task ids by index, `demonstrations` pairs (input, output) by task id.
+    `names` are task ids by index; `demonstrations` are pairs (input, output) by task id.
     """
     sizes = {name: [(_size(a), _size(b)) for a, b in pairs] for name, pairs in demonstrations.items()}
     pairs = dataset.pairs
     inputs = zip(pairs.task.tolist(), pairs.input_height.tolist(), pairs.input_width.tolist(), strict=True)
-    found = {row: agreed_size(sizes.get(names[task], ()), (h, w)) for row, (task, h, w) in enumerate(inputs)}
-    return {row: size for row, size in found.items() if size}
+    agreed = {row: agreed_size(sizes.get(names[task], ()), (h, w)) for row, (task, h, w) in enumerate(inputs)}
+    return {row: size for row, size in agreed.items() if size}
 
 
 def _size(grid: Grid) -> Size:

@@ -1,4 +1,4 @@
-"""Which device the stages use, and what must be set before they do."""
+"""Chooses the device of a stage and configures torch and glibc for it."""
 
 import ctypes
 import os
@@ -15,7 +15,7 @@ _MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1
 
 
 def spread(module: str, *arguments: str) -> None:
-    """Become torchrun over as many processes of `module` as ARC_GPUS says, unless this is one of them already."""
+    """Replace this process by torchrun with ARC_GPUS processes of `module`, unless it is one of them already."""
     wanted = os.environ.get("ARC_GPUS") or "1"
     if not wanted.isdecimal() or int(wanted) < 1:
         raise StageError(f"ARC_GPUS is {wanted!r}; allowed is the number of GPUs (or processes, on a CPU) of a stage")
@@ -32,7 +32,7 @@ def spread(module: str, *arguments: str) -> None:
 
 
 def sharded() -> bool:
-    """Whether ARC_SHARD asks for a training of which every GPU of ARC_GPUS holds a part."""
+    """Whether ARC_SHARD asks to shard the training over the GPUs of ARC_GPUS."""
     wanted = os.environ.get("ARC_SHARD") or "0"
     if wanted not in ("0", "1"):
         raise StageError(f"ARC_SHARD is {wanted!r}; allowed are '0' and '1'")
@@ -42,7 +42,7 @@ def sharded() -> bool:
 def choose() -> torch.device:
     """ARC_DEVICE if set ('cpu', 'cuda', 'cuda:1'), else the first free GPU if there is one; waits for its lock.
 
-    The CPU is made deterministic, and keeps the memory of one update for the next.
+    On a CPU it also makes torch deterministic and keeps freed memory for the next update.
     """
     wanted = os.environ.get("ARC_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -53,11 +53,11 @@ def choose() -> torch.device:
         raise StageError(f"ARC_DEVICE is {wanted!r}, but torch sees no GPU; unset it to run on the CPU")
     if device.type == "cpu":
         torch.use_deterministic_algorithms(True)
-        # Nothing reads memory before it is written, and to fill all of it took 5 % of a training. The tests keep it on.
+        # No memory is read before it is written, and filling it took 5 % of a training. The tests keep the filling on.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         _keep_memory()
     if device.type == "cuda":
-        if (rank := os.environ.get("LOCAL_RANK")) is not None:  # Set by torchrun, whose locks these are.
+        if (rank := os.environ.get("LOCAL_RANK")) is not None:  # Set by torchrun, which holds the locks.
             device = torch.device("cuda", int(rank))
         else:
             indices = range(torch.cuda.device_count()) if device.index is None else [device.index]
@@ -68,7 +68,7 @@ def choose() -> torch.device:
 
 
 def _keep_memory() -> None:
-    """glibc would give blocks of this size back at once, to get them again cleared: 3 % of a default training."""
+    """Make glibc keep freed blocks; else the kernel clears them anew, which takes 3 % of a training."""
     if platform.libc_ver()[0] == "glibc":
         for option, value in ((_MMAP_THRESHOLD, 32 << 20), (_TRIM_THRESHOLD, 1 << 30)):
             if not ctypes.CDLL(None).mallopt(option, value):

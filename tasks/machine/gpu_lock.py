@@ -1,7 +1,7 @@
-"""One GPU, one run: a lock that the kernel drops with the process, so that it is never stale.
+"""One run per GPU: a lock that the kernel releases when the process ends, so that it is never stale.
 
-Every stage that computes takes it, started by hand or by the queue, and says for whom it waits. The CPU is shared,
-unless ARC_LOCK_CPU is set.
+Every stage that computes takes it, whether started by hand or by the queue, and prints the owner while it waits. The
+CPU is shared unless ARC_LOCK_CPU is set.
 """
 
 import fcntl
@@ -22,7 +22,7 @@ from tasks.common.stage import StageError
 
 POLL_SECONDS = 1.0
 _held: dict[Path, int] = {}
-"""Open files of the locks of this process; closing one, or dying, frees it."""
+"""Open lock files of this process; closing one, or ending the process, releases the lock."""
 
 
 def take(devices: list[torch.device]) -> torch.device:
@@ -44,7 +44,7 @@ def take(devices: list[torch.device]) -> torch.device:
 
 
 def take_all(devices: list[torch.device]) -> None:
-    """Wait for each of `devices` in this order, which is the same for all, and keep them across an exec."""
+    """Wait for each of `devices` in this order, the same in every process, and keep the locks across an exec."""
     for device in devices:
         take([device])
     for number in _held.values():
@@ -52,7 +52,7 @@ def take_all(devices: list[torch.device]) -> None:
 
 
 def lock_file(device: torch.device) -> Path | None:
-    """The lock of a device, one for all users and folders of the machine; None where none is needed."""
+    """Lock file of a device, shared by all users and checkouts of the machine; None if the device needs no lock."""
     if device.type == "cpu":
         return folder() / "cpu.lock" if os.environ.get("ARC_LOCK_CPU") else None
     identity = torch.cuda.get_device_properties(device).uuid
@@ -69,7 +69,7 @@ def folder() -> Path:
 
 
 def holder(path: Path) -> dict[str, Any] | None:
-    """Who holds the lock: process, what it runs, where, since when; None when it is free."""
+    """Owner of the lock (process, what it runs, folder, start); None if it is free."""
     try:
         number = os.open(path, os.O_RDWR)
     except FileNotFoundError:
@@ -87,7 +87,7 @@ def holder(path: Path) -> dict[str, Any] | None:
 
 
 def describe(owner: dict[str, Any]) -> str:
-    """One line on a holder."""
+    """The owner of a lock in one line."""
     return "held by {runs} (process {process} in {folder}) since {since}".format(**owner)
 
 
@@ -95,7 +95,9 @@ def _try(path: Path) -> bool:
     try:
         number = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
-        raise StageError(f"{path} cannot be opened: {error.strerror}; set ARC_LOCKS to a folder of yours") from error
+        raise StageError(
+            f"{path} cannot be opened: {error.strerror}; set ARC_LOCKS to a folder that you can write"
+        ) from error
     try:
         fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

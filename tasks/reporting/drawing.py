@@ -33,7 +33,7 @@ PALETTE = np.array(
 )
 """(10, 3): the colours of ARC's own viewer (fchollet/ARC-AGI, apps/css/common.css)."""
 LINE = np.array((0x55, 0x55, 0x55), dtype=np.uint8)
-"""Between cells, as there."""
+"""Colour of the lines between cells, from the same file."""
 
 INK, QUIET, FAINT = "#1d1d1f", "#6e6e73", "#e3e3e6"
 """Text, axes and grid lines of the curves; in an SVG they become the page's variables of these names."""
@@ -41,13 +41,13 @@ SERIES = ("#2f7de1", "#e0702d", "#8a56c9")
 """Colours of lines, readable on white and on black."""
 
 MARGIN, GAP, LABEL = 28, 16, 42
-"""Of a sheet, in pixels."""
+"""Margins and gaps of a sheet, in pixels."""
 SHEET_WIDTH, SHEET_ROWS = 1500, 12
-"""A sheet breaks lines at this width and ends after so many rows; the page shows all."""
+"""Pixels after which a sheet wraps, and the largest number of its rows; the page shows all rows."""
 
 PNG_METADATA: dict[str, Any] = {"Software": None}
 SVG_METADATA: dict[str, Any] = {"Date": None, "Creator": None, "Format": None, "Type": None}
-"""Nothing that tells when and with what it was drawn."""
+"""No date and no software version, so that the same input gives the same bytes."""
 
 Curve = tuple[Sequence[float], Sequence[float]]
 """x and y."""
@@ -122,12 +122,12 @@ def figure_svg(figure: "Figure") -> str:
     for colour, name in ((INK, "ink"), (QUIET, "quiet"), (FAINT, "faint")):
         text = text.replace(colour, f"var(--{name})")
     for namespace in (' xmlns="http://www.w3.org/2000/svg"', ' xmlns:xlink="http://www.w3.org/1999/xlink"'):
-        text = text.replace(namespace, "")  # HTML knows them, and the page names no address at all.
+        text = text.replace(namespace, "")  # HTML implies them, and the page contains no URL.
     return text
 
 
 def curves(panels: Sequence[Panel], columns: int, width: float = 3.5, margin: float = 0.0) -> "Figure":
-    """The panels side by side, `columns` a row. Inches: `width` of a panel, `margin` around them all."""
+    """The panels side by side, `columns` a row. `width` of a panel and `margin` around all of them are in inches."""
     from matplotlib.figure import Figure
 
     rows = max(1, -(-len(panels) // columns))
@@ -141,11 +141,11 @@ def curves(panels: Sequence[Panel], columns: int, width: float = 3.5, margin: fl
         wspace=0.26,
         hspace=0.5,
     )
-    places = figure.subplots(rows, columns, squeeze=False).flat
-    for panel, place in zip(panels, places, strict=False):
-        _plot(place, panel)
-    for place in places[len(panels) :]:
-        place.remove()
+    all_axes = figure.subplots(rows, columns, squeeze=False).flat
+    for panel, axes in zip(panels, all_axes, strict=False):
+        _plot(axes, panel)
+    for axes in all_axes[len(panels) :]:
+        axes.remove()
     return figure
 
 

@@ -1,4 +1,4 @@
-"""What the report draws of the evaluated tasks: test grids with their attempts, and denoisings step by step."""
+"""The test grids with their attempts, and the denoising examples, that the report draws."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ Solutions = Mapping[str, Sequence[Grid]]
 
 
 class Puzzle(NamedTuple):
-    """An evaluation task as the model was given it."""
+    """An evaluation task without its test outputs."""
 
     demonstrations: list[tuple[Grid, Grid]]
     tests: list[Grid]
@@ -36,7 +36,7 @@ class Attempt(NamedTuple):
 
 
 class Card(NamedTuple):
-    """A test grid and what was made of it."""
+    """A test grid with its attempts and their verdicts."""
 
     task: str
     test: int
@@ -45,11 +45,11 @@ class Card(NamedTuple):
     input: Grid
     answer: Grid
     attempts: list[Attempt]
-    """Two; one where both are the same; none where there is no answer."""
+    """Two; one if both are equal; none if there is no answer."""
 
 
 class Denoising(NamedTuple):
-    """One answer on its way."""
+    """The denoising of one answer."""
 
     task: str
     test: int
@@ -58,20 +58,20 @@ class Denoising(NamedTuple):
     """Which attempt, from 0."""
     right: bool
     frames: list[tuple[int, Grid]]
-    """Steps done, and the grid then."""
+    """Number of steps done, and the grid after them."""
     answer: Grid
 
 
-class Watched(NamedTuple):
-    """Denoisings worth a look, and means over all of one evaluation."""
+class DenoisingExamples(NamedTuple):
+    """Denoising examples, and means over all denoisings of one evaluation."""
 
     examples: list[Denoising]
-    """One that ends right and one that ends wrong, where there are such."""
+    """At most one that ends right and one that ends wrong."""
     source: Row | None
-    """Whose means follow; None where no predictions have frames."""
+    """The score row that `counts` and `means` belong to; None if no predictions have frames."""
     counts: dict[str, int]
     means: dict[str, dict[str, Floats]]
-    """By column of the predictions and by how it ends, 'right' or 'wrong': (steps,)."""
+    """Column of the predictions -> 'right' or 'wrong' -> mean per step, (steps,)."""
 
 
 def read_puzzles() -> dict[str, Puzzle]:
@@ -119,14 +119,14 @@ def is_solved(card: Card) -> bool:
     return any(attempt.right for attempt in card.attempts)
 
 
-def watch(sources: Sequence[Row], solutions: Solutions) -> Watched:
-    """Look through the predictions of `sources`, in this order, until both ends are found."""
+def denoising_examples(sources: Sequence[Row], solutions: Solutions) -> DenoisingExamples:
+    """Search the predictions of `sources`, in this order, for one right and one wrong example."""
     examples: dict[bool, Denoising] = {}
-    watched = Watched([], None, {}, {})
+    chosen = DenoisingExamples([], None, {}, {})
     for source in sources:
         answers = _with_frames(source, solutions)
-        if answers and watched.source is None:
-            watched = Watched([], source, *_means(answers))
+        if answers and chosen.source is None:
+            chosen = DenoisingExamples([], source, *_means(answers))
         for right in {True, False} - set(examples):
             # Of the right size if there is one, then the largest, then the first.
             best = max(
@@ -136,7 +136,7 @@ def watch(sources: Sequence[Row], solutions: Solutions) -> Watched:
                 examples[right] = _denoising(best, source, solutions)
         if len(examples) == 2:
             break
-    return watched._replace(examples=[examples[right] for right in (True, False) if right in examples])
+    return chosen._replace(examples=[examples[right] for right in (True, False) if right in examples])
 
 
 def _attempts(entry: Mapping[str, Any], answer: Grid) -> list[Attempt]:
@@ -154,14 +154,14 @@ def _verdict(grid: Grid, answer: Grid) -> str:
 
 
 def _with_frames(source: Row, solutions: Solutions) -> list[dict[Any, Any]]:
-    """The predictions that have frames, with whether their grid is `right` and `sized` as the answer is."""
+    """The predictions that have frames, with flags `right` (equal to the answer) and `sized` (of its size)."""
     frame, _ = predictions.read(paths.predictions(source.checkpoint, source.evaluation))
     frame = frame[[frames is not None and len(frames) > 0 for frames in frame["frames"]]]
-    found: list[dict[Any, Any]] = frame.to_dict("records")
-    for row in found:
+    kept: list[dict[Any, Any]] = frame.to_dict("records")
+    for row in kept:
         answer = solutions[row["task"]][row["test"]]
         row |= {"right": np.array_equal(row["grid"], answer), "sized": row["grid"].shape == answer.shape}
-    return found
+    return kept
 
 
 def _means(answers: Sequence[Mapping[str, Any]]) -> tuple[dict[str, int], dict[str, dict[str, Floats]]]:

@@ -19,18 +19,18 @@ class Row(NamedTuple):
 
     checkpoint: str
     step: int
-    """Updates behind the checkpoint."""
+    """Number of updates of the checkpoint."""
     weights: str
     """ema or raw."""
     digest: str
-    """Of the checkpoint's files."""
+    """Digest of the checkpoint's files."""
     data: str
     """Digest of the prepared data that was trained on."""
     evaluation: str
-    how: str
-    """The evaluation in words."""
+    settings: str
+    """Steps, sampler and number of views or attempts, in words."""
     votes: int
-    """Views that vote; 0 where attempts are made."""
+    """Number of views that vote; 0 if there are attempts instead."""
     pass_at_1: float
     pass_at_2: float
     ci95: tuple[float, float]
@@ -43,7 +43,7 @@ class Row(NamedTuple):
     caveats: tuple[str, ...]
     """What a reader must know before believing the score."""
     warnings: tuple[str, ...]
-    """What its denoisings and copied cells suggest."""
+    """Warnings from the diagnostics of denoising and copying."""
 
     @property
     def name(self) -> str:
@@ -56,20 +56,21 @@ def read_score(experiment: Experiment, checkpoint: str, evaluation: str) -> dict
     path = paths.score(checkpoint, evaluation)
     try:
         result: dict[str, Any] = json.loads(path.read_text())
-        of = result["source"]["experiment"], result["source"]["seed"]
+        identity = result["source"]["experiment"], result["source"]["seed"]
     except OSError as error:
         raise StageError(f"{path} cannot be read: {error.strerror}; run `dvc repro`") from error
     except (json.JSONDecodeError, KeyError) as error:
         raise StageError(f"{path} is no score ({type(error).__name__}: {error}); run the stage score again") from error
-    if of != (experiment.name, experiment.seed):
+    if identity != (experiment.name, experiment.seed):
         raise StageError(
-            f"{path} belongs to {of[0]} seed {of[1]}, not to {experiment.name} seed {experiment.seed}; run `dvc repro`"
+            f"{path} belongs to {identity[0]} seed {identity[1]}, not to {experiment.name} seed {experiment.seed}; "
+            "run `dvc repro`"
         )
     return result
 
 
 def rows(experiment: Experiment) -> list[Row]:
-    """The rows that the experiment's matrix asks for, in its order; other files of data/scores are left alone."""
+    """The rows that the experiment's matrix asks for, in its order. Other files of data/scores are ignored."""
     return [
         _row(read_score(experiment, checkpoint, evaluation))
         for checkpoint in experiment.predict.checkpoints
@@ -80,10 +81,12 @@ def rows(experiment: Experiment) -> list[Row]:
 def _row(score: dict[str, Any]) -> Row:
     source = score["source"]
     evaluation = source["evaluation"]
-    how = [f"{evaluation['steps']} steps", evaluation["sampler"]]
-    how.append(f"{evaluation['votes']} views vote" if evaluation["votes"] else f"{evaluation['attempts']} attempts")
+    settings = [f"{evaluation['steps']} steps", evaluation["sampler"]]
+    settings.append(
+        f"{evaluation['votes']} views vote" if evaluation["votes"] else f"{evaluation['attempts']} attempts"
+    )
     if evaluation["limit"]:
-        how.append(f"first {evaluation['limit']} tasks")
+        settings.append(f"first {evaluation['limit']} tasks")
     return Row(
         checkpoint=score["checkpoint"],
         step=source["step"],
@@ -91,7 +94,7 @@ def _row(score: dict[str, Any]) -> Row:
         digest=source["checkpoint"],
         data=source["data"],
         evaluation=source["evaluation_name"],
-        how=", ".join(how),
+        settings=", ".join(settings),
         votes=evaluation["votes"],
         ci95=(score["ci95"][0], score["ci95"][1]),
         caveats=caveats(score),

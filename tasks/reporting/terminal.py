@@ -1,4 +1,4 @@
-"""Grids in a terminal: coloured squares, or digits where there are no colours (a pipe, a file)."""
+"""Draws grids in a terminal: coloured squares, or digits without colours (in a pipe or file)."""
 
 from collections.abc import Iterator, Sequence
 
@@ -15,7 +15,7 @@ GAP = 3
 
 
 def text(grid: Grid, cell: int) -> Text:
-    """A grid with `cell` columns, 1 or 2, for each of its own. The digits have their square's colour."""
+    """A grid with `cell` (1 or 2) terminal columns per cell. Each digit has the colour of its square."""
     drawn = Text(no_wrap=True)
     for r, row in enumerate(grid.tolist()):
         drawn.append("\n" if r else "")

@@ -14,7 +14,7 @@ from model.puzzles.arrays import Views
 from model.puzzles.symmetry import COMPOSE, D4
 from model.puzzles.views import make_views, voting_seed
 from tasks import augment, fetch, predict, prepare, select, train
-from tasks.commands import show
+from tasks.commands import show_experiment
 from tasks.common import params, paths
 from tasks.files import arckit_tasks, selection, tables
 from tests import golden
@@ -102,7 +102,7 @@ def test_on_aa2_evaluation_tasks_are_about_45_percent_of_the_examples(version):
 def test_the_labs_long_runs_are_sizes_that_differ_in_their_updates_alone():
     """Ledger 5.1: smol and mediom on aa2, whose configurations said 1M and 500k updates at the end."""
     for long, size, updates in (("smol-1m", "smol", 1_000_000), ("mediom-500k", "mediom", 500_000)):
-        found = show.differences(named("v7-temporal", long, "aa2"), named("v7-temporal", size, "aa2"))
+        found = show_experiment.differences(named("v7-temporal", long, "aa2"), named("v7-temporal", size, "aa2"))
         assert found == [("train.optimizer_steps", updates, 48000)]
         assert named("v7-temporal", long, "aa2").train.warmup_steps == 2000
 
@@ -206,7 +206,7 @@ def test_every_size_is_laid_out_and_counts_about_the_ledgers_parameters(version,
     """Against the ledger's counts with 800 rows (5.1), which hold positions and biases that ours does without."""
     if version == "v0" and size in ("mediom", "lorge"):
         return  # Of other shapes.
-    found = show.parameters(named(version, size), 400, 400)
+    found = show_experiment.parameters(named(version, size), 400, 400)
     labs = {"toiny": 4.3, "smol": 7.9, "smol-deep": 7.4, "mediom": 31.4, "lorge": 100, "huoge": 262, "giont": 899}
     assert 1e-6 * found.trunk == pytest.approx(labs[size], rel=0.14)
     rows = 800 * (40 if version == "v0" else 1)
@@ -214,7 +214,7 @@ def test_every_size_is_laid_out_and_counts_about_the_ledgers_parameters(version,
 
 
 def test_v6_differs_from_v3_in_the_ledgers_four_changes():
-    found = show.differences(named("v6", "smol"), named("v3", "smol"))
+    found = show_experiment.differences(named("v6", "smol"), named("v3", "smol"))
     assert found == [
         ("train.evaluated_weights", "ema", "raw"),
         ("train.optimizer_steps", 48000, 96000),
@@ -237,13 +237,13 @@ ONE = "train.self_conditioning."
     ],
 )
 def test_a_version_differs_from_the_one_before_it_in_its_own_factors_alone(version, before, factors):
-    found = {key for key, _, _ in show.differences(named(version, "smol"), named(before, "smol"))}
+    found = {key for key, _, _ in show_experiment.differences(named(version, "smol"), named(before, "smol"))}
     assert {key for key in found if not key.startswith("evaluations")} == factors
 
 
 def test_show_prints_what_differs_and_refuses_what_is_no_name(workspace, capsys):
     (workspace / paths.PRESETS).write_text((ROOT / paths.PRESETS).read_text())
-    show.main("v6/smol/aa1", "v3/smol/aa1", [])
+    show_experiment.main("v6/smol/aa1", "v3/smol/aa1", [])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "v6/smol/aa1 against v3/smol/aa1: 4 factors differ"
     assert lines[1:] == [
@@ -254,7 +254,7 @@ def test_show_prints_what_differs_and_refuses_what_is_no_name(workspace, capsys)
     ]
     for name, says in (("v6/smol", "no VERSION/SIZE/DATASET"), ("v6/smoll/aa1", "did you mean 'smol'")):
         with pytest.raises(SystemExit, match=says):
-            show.main(name, None, [])
+            show_experiment.main(name, None, [])
 
 
 # Tasks and test grids: the ledger's (2.5) where it counts them. Of ARC-AGI-2 the package arckit carries the edition of
@@ -279,7 +279,7 @@ def test_every_dataset_is_prepared_with_the_ledgers_counts(workspace: Path, data
     prepare.main()
     origins = [task["origin"] for task in tables.read_tasks()]
     found = origins.count("training"), origins.count("evaluation")
-    assert found == show.task_counts(config)
+    assert found == show_experiment.task_counts(config)
     grids = sum(len(answers) for answers in tables.read_solutions("evaluation").values())
     if COUNTS[dataset] is not None:
         for number, expected in zip((*found, grids), COUNTS[dataset], strict=True):

@@ -10,7 +10,7 @@ from tasks import predict, score, select, train
 from tasks.common import paths
 from tasks.files import predictions
 from tests.conftest import experiment
-from tests.support.evaluated import ANSWERS, CHALLENGES, FILES, arc_1, build, save_checkpoint
+from tests.support.small_experiment import ANSWERS, CHALLENGES, FILES, arc_1, build, save_checkpoint
 
 
 def test_a_task_that_raises_stays_in_the_denominator(workspace, monkeypatch, capsys):

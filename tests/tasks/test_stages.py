@@ -58,7 +58,7 @@ def _set(files, path, value):
         ((TRAIN, "aaaaaaaa", "train", 0), {"input": [[1]]}, r"train pair 0: has no 'output'"),
         ((TRAIN, "aaaaaaaa", "test", 0), {"input": [[1]], "output": [[1]]}, r"test input 0: has an 'output'"),
         ((TRAIN,), '{"aaaaaaaa": {', r"broken JSON"),
-        ((TRAIN,), '{"aaaaaaaa": {}, "aaaaaaaa": {}}', r"'aaaaaaaa' stands twice"),
+        ((TRAIN,), '{"aaaaaaaa": {}, "aaaaaaaa": {}}', r"'aaaaaaaa' occurs twice"),
         ((TRAIN,), "[]", r"expected an object of tasks"),
         ((SOLVED, "aaaaaaaa"), [], r"task aaaaaaaa: 0 grids for 1 test inputs"),
         ((SOLVED,), {"aaaaaaaa": [[[1]]]}, r"tasks differ from those of .*: bbbbbbbb"),

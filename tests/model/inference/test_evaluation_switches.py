@@ -12,7 +12,7 @@ from model.network.denoiser import Denoiser
 from tasks.common import params, paths
 from tasks.machine.answers import answers
 from tests.conftest import experiment
-from tests.support.evaluated import build, save_checkpoint
+from tests.support.small_experiment import build, save_checkpoint
 
 BASE = {
     "steps": 6,

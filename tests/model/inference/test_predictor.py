@@ -12,7 +12,7 @@ from model.inference.predictor import Failure, Predictor, batches, bisect_failur
 from model.puzzles.arrays import Dataset, Pairs
 from model.puzzles.symmetry import SWAP, transformed_shape, view_of
 from model.puzzles.views import make_views
-from tests.support.evaluated import build, save_checkpoint
+from tests.support.small_experiment import build, save_checkpoint
 
 INPUTS = [np.array([[1, 2, 3], [4, 5, 6]], dtype=np.uint8), np.array([[7, 0]], dtype=np.uint8)]
 OUTPUTS = [np.arange(15, dtype=np.uint8).reshape(3, 5) % 10, np.array([[1], [2], [0], [9]], dtype=np.uint8)]

@@ -15,7 +15,7 @@ from tasks.files.arckit_tasks import from_arckit
 from tasks.machine.answers import answers
 from tests.conftest import experiment
 from tests.model.inference.test_evaluation_switches import BASE
-from tests.support.evaluated import build, save_checkpoint
+from tests.support.small_experiment import build, save_checkpoint
 
 SIDES = st.integers(1, 30)
 SIZES = st.tuples(SIDES, SIDES)

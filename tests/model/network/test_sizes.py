@@ -14,7 +14,7 @@ import yaml
 from model.network.device_data import task_rows
 from model.training.trainer import Training
 from tasks import augment, fetch, predict, prepare, select, train
-from tasks.commands import show
+from tasks.commands import show_experiment
 from tasks.common import params, paths
 from tasks.files import tables
 from tests.conftest import experiment, puzzles
@@ -57,7 +57,7 @@ def test_every_size_trains_at_its_own_width_and_depth(size):
     rows = task_rows(config.network, data.views)
     subject = Training(data, np.ones(len(data.pairs)), rows, config, 0, torch.device("cpu"))
     counted = sum(p.numel() for p in subject.network.parameters())
-    assert counted == sum(show.parameters(named("v6", size), 3, 3))
+    assert counted == sum(show_experiment.parameters(named("v6", size), 3, 3))
     before = {name: tensor.clone() for name, tensor in subject.network.state_dict().items() if "blocks" in name}
     subject.run(on_row=lambda _: None, on_candidate=lambda _: None, on_save=lambda: None, stop=lambda: False)
     assert [row["step"] for row in subject.history] == [1, 2]

@@ -13,7 +13,7 @@ from model.scoring.scores import attempts_of, score
 from model.scoring.votes import collect_proposals
 from tasks.common.stage import StageError
 from tasks.files import submission
-from tests.support.evaluated import ANSWERS, arc_1
+from tests.support.small_experiment import ANSWERS, arc_1
 
 VOTES = Evaluation(
     steps=4,

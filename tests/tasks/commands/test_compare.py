@@ -9,7 +9,7 @@ from model.scoring.statistics import bootstrap_interval, paired_difference
 from tasks.commands import compare as command
 from tasks.commands.comparison import NO_DIFFERENCE, compare
 from tasks.common.stage import StageError
-from tests.support.compared import TASKS, folder, four, made_score, values_of
+from tests.support.random_scores import TASKS, folder, four, made_score, values_of
 
 
 @pytest.fixture

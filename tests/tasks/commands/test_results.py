@@ -13,7 +13,7 @@ from tasks.files import cost
 from tasks.tracking import mlflow_runs
 from tasks.tracking.store import store
 from tests.conftest import experiment
-from tests.support.compared import four, made_score, values_of
+from tests.support.random_scores import four, made_score, values_of
 
 
 @pytest.fixture

@@ -10,13 +10,12 @@ import pytest
 from rich.console import Console
 
 from tasks import predict, score
-from tasks.commands import solve
-from tasks.commands import task as show_task
+from tasks.commands import draw_task, solve
 from tasks.common import paths
 from tasks.reporting.drawing import Strip
 from tasks.reporting.terminal import lines
 from tests.conftest import ROOT
-from tests.support.evaluated import ANSWERS, CHALLENGES, FILES, build, save_checkpoint
+from tests.support.small_experiment import ANSWERS, CHALLENGES, FILES, build, save_checkpoint
 
 
 @pytest.fixture
@@ -143,7 +142,7 @@ def test_more_votes_than_the_checkpoint_has_views(stem):
 
 def _task(task="dddddddd", **changes):
     values = {"checkpoint": "best", "evaluation": "votes", "solution": False, "output": None} | changes
-    show_task.main(task=task, **values)
+    draw_task.main(task=task, **values)
 
 
 @pytest.fixture
@@ -187,7 +186,7 @@ def test_pictures_are_what_their_names_say(scored, capsys):
         "://www.w3.org/2000/svg",
         "://www.w3.org/1999/xlink",
     }
-    _, strips, _ = show_task.describe("dddddddd", "best", "votes", False)
+    _, strips, _ = draw_task.describe("dddddddd", "best", "votes", False)
     squares = [e for e in root.iter("{http://www.w3.org/2000/svg}rect") if e.get("fill") not in ("none", "white")]
     assert len(squares) == sum(grid.size for strip in strips for _, grid in strip.grids)
     with pytest.raises(SystemExit, match=r"must end in \.png or \.svg"):

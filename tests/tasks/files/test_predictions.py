@@ -12,7 +12,7 @@ from tasks import predict, score
 from tasks.common import paths
 from tasks.common.stage import StageError
 from tasks.files import predictions
-from tests.support.evaluated import FILES, build, save_checkpoint
+from tests.support.small_experiment import FILES, build, save_checkpoint
 
 
 @pytest.fixture
@@ -86,8 +86,8 @@ CHANGES: dict[str, tuple[Callable[[pa.Table], Any], str]] = {
         "cells; run the stage predict again",
     ),
     "an unknown task": (lambda t: _with(t, "task", ["eeeeeeee"] * len(t)), "answers 1 tasks that"),
-    "a test that there is not": (lambda t: _with(t, "test", [7] * len(t)), "for test 7, which there is not"),
-    "a view that there is not": (lambda t: _with(t, "view", [8] * len(t)), "for view 8, which there is not"),
+    "a test that there is not": (lambda t: _with(t, "test", [7] * len(t)), "for test 7, which is out of range"),
+    "a view that there is not": (lambda t: _with(t, "view", [8] * len(t)), "for view 8, which is out of range"),
     "an answer twice": (
         lambda t: pa.concat_tables([t, t.slice(0, 1)]),
         "task cccccccc, test 0, view 0 is answered twice",

@@ -134,8 +134,8 @@ def test_the_last_value_stands_in_the_corner_of_a_panel_of_its_own():
 def test_another_process_draws_the_same_bytes():
     script = """
 import hashlib, numpy as np
-from tasks import drawing
-from tasks.drawing import Panel, Strip
+from tasks.reporting import drawing
+from tasks.reporting.drawing import Panel, Strip
 figure = drawing.curves([Panel("a", "x", {"b": ([1, 2, 3], [1, 5, 2]), "c": ([1, 2], [3, 4])})], 1)
 grid = np.arange(10, dtype=np.uint8).reshape(2, 5)
 sheet = drawing.sheet("t", [Strip("s", [("l", grid)])])

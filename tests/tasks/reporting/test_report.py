@@ -11,7 +11,7 @@ from tasks import report
 from tasks.common import paths
 from tasks.files import predictions, tables
 from tasks.reporting import gallery, score_table
-from tests.support.report_house import (
+from tests.support.report_fixture import (
     ANSWERS,
     STEPS,
     TASKS,
@@ -175,7 +175,7 @@ def test_curves_of_the_steps_are_means_by_how_they_end(house):
     now = house()
     frame, _ = predictions.read(paths.predictions("best", "attempts"))
     solutions = tables.read_solutions("evaluation")
-    panels = report.step_panels(gallery.watch(score_table.rows(now)[:1], solutions))
+    panels = report.step_panels(gallery.denoising_examples(score_table.rows(now)[:1], solutions))
     ends = {"right": [], "wrong": []}
     for row in frame.itertuples():
         ends["right" if np.array_equal(row.grid, ANSWERS[row.task][row.test]) else "wrong"].append(row)

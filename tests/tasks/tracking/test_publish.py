@@ -9,7 +9,7 @@ import yaml
 
 from tasks import publish
 from tasks.common import paths
-from tests.support.publish_house import (  # noqa: F401
+from tests.support.published_experiment import (  # noqa: F401
     NAME,
     PAGE,
     PAIRS,

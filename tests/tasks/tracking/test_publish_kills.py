@@ -16,7 +16,7 @@ from tasks.commands import ui
 from tasks.common import paths
 from tasks.tracking import store
 from tests.conftest import ROOT
-from tests.support.publish_house import (  # noqa: F401
+from tests.support.published_experiment import (  # noqa: F401
     NAME,
     PAIRS,
     assert_whole,
