@@ -3,7 +3,7 @@
 # make bench   what this machine reaches              make night  the queue against real servers and kills
 # Paths are relative, so that the checkout may lie in a folder with spaces or any other character.
 PYTHON ?= python3
-export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export PATH := $(shell $(PYTHON) set_up.py --where):$(PATH)
 # Two processes of one thread each: files are spread over them, and no thread waits for another.
 PYTEST := OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile
 export DO_NOT_TRACK := 1
@@ -13,18 +13,9 @@ export MLFLOW_DISABLE_TELEMETRY := true
 
 setup: .venv/ready
 
-# Done once; done again when what is to be installed changed. `.venv.incomplete` stands while it runs: an environment
-# that an interruption left half made is deleted and built anew, since pip cannot tell a half-written package from a
-# whole one. Downloads are kept in pip's cache, so that takes a minute.
+# Done once; done again when what is to be installed changed.
 .venv/ready: pyproject.toml constraints.txt
-	@$(PYTHON) preflight.py
-	if test -e .venv.incomplete; then rm -rf .venv; fi
-	touch .venv.incomplete
-	rm -f .venv/ready
-	test -x .venv/bin/python || $(PYTHON) -m venv .venv
-	.venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	rm .venv.incomplete
-	touch .venv/ready
+	$(PYTHON) set_up.py
 
 repro: setup
 	dvc repro

@@ -58,8 +58,8 @@ def test_uv_resolves_the_lock_without_our_configuration(python, tmp_path):
     assert "torch==2.13.0\n" in done.stdout
 
 
-def preflight(folder: Path, **environment: str) -> str:
-    done = run(sys.executable, str(ROOT / "preflight.py"), cwd=folder, env={**os.environ, **environment})
+def checked(folder: Path, **environment: str) -> str:
+    done = run(sys.executable, str(ROOT / "set_up.py"), "--check", cwd=folder, env={**os.environ, **environment})
     assert done.returncode == (1 if done.stderr else 0)
     assert len(done.stderr.splitlines()) <= 1
     return done.stderr
@@ -74,28 +74,28 @@ def checkout(tmp_path: Path) -> Path:
 
 
 def test_a_checkout_in_a_folder_of_any_name_passes(checkout):
-    assert preflight(checkout) == ""
+    assert checked(checkout) == ""
 
 
 def test_an_archive_without_git_is_one_sentence(checkout):
     shutil.rmtree(checkout / ".git")
-    assert re.search(r"no git checkout .*git init && git add -A && git commit", preflight(checkout))
+    assert re.search(r"no git checkout .*git init && git add -A && git commit", checked(checkout))
 
 
 def test_a_folder_inside_another_checkout_is_no_checkout(checkout):
     (checkout / "inside").mkdir()
-    assert "no git checkout" in preflight(checkout / "inside")
+    assert "no git checkout" in checked(checkout / "inside")
 
 
 def test_a_checkout_of_another_user_is_one_sentence(checkout):
-    said = preflight(checkout, GIT_TEST_ASSUME_DIFFERENT_OWNER="1")
+    said = checked(checkout, GIT_TEST_ASSUME_DIFFERENT_OWNER="1")
     assert re.search(r"another user owns it.*safe.directory", said)
 
 
 def test_no_git_at_all_is_one_sentence(checkout, tmp_path):
-    assert "git is not installed" in preflight(checkout, PATH=str(tmp_path))
+    assert "git is not installed" in checked(checkout, PATH=str(tmp_path))
 
 
 def test_a_colon_in_the_path_is_one_sentence(tmp_path):
     (tmp_path / "a:b").mkdir()
-    assert "move the checkout" in preflight(tmp_path / "a:b")
+    assert "move the checkout" in checked(tmp_path / "a:b")
