@@ -7,7 +7,7 @@ import typer
 from model.inference.predictor import Failure
 from model.ops.process_group import Workers
 from model.storage import checkpoints
-from model.storage.content import digest
+from model.storage.digests import digest
 from tasks.common import paths
 from tasks.common.params import resolved
 from tasks.common.stage import stage

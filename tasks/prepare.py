@@ -14,7 +14,7 @@ import pandas as pd
 from model.puzzles import leaks
 from model.puzzles.arrays import Pairs
 from model.puzzles.grids import Grid, Task
-from model.storage.content import write_json
+from model.storage.atomic import write_json
 from tasks.common import paths
 from tasks.common.params import resolved
 from tasks.common.stage import StageError, stage

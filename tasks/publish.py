@@ -15,7 +15,8 @@ import typer
 
 from model.config.experiment import Experiment
 from model.scoring.wording import interval, percent
-from model.storage.content import digest, digest_text, write_json
+from model.storage.atomic import write_json
+from model.storage.digests import digest, digest_text
 from tasks.common import paths
 from tasks.common.params import flat, resolved
 from tasks.common.stage import StageError, stage

@@ -14,7 +14,7 @@ from model.scoring.diagnostics import copying, trajectory, warnings
 from model.scoring.replay import Replay
 from model.scoring.scores import Key, attempts_of, score
 from model.scoring.wording import caveats, interval, percent
-from model.storage.content import write_json
+from model.storage.atomic import write_json
 from tasks.common import paths
 from tasks.common.params import resolved
 from tasks.common.stage import StageError, stage

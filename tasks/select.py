@@ -9,8 +9,8 @@ import numpy as np
 from model.config.experiment import Evaluation
 from model.scoring.scores import attempts_of, score
 from model.scoring.votes import collect_proposals
+from model.storage.atomic import write_json
 from model.storage.checkpoints import describe
-from model.storage.content import write_json
 from tasks.common import paths
 from tasks.common.params import resolved
 from tasks.common.stage import stage

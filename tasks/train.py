@@ -26,8 +26,9 @@ from model.network.device_data import first_rows, task_rows
 from model.puzzles.arrays import Dataset
 from model.puzzles.leaks import fingerprints
 from model.storage import checkpoints
+from model.storage.atomic import write_json
 from model.storage.checkpoints import Description
-from model.storage.content import digest, write_json
+from model.storage.digests import digest
 from model.training.sharding import Sharded
 from model.training.trainer import Stopped, Training
 from model.training.validation import CROSS_ENTROPY, lowest

@@ -8,7 +8,7 @@ import time
 import psutil
 
 from flows.runs import places
-from model.storage.content import write_json
+from model.storage.atomic import write_json
 
 VARIABLE = "ARC_RUN"
 """Environment variable that every process of a run carries: the id of its flow run."""

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from flows.runs import places
-from model.storage.content import write_json
+from model.storage.atomic import write_json
 
 
 class Death(BaseModel):

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from flows.runs.places import FlowError
 from model.config.experiment import Experiment
-from model.storage.content import digest_text
+from model.storage.digests import digest_text
 from tasks.common import paths
 from tasks.common.params import KINDS, ConfigurationError, override, read, resolve
 

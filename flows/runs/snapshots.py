@@ -22,7 +22,7 @@ import psutil
 from flows.runs import places
 from flows.runs.places import FlowError, git
 from flows.runs.request import Request
-from model.storage.content import digest_text
+from model.storage.digests import digest_text
 from tasks.common import paths
 
 FROZEN = "refs/arc/frozen"

@@ -14,7 +14,7 @@ import psutil
 
 from flows.runs import places
 from flows.runs.places import FlowError
-from model.storage.content import write_json
+from model.storage.atomic import write_json
 from tasks.commands import ui
 
 START_SECONDS = 120.0

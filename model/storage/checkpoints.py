@@ -16,7 +16,7 @@ from torch import Tensor
 
 from model.config.experiment import Augment, Count, Frozen, Names, Noise, Positive, Prepare, Train
 from model.network.denoiser import Denoiser, build
-from model.storage.content import write_json
+from model.storage.atomic import atomic_path, write_json
 
 FORMAT: Literal[2] = 2
 """1 did not say whether the training stopped early, nor by their content which pairs were trained on."""
@@ -68,9 +68,8 @@ def save(stem: Path, weights: dict[str, Tensor], description: Description) -> No
     """Write `stem`.safetensors and `stem`.json, each atomically."""
     stem.parent.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(weights.items())}
-    temporary = stem.with_name(stem.name + ".safetensors.part")
-    save_file(tensors, temporary)
-    temporary.replace(stem.with_name(stem.name + ".safetensors"))
+    with atomic_path(stem.with_name(stem.name + ".safetensors")) as temporary:
+        save_file(tensors, temporary)
     write_json(stem.with_name(stem.name + ".json"), description.model_dump(mode="json"))
 
 

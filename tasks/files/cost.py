@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from model.config.experiment import Experiment
-from model.storage.content import digest, digest_text, write_json
+from model.storage.atomic import write_json
+from model.storage.digests import digest, digest_text
 from tasks.common import paths
 
 

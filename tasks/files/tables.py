@@ -10,7 +10,7 @@ import pandas as pd
 
 from model.puzzles.arrays import Dataset, Ints, Pairs, Views
 from model.puzzles.grids import Grid
-from model.storage.content import digest
+from model.storage.digests import digest
 from tasks.common import paths
 from tasks.common.stage import StageError
 

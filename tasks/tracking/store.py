@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from model.storage.content import digest_text
+from model.storage.digests import digest_text
 from tasks.common import paths
 from tasks.tracking.addresses import sqlite_address
 

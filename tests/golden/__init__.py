@@ -12,7 +12,7 @@ import torch
 import yaml
 
 from model.network.device_data import task_rows
-from model.storage.content import write_json
+from model.storage.atomic import write_json
 from model.training.trainer import Training
 from tasks import augment, fetch, prepare, select, train
 from tasks.common import params, paths

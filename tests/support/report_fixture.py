@@ -12,7 +12,7 @@ import yaml
 from PIL import Image
 
 from model.puzzles.grids import Pair, Task
-from model.storage.content import write_json
+from model.storage.atomic import write_json
 from tasks import prepare, report, score
 from tasks.common import paths
 from tasks.files import predictions
