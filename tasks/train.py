@@ -30,9 +30,9 @@ from model.storage.atomic import write_json
 from model.storage.checkpoints import Description
 from model.storage.digests import digest
 from model.training.sharding import Sharded
-from model.training.trainer import Stopped, Training
+from model.training.trainer import Diverged, Stopped, Training
 from model.training.validation import CROSS_ENTROPY, lowest
-from tasks.common import paths
+from tasks.common import events, paths
 from tasks.common.params import resolved
 from tasks.common.stage import StageError, stage
 from tasks.files import cost, start_checkpoint
@@ -66,6 +66,8 @@ def main() -> None:
     scratch.mkdir(parents=True, exist_ok=True)
     first, state = training.workers.rank == 0, scratch / "state.safetensors"
     if state.exists() and restore(training, state):
+        if first:
+            events.emit(events.Resumed(step=training.step, total=experiment.train.optimizer_steps))
         print(f"going on after update {training.step} of {experiment.train.optimizer_steps}", flush=True)
     elif state.exists() and first:
         shutil.rmtree(scratch / "candidates", ignore_errors=True)
@@ -101,12 +103,16 @@ def run(training: Training, scratch: Path, description: dict[str, Any]) -> None:
         bar = progress.add_task("training", total=training.config.optimizer_steps, completed=training.step)
 
         def on_row(row: dict[str, float]) -> None:
+            if not first:
+                return
+            step, total = int(row["step"]), training.config.optimizer_steps
+            events.emit(events.Progress(step=step, total=total, loss=row["loss"], accuracy=row["accuracy"]))
             text = f"loss {row['loss']:.3f} accuracy {row['accuracy']:.3f}"
             if CROSS_ENTROPY in row:
                 text += f" validation cross-entropy {row[CROSS_ENTROPY]:.3f}"
-            progress.update(bar, completed=int(row["step"]), description=text)
-            if first and not progress.console.is_terminal:
-                print(f"update {int(row['step'])} of {training.config.optimizer_steps}: {text}", flush=True)
+            progress.update(bar, completed=step, description=text)
+            if not progress.console.is_terminal:
+                print(f"update {step} of {total}: {text}", flush=True)
 
         def on_candidate(step: int) -> None:
             weights = training.weights()
@@ -127,7 +133,9 @@ def run(training: Training, scratch: Path, description: dict[str, Any]) -> None:
                 stop=stop,
             )
         except Stopped as stopped:
-            raise StageError(f"{stopped}; start the stage again to go on") from None
+            raise StageError(f"{stopped}; start the stage again to go on", "stopped") from None
+        except Diverged as error:
+            raise StageError(str(error), "the loss is not finite") from None
     if first and training.config.early_stop and training.stopped_early:
         update, value = lowest(training.history, training.config.early_stop)
         print(

@@ -1,32 +1,43 @@
-"""Why a stage failed, in the words of the morning after."""
+"""Why a stage failed, as one line for people."""
 
+import errno
 import re
+import shutil
+import signal
 from collections.abc import Sequence
 
-REASONS = (
-    ("out of GPU memory", r"CUDA out of memory|OutOfMemoryError"),
-    ("out of memory", r"MemoryError|Cannot allocate memory|DefaultCPUAllocator: can't allocate"),
-    ("the loss is not finite", r"the training diverged|loss (nan|inf)"),
-    ("the disk is full", r"No space left on device|ENOSPC|database or disk is full|I/O error: No space"),
-    ("killed", r"exited with -9|exited with 137|\bKilled\b"),
-    ("stopped", r"the state is saved; start the stage again|exited with (-15|143)"),
-)
+from flows.runs import places
+from tasks.common.events import Failed
+
+KILLED, TERMINATED = ((-number, 128 + number) for number in (signal.SIGKILL, signal.SIGTERM))
+"""Exit codes of a process that a signal ended, as Python and as a shell give them."""
+FULL_BYTES = 2**20
+"""Free bytes below which a disk counts as full."""
 
 
-def reason(lines: Sequence[str]) -> str:
-    """The reason in a stage's last lines, with the line that tells it."""
-    for name, pattern in REASONS:
-        for line in reversed(lines):
-            if re.search(pattern, line):
-                return f"{name}: {line.strip()}"
-    told = [line.strip() for line in lines if line.strip() and not line.startswith("\tfile:")]
-    # A stage's own word (`train: ...`) tells most, then the end of a traceback, then what DVC says of it.
-    for pattern in (r"[a-z]+: ", r"[\w.]*(Error|Exception)\b", r"(?!ERROR: failed to reproduce .*: failed to run)"):
-        if found := [line for line in told if re.match(pattern, line)]:
-            return found[0] if pattern == r"[a-z]+: " else found[-1]
-    return "no word of why"
+def reason(failure: Failed | None, code: int, lines: Sequence[str]) -> str:
+    """The reason that the stage reported; else, from its exit code `code` or the last lines of its log."""
+    if failure:
+        return failure.message if failure.reason == "other error" else f"{failure.reason}: {failure.message}"
+    if killed(code):
+        return f"killed: exit code {code}, by the system when memory runs out, or by hand"
+    if code in TERMINATED:
+        return f"stopped: exit code {code}"
+    if (
+        shutil.disk_usage(places.scratch()).free < FULL_BYTES
+    ):  # Then the event of the stage could not be written either.
+        return f"the disk is full: {places.scratch()}"
+    # It failed outside of a stage's `main`: at an import, or in DVC itself.
+    log = [line.strip() for line in lines if line.strip() and not line.startswith("ERROR: failed to reproduce")]
+    errors = [line for line in log if re.match(r"[\w.]*(Error|Exception)\b|ERROR: ", line)]
+    return (errors or log or [f"exit code {code}, without a message"])[-1]
 
 
-def killed(lines: Sequence[str]) -> bool:
-    """Whether something outside ended the stage by force, so that starting it again may help."""
-    return any(re.search(REASONS[4][1], line) for line in lines)
+def of_file_error(error: OSError) -> str:
+    """The reason of a file error in the flow itself."""
+    return f"the disk is full: {error}" if error.errno == errno.ENOSPC else str(error)
+
+
+def killed(code: int) -> bool:
+    """Whether SIGKILL ended the stage, so that starting it again may help."""
+    return code in KILLED

@@ -54,7 +54,7 @@ def experiment(request: Request) -> State[None] | None:
     except FlowError as error:  # Returned, not raised: Prefect would wrap the message of an exception.
         return Failed(message=str(error))
     except OSError as error:  # From files that the flow itself writes.
-        return Failed(message=failure_reasons.reason([str(error)]))
+        return Failed(message=failure_reasons.of_file_error(error))
     logger.info("committed to %s: `git switch %s && dvc checkout` restores it", branch, branch)
     _warn_if_unreachable(lambda: show_results(request, worktree, branch, run))
     return None
@@ -92,12 +92,12 @@ def stage_task(stage: str, run: str) -> State[None]:
 
         def on_line(text: str, progress: Progress = progress) -> None:
             logger.info(text)
-            progress.line(text)
+            progress.line()
 
         outcome, why = Outcome(), "interrupted"
         try:
-            run_stage(stage, on_line, outcome)
-            why = failure_reasons.reason(outcome.lines) if outcome.code else "done"
+            run_stage(stage, places.folder_of(run) / "events.jsonl", on_line, progress.event, outcome)
+            why = failure_reasons.reason(outcome.failure, outcome.code, outcome.lines) if outcome.code else "done"
         finally:
             row = records.StageRecord(
                 stage=stage,
@@ -109,7 +109,7 @@ def stage_task(stage: str, run: str) -> State[None]:
             records.add_stage(run, row)
         if not outcome.code:
             return Completed(name="Cached" if outcome.cached else "Completed", message=f"{outcome.seconds:.1f} s")
-        if not failure_reasons.killed(outcome.lines):
+        if not failure_reasons.killed(outcome.code):
             raise StageFailed(f"{stage}: {why}")
         if not records.add_death(run, f"{stage}: {why}"):
             raise StageFailed(

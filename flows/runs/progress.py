@@ -1,6 +1,5 @@
-"""The training's progress as a Prefect artifact, read from the lines that it prints."""
+"""The progress of a stage: recorded on disk, and shown as a Prefect artifact."""
 
-import re
 import time
 from uuid import UUID
 
@@ -10,53 +9,54 @@ from prefect.exceptions import PrefectException
 from prefect.logging import get_run_logger
 
 from flows.runs import records
+from tasks.common import events
 
-LINE = re.compile(r"update (\d+) of (\d+): loss (\S+) accuracy (\S+)")
-RESUMED = re.compile(r"going on after update (\d+) of (\d+)")
-TAKEN = re.compile(r"device \S+ taken$")
 EVERY_SECONDS = 5.0
+"""Minimum time between two updates of the artifact."""
 
 
 class Progress:
-    """Follows the log of one stage of the run `run`."""
+    """Follows one stage of the run `run`."""
 
     def __init__(self, run: str, stage: str) -> None:
         self.run, self.stage = run, stage
         self.artifact: UUID | None = None
         self.shown = 0.0
         self.first: tuple[float, int] | None = None
-        """Time and update of the first line: the rate is measured from there."""
+        """Time and update of the first event with an update: the rate is measured from there."""
         last, now = records.progress(run), time.time()
-        # A stage that starts anew is where it died, until it says something else.
+        # A restarted stage keeps the last known update until it reports another one.
         place = last if last.stage == stage else records.Progress(stage=stage)
-        self.place = place.model_copy(update={"began": now, "taken": 0.0, "at": now})
-        records.set_progress(run, self.place)
+        self._record(place, began=now, taken=0.0, at=now)
 
-    def line(self, text: str) -> None:
-        """Take in a line of the log."""
-        resumed, update = RESUMED.match(text), LINE.match(text)
-        said: dict[str, float] = {"at": time.time()}
-        if TAKEN.match(text):
-            said["taken"] = said["at"]
-        match = update or resumed
-        if match:
-            said |= {"step": int(match[1]), "total": int(match[2])}
-        self.place = self.place.model_copy(update=said)
-        records.set_progress(self.run, self.place)
-        if not match:
+    def line(self) -> None:
+        """Record that the stage is alive: it has printed a line."""
+        self._record(self.place, at=time.time())
+
+    def event(self, event: events.Event) -> None:
+        """Record an event, and show the progress of a training at most every EVERY_SECONDS."""
+        if isinstance(event, events.DeviceTaken):
+            self._record(self.place, at=event.at, taken=event.at)
+        if not isinstance(event, events.Resumed | events.Progress):
             return
+        self._record(self.place, at=event.at, step=event.step, total=event.total)
         now = time.monotonic()
-        self.first = self.first or (now, self.place.step)
-        done = self.place.step == self.place.total
-        if update and (now - self.shown >= EVERY_SECONDS or done):
+        self.first = self.first or (now, event.step)
+        last = event.step == event.total
+        if isinstance(event, events.Progress) and (now - self.shown >= EVERY_SECONDS or last):
             self.shown = now
-            self._show(f"update {update[1]} of {update[2]}, loss {update[3]}, accuracy {update[4]}, {self._left(now)}")
+            reached = f"update {event.step} of {event.total}"
+            self._show(f"{reached}, loss {event.loss:.3f}, accuracy {event.accuracy:.3f}, {self._left(now)}")
+
+    def _record(self, place: records.Progress, **values: float) -> None:
+        self.place = place.model_copy(update=values)
+        records.set_progress(self.run, self.place)
 
     def _left(self, now: float) -> str:
         assert self.first
         began, step = self.first
         if self.place.step == step:
-            return "time left not known yet"
+            return "time left unknown"
         left = (now - began) / (self.place.step - step) * (self.place.total - self.place.step)
         return f"{duration(left)} left"
 
@@ -68,11 +68,11 @@ class Progress:
             else:
                 update_progress_artifact(self.artifact, share, description)
         except (httpx.HTTPError, PrefectException, RuntimeError) as error:
-            get_run_logger().warning("progress not shown, the server does not answer: %r", error)
+            get_run_logger().warning("progress is not shown because the server does not answer: %r", error)
 
 
 def duration(seconds: float) -> str:
-    """Hours, minutes and seconds, the two that matter."""
+    """A duration in its two largest units of hours, minutes and seconds."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:

@@ -1,43 +1,52 @@
-"""One stage as a process: `dvc repro --single-item STAGE`, its log line by line, and its end, however it comes."""
+"""One stage as a process: `dvc repro --single-item STAGE`, with its log, its events and its outcome."""
 
 import os
+import queue
 import re
-import select
 import signal
 import subprocess
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import psutil
 
 from flows.runs import places
-from flows.runs.progress import TAKEN
+from tasks.common import events
 from tasks.common.stage import die_with_parent
 
 SAVE_SECONDS = 28.0
-"""What a stage gets to save when its run is ended; Prefect kills the run after 30."""
+"""Seconds in which a stage may save when its run is cancelled; Prefect kills the run after 30."""
 NOISE = re.compile(
     r"(To track the changes with git|To enable auto staging|Use `dvc push`)|\s+(git add|dvc config core)"
 )
-"""What DVC advises after every stage."""
+"""Advice that DVC prints after every stage."""
+EXITED = re.compile(r"ERROR: failed to reproduce .*exited with (-?\d+)")
+"""DVC's last line of a failed stage: nothing else tells the exit code of the stage's own process."""
+POLL_SECONDS = 0.5
+"""Maximum delay of an event."""
 
 
 @dataclass
 class Outcome:
-    """How a stage went."""
+    """The outcome of a stage."""
 
     code: int = 0
+    """Exit code of the stage, or of DVC where the stage did not start."""
+    failure: events.Failed | None = None
+    """The first failure that the stage reported; with several GPUs the others follow from it."""
     cached: bool = False
     seconds: float = 0.0
     device_seconds: float = 0.0
     lines: deque[str] = field(default_factory=lambda: deque(maxlen=60))
-    """The last of its log."""
+    """The last lines of its log."""
 
 
 def stage_names() -> list[tuple[str, list[str]]]:
-    """The stages of the checkout in the current folder in DVC's order, each with those that it directly waits for."""
+    """The stages of the checkout in the current folder in DVC's order, each with its direct dependencies."""
     import networkx
     from dvc.repo import Repo
     from dvc.repo.reproduce import plan_repro
@@ -49,12 +58,19 @@ def stage_names() -> list[tuple[str, list[str]]]:
         return [(str(s.addressing), [str(d.addressing) for d in direct.successors(s)]) for s in plan_repro(graph)]
 
 
-def run_stage(stage: str, on_line: Callable[[str], None], outcome: Outcome) -> None:
-    """Ask DVC for the stage; fills in `outcome`, also when this raises.
+def run_stage(
+    stage: str,
+    path: Path,
+    on_line: Callable[[str], None],
+    on_event: Callable[[events.Event], None],
+    outcome: Outcome,
+) -> None:
+    """Run the stage with DVC; fills in `outcome`, also when this raises. The stage writes its events to `path`.
 
-    When this process is told to end, the stage is told too, and has ended when this raises.
+    When this process is interrupted, the stage is asked to stop and has ended when this raises.
     """
-    started, taken = time.monotonic(), 0.0
+    path.unlink(missing_ok=True)
+    reader, started, taken = events.Reader(path), time.monotonic(), 0.0
     process = subprocess.Popen(
         ["dvc", "repro", "--single-item", stage],
         stdin=subprocess.DEVNULL,
@@ -62,51 +78,72 @@ def run_stage(stage: str, on_line: Callable[[str], None], outcome: Outcome) -> N
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-        env={**os.environ, **places.environment()},
-        # Not a session of its own: Prefect ends the group of the run, and this would be left over.
+        env={**os.environ, **places.environment(), events.VARIABLE: str(path)},
+        # Not in a new session: Prefect ends the process group of the run, and the stage must end with it.
         preexec_fn=die_with_parent,
     )
-    assert process.stdout
+    lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+    threading.Thread(target=_read, args=(process, lines), daemon=True).start()
+
+    def take_events() -> None:
+        nonlocal taken
+        for event in reader.new():
+            if isinstance(event, events.DeviceTaken):
+                taken = event.at
+            if isinstance(event, events.Failed):
+                outcome.failure = outcome.failure or event
+            on_event(event)
+
     try:
-        for line in process.stdout:
-            text = line.rstrip()
+        while (text := _next(lines, POLL_SECONDS)) is not None:
+            take_events()
             if not text or NOISE.match(text):
                 continue
             outcome.lines.append(text)
-            if TAKEN.match(text):
-                taken = time.monotonic()
             outcome.cached |= bool(re.match(r"Stage '.*' (didn't change, skipping|is cached)", text))
             on_line(text)
+        take_events()
         outcome.code = process.wait()
+        codes = [int(match[1]) for line in outcome.lines if (match := EXITED.match(line))]
+        if outcome.code and codes:
+            outcome.code = codes[-1]
     except BaseException:
-        _end(process, outcome)
+        _end(process, lines, outcome)
         raise
     finally:
-        process.stdout.close()
         outcome.seconds = time.monotonic() - started
-        outcome.device_seconds = time.monotonic() - taken if taken else 0.0
+        outcome.device_seconds = time.time() - taken if taken else 0.0
 
 
-def _end(process: subprocess.Popen[str], outcome: Outcome) -> None:
-    """Pass the signal on, and wait for the end of the stage: the pipe closes when its last process has ended."""
+def _read(process: "subprocess.Popen[str]", lines: "queue.SimpleQueue[str | None]") -> None:
+    """Put every line of the output in the queue, then None: its last process has ended."""
+    assert process.stdout
+    with process.stdout:
+        for line in process.stdout:
+            lines.put(line.rstrip())
+    lines.put(None)
+
+
+def _next(lines: "queue.SimpleQueue[str | None]", seconds: float) -> str | None:
+    """The next line; empty if none comes in time, None at the end."""
+    try:
+        return lines.get(timeout=seconds)
+    except queue.Empty:
+        return ""
+
+
+def _end(process: "subprocess.Popen[str]", lines: "queue.SimpleQueue[str | None]", outcome: Outcome) -> None:
+    """Send SIGTERM to the stage's processes, wait up to SAVE_SECONDS for the last one to end, then kill."""
     try:
         family = [*psutil.Process(process.pid).children(recursive=True)]
     except psutil.NoSuchProcess:
         family = []
     for member in family:
         _send(member, signal.SIGTERM)
-    assert process.stdout
-    number, deadline = process.stdout.fileno(), time.monotonic() + SAVE_SECONDS
-    os.set_blocking(number, False)
-    while (left := deadline - time.monotonic()) > 0:
-        if select.select([number], [], [], min(left, 1.0))[0]:
-            try:
-                part = os.read(number, 65536)
-            except BlockingIOError:
-                continue
-            if not part:
-                break
-            outcome.lines.extend(part.decode(errors="replace").splitlines())
+    deadline = time.monotonic() + SAVE_SECONDS
+    while (left := deadline - time.monotonic()) > 0 and (text := _next(lines, min(left, 1.0))) is not None:
+        if text:
+            outcome.lines.append(text)
     for member in family:
         _send(member, signal.SIGKILL)
     process.kill()

@@ -36,6 +36,10 @@ class TrainingError(RuntimeError):
     """A training that cannot go on, such as one whose loss is not finite."""
 
 
+class Diverged(TrainingError):
+    """The loss or the gradient norm is not finite."""
+
+
 class Stopped(RuntimeError):
     """A training asked to stop; its state was saved."""
 
@@ -101,7 +105,7 @@ class Training:
     ) -> None:
         """Train to the last step, or until config.early_stop ends it, which makes `stopped_early` true.
 
-        Raises TrainingError, or Stopped after a save when `stop()` says so.
+        Raises Diverged, or Stopped after a save when `stop()` says so.
         """
         batches = self.stream.batches(self.step * self.config.accumulation, self.stream.place)
         every = self.config.optimizer_steps // self.config.candidates
@@ -276,7 +280,7 @@ class Training:
             row[f"cross_entropy_{i}"] = sums[f"cross_entropy_{i}"] / cells
             row[f"accuracy_{i}"] = sums[f"right_{i}"] / cells
         if not all(np.isfinite(v) for v in row.values()):
-            raise TrainingError(
+            raise Diverged(
                 f"update {self.step}: loss {row['loss']}, gradient norm {row['gradient_norm']}; the training diverged. "
                 "Lower train.learning_rate or lengthen train.warmup_steps"
             )

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable
 from typing import ParamSpec
 
+from tasks.common import events
+
 P = ParamSpec("P")
 _libc = ctypes.CDLL(None)
 _PR_SET_PDEATHSIG = 1
@@ -15,9 +17,17 @@ _PR_SET_PDEATHSIG = 1
 class StageError(RuntimeError):
     """A stage that cannot do its work. The message says what, where and what to do."""
 
+    def __init__(self, message: str, reason: events.Reason | None = None) -> None:
+        super().__init__(message)
+        self.reason = reason
+        """For watchers; None to derive it from the cause."""
+
 
 def stage(name: str) -> Callable[[Callable[P, None]], Callable[P, None]]:
-    """Run a `main` as the stage `name`: ValueErrors and StageErrors become `STAGE: message` and exit code 1."""
+    """Run a `main` as the stage `name`: ValueErrors and StageErrors become `STAGE: message` and exit code 1.
+
+    Every exception is reported as the event `failed`.
+    """
 
     def decorate(main: Callable[P, None]) -> Callable[P, None]:
         @functools.wraps(main)
@@ -26,7 +36,13 @@ def stage(name: str) -> Callable[[Callable[P, None]], Callable[P, None]]:
             try:
                 main(*args, **kwargs)
             except (ValueError, StageError) as error:
+                reason = getattr(error, "reason", None) or events.reason_of(error)
+                events.emit(events.Failed(reason=reason, message=str(error)))
                 sys.exit(f"{name}: {error}")
+            except Exception as error:
+                message = f"{type(error).__name__}: {error}"
+                events.emit(events.Failed(reason=events.reason_of(error), message=message))
+                raise
 
         return run
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from tasks.common import paths
+from tasks.common import events, paths
 from tasks.common.params import ConfigurationError, resolved
 from tasks.common.stage import StageError
 
@@ -34,6 +34,7 @@ def take(devices: list[torch.device]) -> torch.device:
             if path is None or path in _held:
                 return device
             if _try(path):
+                events.emit(events.DeviceTaken(device=str(device)))
                 print(f"device {device} taken", flush=True)
                 return device
             owner = holder(path)

@@ -13,7 +13,7 @@ STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 
 
 WIDENED = {
-    "params": {"tasks/common/stage.py"},
+    "params": {"tasks/common/stage.py", "tasks/common/events.py"},
     "select": {"model/diffusion/forward.py", "model/ops/cuda_graph.py", "model/ops/process_group.py"},
     "predict": {"model/diffusion/forward.py", "model/ops/cuda_graph.py"},
 }

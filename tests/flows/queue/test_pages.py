@@ -4,8 +4,9 @@ from collections.abc import Iterator
 
 import pytest
 import yaml
+from playwright.sync_api import Page, expect
 
-from tests.support.browser import Page, browser
+from tests.support.browser import browser
 from tests.support.flows_lab import (
     NAME,
     ROOT,
@@ -16,55 +17,59 @@ from tests.support.flows_lab import (
 )
 
 pytestmark = [pytest.mark.slow, pytest.mark.night]
-DROP_DOWNS = "[...document.querySelectorAll('select:not(:empty)')].map(s => [...s.options].map(o => o.value))"
+DROP_DOWNS = "select:not(:empty)"
 PRESETS = yaml.safe_load((ROOT / "presets.yaml").read_text())
 
 
 @pytest.fixture
-def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    with browser(tmp_path_factory.mktemp("browser")) as made:
+def page() -> Iterator[Page]:
+    with browser() as made:
+        expect.set_options(timeout=60_000)
         yield made
 
 
 def fill_in(page: Page, lab: Lab) -> None:
     """Open the form and choose NAME."""
     [form] = lab.api("/deployments/filter")
-    page.open(
-        f"http://127.0.0.1:{lab.port}/deployments/deployment/{form['id']}/run",
-        "document.body.innerText.includes('no run is interrupted')",
-    )
+    page.goto(f"http://127.0.0.1:{lab.port}/deployments/deployment/{form['id']}/run")
+    expect(page.locator("body")).to_contain_text("no run is interrupted")
     for i, name in enumerate(NAME.split("/")):
-        page.choose(i, name)
+        page.locator(DROP_DOWNS).nth(i).select_option(name)
 
 
 def add(page: Page, override: str) -> None:
     """Add an override."""
-    before = page.value("document.querySelectorAll('textarea').length")
-    page.press("Add item")
-    page.until(f"document.querySelectorAll('textarea').length == {before + 1}")
-    page.click("textarea", before)
-    page.type(override)
-    page.until(f"document.querySelectorAll('textarea')[{before}].value == {override!r}")
+    before = page.locator("textarea").count()
+    page.get_by_role("button", name="Add item", exact=True).click()
+    expect(page.locator("textarea")).to_have_count(before + 1)
+    page.locator("textarea").nth(before).fill(override)
+    expect(page.locator("textarea").nth(before)).to_have_value(override)
+
+
+def submit(page: Page) -> None:
+    """Send the form."""
+    page.get_by_role("button", name="Submit", exact=True).click()
 
 
 def test_the_form_offers_what_there_is_and_refuses_what_is_wrong(lab: Lab, page: Page) -> None:
     lab.arc("queue", "--list")
     fill_in(page, lab)
     kinds = [list(PRESETS[section]) for section in ("versions", "sizes", "datasets")]
-    assert page.value(DROP_DOWNS) == [*kinds, ["high", "normal"]]
+    offered = [menu.locator("option").all() for menu in page.locator(DROP_DOWNS).all()]
+    assert [[o.get_attribute("value") for o in options] for options in offered] == [*kinds, ["high", "normal"]]
     for text in ("Of data order, initialisation", "KEY=VALUE each", "high runs before every normal one"):
-        assert text in page.text()
+        expect(page.locator("body")).to_contain_text(text)
     add(page, "train.stepz=3")
-    page.press("Submit")
-    page.until("document.body.innerText.includes('a key that `python -m tasks.params` prints')")
+    submit(page)
+    expect(page.locator("body")).to_contain_text("a key that `python -m tasks.params` prints")
     fill_in(page, lab)
     add(page, "train.optimizer=adam")
-    page.press("Submit")
-    page.until("document.body.innerText.includes('(adamw|muon)')")
+    submit(page)
+    expect(page.locator("body")).to_contain_text("(adamw|muon)")
     assert lab.runs() == []
     fill_in(page, lab)
     add(page, "train.optimizer=muon")
-    page.press("Submit")
+    submit(page)
     [run] = until(lab.runs, 30)
     assert run["parameters"]["request"]["overrides"] == ["train.optimizer=muon"]
     assert run["state"]["type"] == "SCHEDULED"
@@ -76,16 +81,15 @@ def test_the_pages_show_stages_progress_scores_and_links(lab: Lab, page: Page) -
     until(lambda: lab.state(run) == "COMPLETED", 200)
     stages = [row["name"] for row in lab.tasks(run)]
     assert {"prepare", "train", "select", "predict@best-attempts", "score@best-attempts", "report"} <= set(stages)
-    page.open(f"http://127.0.0.1:{lab.port}/runs/flow-run/{run}", "document.body.innerText.includes('Completed')")
-    page.until(f"document.body.innerText.includes('{len(stages)} Task runs')")
-    page.until("!!document.querySelector('canvas')")
-    page.open(f"http://127.0.0.1:{lab.port}/artifacts", "document.body.innerText.includes('links')")
-    text = page.text()
+    body = page.locator("body")
+    page.goto(f"http://127.0.0.1:{lab.port}/runs/flow-run/{run}")
+    expect(body).to_contain_text("Completed")
+    expect(body).to_contain_text(f"{len(stages)} Task runs")
+    expect(page.locator("canvas").first).to_be_attached()
+    page.goto(f"http://127.0.0.1:{lab.port}/artifacts")
     for key in ("scores", "train", "links", "update 20 of 20, loss"):
-        assert key in text
+        expect(body).to_contain_text(key)
     made = {row["key"]: row["latest_id"] for row in lab.api("/artifacts/latest/filter")}
     for key, shown in (("scores", "best-attempts"), ("links", "git switch exp/"), ("train", "update 20 of 20")):
-        page.open(
-            f"http://127.0.0.1:{lab.port}/artifacts/artifact/{made[key]}",
-            f"document.body.innerText.includes({shown!r})",
-        )
+        page.goto(f"http://127.0.0.1:{lab.port}/artifacts/artifact/{made[key]}")
+        expect(body).to_contain_text(shown)

@@ -9,6 +9,7 @@ import psutil
 import pytest
 
 from flows.runs import failure_reasons, processes, records
+from flows.runs.stage_process import Outcome, run_stage
 from tests.conftest import ROOT
 
 STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(99)"
@@ -28,7 +29,7 @@ def started(code: str, run: str) -> "subprocess.Popen[bytes]":
     return process
 
 
-def test_a_returned_number_is_not_the_same_process(tmp_path: Path) -> None:
+def test_a_reused_pid_is_not_the_same_process(tmp_path: Path) -> None:
     processes.record("a", os.getpid())
     assert processes.recorded("a") == psutil.Process()
     path = tmp_path / "runs" / "a" / "process.json"
@@ -62,7 +63,7 @@ def test_a_run_may_die_once_at_a_place() -> None:
     assert [death.step for death in records.deaths("a")] == [100, 100, 200, 0]
 
 
-def test_a_stage_that_died_counts_up_to_its_last_word_and_once() -> None:
+def test_a_stage_that_died_counts_up_to_its_last_output_and_once() -> None:
     records.set_progress("a", records.Progress(stage="train", step=5, total=9, began=100.0, taken=110.0, at=160.0))
     records.end_stage("a", "killed")
     records.end_stage("a", "killed")
@@ -71,43 +72,53 @@ def test_a_stage_that_died_counts_up_to_its_last_word_and_once() -> None:
     assert records.progress("a").step == 5
 
 
+BROKEN = """
+from tasks.common.stage import StageError, stage
+
+@stage("broken")
+def main() -> None:
+    {code}
+
+main()
+"""
+DIVERGED = "raise StageError('update 5: loss nan; the training diverged', 'the loss is not finite')"
+
+
 @pytest.mark.parametrize(
     ("code", "wanted"),
     [
-        ("open('/dev/full', 'w').write('x' * 9999)", "the disk is full"),
-        ("raise MemoryError('no more')", "out of memory"),
-        ("import torch; raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2 GiB')", "out of GPU"),
+        (BROKEN.format(code="open('/dev/full', 'w').write('x' * 9999)"), "the disk is full: OSError"),
+        (BROKEN.format(code="raise MemoryError('no more')"), "out of memory: MemoryError: no more"),
         (
-            "from model.training.trainer import TrainingError; "
-            "raise TrainingError('update 5: loss nan, gradient norm nan; "
-            "the training diverged. Lower it')",
-            "the loss is not finite",
+            BROKEN.format(code="import torch; raise torch.OutOfMemoryError('Tried to allocate 2 GiB')"),
+            "out of GPU memory: OutOfMemoryError: Tried to allocate 2 GiB",
         ),
-        ("import os; os.kill(os.getpid(), 9)", "killed"),
-        ("import sys; sys.exit('prepare: no such edition; allowed are aa1')", "prepare: no such edition"),
+        (BROKEN.format(code=DIVERGED), "the loss is not finite: update 5"),
+        (
+            BROKEN.format(code="raise StageError('no such edition; allowed are aa1')"),
+            "no such edition; allowed are aa1",
+        ),
+        (BROKEN.format(code="import os; os.kill(os.getpid(), 9)"), "killed: exit code -9"),
+        (BROKEN.format(code="import os; os.kill(os.getpid(), 15)"), "stopped: exit code -15"),
+        ("import nothing_of_this_name", "ModuleNotFoundError: No module named 'nothing_of_this_name'"),
     ],
 )
-def test_reasons_in_the_words_of_real_failures(code: str, wanted: str, tmp_path: Path) -> None:
+def test_a_failed_stage_gives_its_reason_through_dvc(
+    code: str, wanted: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "dvc.yaml").write_text("stages: {broken: {cmd: python broken.py}}")
     (tmp_path / "broken.py").write_text(code)
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(ROOT),
-        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
-    }
-    subprocess.run(["dvc", "init", "-q", "--no-scm"], cwd=tmp_path, env=environment, check=True)
-    done = subprocess.run(
-        ["dvc", "repro", "-s", "broken"],
-        cwd=tmp_path,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    assert done.returncode
-    lines = done.stdout.splitlines()
-    assert failure_reasons.reason(lines).startswith(wanted)
-    assert failure_reasons.killed(lines) == (wanted == "killed")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("ARC_HOME", str(tmp_path))
+    monkeypatch.setenv("PATH", os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
+    subprocess.run(["dvc", "init", "-q", "--no-scm"], check=True)
+    outcome, seen = Outcome(), []
+    run_stage("broken", tmp_path / "events.jsonl", lambda _: None, seen.append, outcome)
+    assert outcome.code
+    assert failure_reasons.reason(outcome.failure, outcome.code, outcome.lines).startswith(wanted)
+    assert failure_reasons.killed(outcome.code) == wanted.startswith("killed")
+    assert seen == ([outcome.failure] if outcome.failure else [])
 
 
 HOLD = """
