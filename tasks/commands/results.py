@@ -30,7 +30,7 @@ class Result:
     """The argument that named it."""
     score: Mapping[str, Any]
     parameters: Mapping[str, str]
-    """Resolved, by dotted key such as train.optimizer.learning_rate, without what changes no score; {} where they are not known."""
+    """By dotted key, such as train.optimizer.learning_rate; without what changes no score; {} where they are not known."""
     seconds: float | None
     """Of the training."""
     device: str | None
