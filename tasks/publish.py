@@ -18,7 +18,7 @@ from model.scoring.wording import interval, percent
 from model.storage.atomic import write_json
 from model.storage.digests import digest, digest_text
 from tasks.common import paths
-from tasks.common.params import flat, resolved
+from tasks.common.params import flatten, resolved
 from tasks.common.stage import StageError, stage
 from tasks.files import cost
 from tasks.reporting.score_table import rows
@@ -155,7 +155,7 @@ def training(experiment: Experiment, scores: Mapping[Pair, Any], tags: Mapping[s
             **({"arc.device": spent["device"]} if spent else {}),
             "mlflow.note.content": note(experiment),
         },
-        params=flat(experiment.model_dump(mode="json")),
+        params=flatten(experiment.model_dump(mode="json")),
         points=[
             *(Point(f"{k}/{name}", value, int(row["step"])) for k, row in curves for name, value in numbers(row)),
             *(Point(f"probe/{name}", value, 0) for name, value in leaves(probes)),
@@ -182,7 +182,7 @@ def evaluation(experiment: Experiment, pair: Pair, score: Mapping[str, Any], tag
             "arc.selected_on_the_reported_set": _text(score["selected_on_the_reported_set"]),
             "arc.leaks": str(source["leaks"]),
         },
-        params=flat(
+        params=flatten(
             chosen
             | {
                 "evaluation": {"name": pair[1], **source["evaluation"]},

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from model.config.experiment import Evaluation
+from model.config.evaluation import Evaluation
 from model.scoring.scores import attempts_of, score
 from model.scoring.votes import collect_proposals
 from model.storage.atomic import write_json

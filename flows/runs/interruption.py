@@ -28,7 +28,7 @@ def publish(run: str, worktree: Path, status: str, reason: str) -> None:
 
 def write(run: str, status: str, reason: str) -> None:
     """Write a run with `status` to the MLflow store. The current folder is the worktree of the run."""
-    from tasks.common.params import flat, resolved
+    from tasks.common.params import flatten, resolved
     from tasks.tracking import mlflow_runs, store
 
     experiment, place, where = resolved(), store.store(), records.progress(run)
@@ -43,7 +43,7 @@ def write(run: str, status: str, reason: str) -> None:
     name = f"{experiment.name} seed {experiment.seed}, interrupted"
     created = client.create_run(number, run_name=name, tags=tags).info.run_id
     client.set_terminated(created, status)  # First, so that an interruption leaves no run marked RUNNING.
-    params = [Param(*param) for param in flat(experiment.model_dump(mode="json")).items()]
+    params = [Param(*param) for param in flatten(experiment.model_dump(mode="json")).items()]
     for i in range(0, len(params), 100):
         client.log_batch(created, params=params[i : i + 100])
     client.log_metric(created, "train/last_update", where.step, step=where.step)

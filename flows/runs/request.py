@@ -13,7 +13,7 @@ from flows.runs.places import FlowError
 from model.config.experiment import Experiment
 from model.storage.digests import digest_text
 from tasks.common import paths
-from tasks.common.params import KINDS, ConfigurationError, override, read, resolve
+from tasks.common.params import KINDS, RENAMED, ConfigurationError, override, read, resolve
 
 Priority = Literal["high", "normal"]
 LONGEST_TITLE = 60
@@ -36,8 +36,10 @@ def override_schema() -> dict[str, Any]:
     for key, value in _knobs(Experiment, ""):
         if key not in NAMED:
             values.setdefault(_literally(key).replace(_ANY, "[A-Za-z0-9_-]+"), []).append(value)
-    unknown = {"not": {"pattern": f"^({'|'.join(values)})="}}
+    renamed = {_literally(old): new for old, new in RENAMED.items()}
+    unknown = {"not": {"pattern": f"^({'|'.join([*values, *renamed])})="}}
     parts: list[dict[str, Any]] = [{"if": unknown, "then": {"const": EXPECTED}}]
+    parts += [{"if": {"pattern": f"^{old}="}, "then": {"const": f"{new}=VALUE"}} for old, new in renamed.items()]
     for key, alternatives in values.items():
         parts.append({"if": {"pattern": f"^{key}="}, "then": {"pattern": f"^{key}=({'|'.join(alternatives)})$"}})
     # As a condition that always holds, since a page draws other fields for a bare allOf.

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from model.config.experiment import Noise
+from model.config.diffusion import Noise
 
 
 class Schedule(NamedTuple):

@@ -7,7 +7,7 @@ added to the embedding of the output cells.
 import torch
 from torch import Tensor, nn
 
-from model.config.experiment import SelfConditioning
+from model.config.diffusion import SelfConditioning
 from model.ops.compilation import maybe_compile
 from model.puzzles.grids import COLOURS
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from model.config.experiment import Evaluation
+from model.config.evaluation import Evaluation
 from model.diffusion.schedule import Levels, cosine_schedule, levels
 from model.inference.sampler import denoise
 from model.inference.sizes import assign_sizes

@@ -9,7 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from model.config.experiment import Evaluation, SelfConditioning
+from model.config.diffusion import SelfConditioning
+from model.config.evaluation import Evaluation
 from model.diffusion import self_conditioning
 from model.diffusion.reverse import reverse_probabilities
 from model.diffusion.schedule import Levels, inference_levels

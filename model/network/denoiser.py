@@ -19,7 +19,8 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from model.config.experiment import Network, Train
+from model.config.network import Network
+from model.config.training import Train
 from model.diffusion.self_conditioning import Projection
 from model.network import layers
 from model.network.layers import COLUMNS, TIME_FEATURES

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.config.experiment import Network
+from model.config.network import Network
 from model.puzzles import symmetry
 from model.puzzles.arrays import Dataset, Ints, Views
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from model.config.experiment import Augment
+from model.config.data import Augment
 from model.puzzles.arrays import Ints, Views
 from model.puzzles.grids import Grid
 from model.puzzles.symmetry import COMPOSE, D4, colour_cycle

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from model.config.experiment import Evaluation
+from model.config.evaluation import Evaluation
 from model.puzzles.grids import Grid
 from model.scoring.statistics import bootstrap_interval
 from model.scoring.votes import Proposals, Rule, attempts

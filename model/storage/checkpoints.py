@@ -6,7 +6,7 @@ Both files are functions of their content: no time, no path, the same bytes for 
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field, ValidationError
@@ -14,12 +14,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from model.config.experiment import Augment, Count, Frozen, Names, Noise, Positive, Prepare, Train
+from model.config.base import Count, Frozen, Names, Positive
+from model.config.data import Augment, Prepare
+from model.config.diffusion import Noise
+from model.config.training import Train
 from model.network.denoiser import Denoiser, build
 from model.storage.atomic import atomic_path, write_json
 
-FORMAT: Literal[2] = 2
-"""1 did not say whether the training stopped early, nor by their content which pairs were trained on."""
+FORMAT: Literal[3] = 3
+"""2 had optimizer, average and pixel noise as flat keys of `train`; 1 did not say which pairs were trained on."""
 
 
 class CheckpointError(ValueError):
@@ -29,7 +32,7 @@ class CheckpointError(ValueError):
 class Description(Frozen):
     """The JSON beside the weights."""
 
-    format: Literal[2]
+    format: Literal[3]
     experiment: str
     """version/size/dataset."""
     seed: int
@@ -191,23 +194,6 @@ def describe(stem: Path) -> Description:
             "checkpoint with the code of the commit that wrote it"
         )
     try:
-        return Description.model_validate_json(json.dumps(_completed(values)))
+        return Description.model_validate_json(text)
     except ValidationError as error:
         raise CheckpointError(f"{path} is no checkpoint description of format {FORMAT}: {error}") from error
-
-
-def _completed(values: dict[str, Any]) -> dict[str, Any]:
-    """A description with the values that every training had before the configuration named them."""
-    for keys, earlier in _EARLIER.items():
-        section: Any = values
-        for key in keys:
-            section = section.get(key) if isinstance(section, dict) else None
-        if isinstance(section, dict):
-            section |= earlier | section
-    return values
-
-
-_EARLIER: dict[tuple[str, ...], dict[str, Any]] = {
-    ("augment",): {"output_only_colours": "permuted"},
-    ("train", "network"): {"attention_gain": 1.0, "fastest_rotation": 1.0},
-}

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from model.config.mechanisms import Finetune
+from model.config.finetuning import Finetune
 from model.network.denoiser import Denoiser
 
 

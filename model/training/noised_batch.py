@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from model.config.mechanisms import SelfConditioning
+from model.config.diffusion import SelfConditioning
 from model.diffusion import self_conditioning
 from model.diffusion.forward import add_noise
 from model.diffusion.reverse import reverse_step

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from model.config.experiment import SelfConditioning, Train
+from model.config.diffusion import SelfConditioning
+from model.config.training import Train
 from model.diffusion import self_conditioning
 from model.diffusion.forward import add_noise
 from model.diffusion.reverse import reverse_step
@@ -180,18 +181,18 @@ def _size_loss(packed: Packed, size_logits: Tensor, counted: Tensor) -> tuple[Te
 
 def pixel_noise(packed: Packed, config: Train, key: Tensor) -> Packed:
     """Recolour a share of the black input cells of some examples, rounded down but at least one (ledger 2.2)."""
-    if config.pixel_noise_rate == 0 or config.pixel_noise_share == 0:
+    if config.pixel_noise.rate == 0 or config.pixel_noise.share == 0:
         return packed
     example, black = packed.context_example, packed.context_colour == 0
     row = torch.arange(len(example), device=key.device)
     count = torch.zeros(len(packed.examples.task), dtype=torch.float64, device=key.device)
-    wanted = (count.index_add(0, example, black.double()) * config.pixel_noise_share).floor().clamp(min=1)
+    wanted = (count.index_add(0, example, black.double()) * config.pixel_noise.share).floor().clamp(min=1)
     # The wanted number of each example's black cells: those with the lowest draws. Its rows lie together.
     order = uniform(key, TrainingDraw.PIXEL_NOISE_CELL, row).masked_fill(~black, 2.0).argsort(stable=True)
     order = order[example[order].argsort(stable=True)]
     rank = torch.empty_like(row).scatter_(0, order, row) - torch.searchsorted(example, example)
     noisy = (
-        black & (rank < wanted[example]) & (uniform(key, TrainingDraw.PIXEL_NOISE, example) < config.pixel_noise_rate)
+        black & (rank < wanted[example]) & (uniform(key, TrainingDraw.PIXEL_NOISE, example) < config.pixel_noise.rate)
     )
     colour = 1 + (uniform(key, TrainingDraw.PIXEL_NOISE_COLOUR, row) * (COLOURS - 1)).to(torch.int64)
     return packed._replace(context_colour=torch.where(noisy, colour, packed.context_colour))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from model.config.experiment import Train
+from model.config.training import Train
 from model.ops.compilation import maybe_compile
 
 
@@ -87,16 +87,16 @@ def optimizers(network: nn.Module, config: Train) -> list[Optimizer]:
         kind = name.split(".")[-2] if "." in name else ""
         if not parameter.requires_grad:
             continue
-        if config.optimizer == "muon" and "blocks." in name and kind in _PIECES:
+        if config.optimizer.name == "muon" and "blocks." in name and kind in _PIECES:
             matrices.append((parameter, _PIECES[kind]))
         else:
             rest.append(parameter)
     cuda = next(network.parameters()).is_cuda
-    rate = torch.tensor(config.learning_rate, device="cuda") if cuda else config.learning_rate
-    adamw = torch.optim.AdamW(rest, lr=rate, weight_decay=config.weight_decay, fused=True, capturable=cuda)
+    rate = torch.tensor(config.optimizer.learning_rate, device="cuda") if cuda else config.optimizer.learning_rate
+    adamw = torch.optim.AdamW(rest, lr=rate, weight_decay=config.optimizer.weight_decay, fused=True, capturable=cuda)
     if not matrices:
         return [adamw]
-    return [Muon(matrices, learning_rate=rate, weight_decay=config.weight_decay), adamw]
+    return [Muon(matrices, learning_rate=rate, weight_decay=config.optimizer.weight_decay), adamw]
 
 
 def set_rate(optimizer: Optimizer, rate: float) -> None:
@@ -111,14 +111,14 @@ def set_rate(optimizer: Optimizer, rate: float) -> None:
 def learning_rate(config: Train, step: int) -> float:
     """Of update `step`, counted from 0: linear warm-up from 1 % of the peak, then the schedule."""
     if step < config.warmup_steps:
-        return config.learning_rate * (0.01 + 0.99 * step / config.warmup_steps)
+        return config.optimizer.learning_rate * (0.01 + 0.99 * step / config.warmup_steps)
     done = (step - config.warmup_steps) / max(1, config.optimizer_steps - config.warmup_steps)
     share = {
         "constant": 1.0,
         "cosine": config.final_rate + (1 - config.final_rate) * (1 + math.cos(math.pi * done)) / 2,
         "linear": 1 - (1 - config.final_rate) * done,
     }[config.schedule]
-    return config.learning_rate * share
+    return config.optimizer.learning_rate * share
 
 
 @functools.partial(maybe_compile, static=True)
@@ -147,8 +147,8 @@ class Average:
 
     def set_weight(self, updates: int) -> None:
         """Weight of the next value after `updates` before it: all at first, then 1 - decay, which rises from 0.99."""
-        share = min(1.0, updates / max(1, self.config.ema_warmup_steps))
-        self.weight.fill_(1 - (0.99 + (self.config.ema_decay - 0.99) * share) if updates else 1.0)
+        share = min(1.0, updates / max(1, self.config.ema.warmup_steps))
+        self.weight.fill_(1 - (0.99 + (self.config.ema.decay - 0.99) * share) if updates else 1.0)
 
     @torch.no_grad()
     def update(self) -> None:

@@ -38,11 +38,11 @@ class Sharded(Training):
         super().__init__(*arguments)
         if self.workers.count == 1:
             raise ValueError("a sharded training needs more than one GPU; set ARC_GPUS, or unset ARC_SHARD")
-        optimizer, adapters = self.config.optimizer, self.config.finetune.adapters
+        optimizer, adapters = self.config.optimizer.name, self.config.finetune.adapters
         if optimizer != "adamw" or adapters == "lora":
             raise ValueError(
-                f"train.optimizer is {optimizer!r} and train.finetune.adapters {adapters!r}; a sharded training takes "
-                "'adamw' without adapters (Muon needs whole matrices); change that or unset ARC_SHARD"
+                f"train.optimizer.name is {optimizer!r} and train.finetune.adapters {adapters!r}; a sharded training "
+                "takes 'adamw' without adapters (Muon needs whole matrices); change that or unset ARC_SHARD"
             )
         self.mesh = init_device_mesh(self.device.type, (self.workers.count,))
         half = MixedPrecisionPolicy(torch.bfloat16 if self.half else None, torch.float32)
@@ -54,7 +54,7 @@ class Sharded(Training):
         self.parameters = list(self.network.parameters())
         config = self.config
         # Not those of `optimizers`, whose rate is a tensor for the sake of recorded steps.
-        rate, decay = config.learning_rate, config.weight_decay
+        rate, decay = config.optimizer.learning_rate, config.optimizer.weight_decay
         self.optimizers = [torch.optim.AdamW(self.parameters, lr=rate, weight_decay=decay, fused=True)]
         self.add_gradient, self.apply = self._add_gradient, self._apply
 

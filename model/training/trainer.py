@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model.config.experiment import Train
+from model.config.training import Train
 from model.diffusion.schedule import cosine_schedule, levels
 from model.network.denoiser import Denoiser, build
 from model.network.device_data import to_device
@@ -155,7 +155,7 @@ class Training:
         key = np.array([self.seed, STEP_MODE_CHUNK + self.step], dtype=np.uint64)
         coin = np.random.Generator(np.random.Philox(key=key)).random()
         estimate = coin < how.rate
-        told = estimate or coin < how.rate + how.zeros_rate
+        told = estimate or coin < how.rate + how.null_conditioning_rate
         return objective.StepMode(estimate or how.training == "reverse-step", told)
 
     def weights(self) -> dict[str, Tensor]:
@@ -282,7 +282,7 @@ class Training:
         if not all(np.isfinite(v) for v in row.values()):
             raise Diverged(
                 f"update {self.step}: loss {row['loss']}, gradient norm {row['gradient_norm']}; the training diverged. "
-                "Lower train.learning_rate or lengthen train.warmup_steps"
+                "Lower train.optimizer.learning_rate or lengthen train.warmup_steps"
             )
         if self.validation and self.config.early_stop and self.step % self.config.early_stop.every == 0:
             row[CROSS_ENTROPY] = self._look(self.validation)

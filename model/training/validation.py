@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from model.config.mechanisms import EarlyStop, Network, SelfConditioning
+from model.config.diffusion import SelfConditioning
+from model.config.network import Network
+from model.config.training import EarlyStop
 from model.diffusion.schedule import Levels
 from model.network.denoiser import Denoiser, prefix_length
 from model.network.device_data import first_rows, to_device

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from model.config.experiment import Network
+from model.config.network import Network
 from model.puzzles.arrays import Ints
 
 

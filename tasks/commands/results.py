@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.common import paths
-from tasks.common.params import ConfigurationError, check, flat, read
+from tasks.common.params import ConfigurationError, check, flatten, read
 from tasks.common.stage import StageError
 from tasks.files import cost
 from tasks.tracking.mlflow_runs import KEY, KIND
@@ -30,7 +30,7 @@ class Result:
     """The argument that named it."""
     score: Mapping[str, Any]
     parameters: Mapping[str, str]
-    """Resolved and flat, such as train.learning_rate, without what changes no score; {} where they are not known."""
+    """By dotted key, such as train.optimizer.learning_rate; without what changes no score; {} where they are not known."""
     seconds: float | None
     """Of the training."""
     device: str | None
@@ -96,7 +96,7 @@ def _from_file(path: Path, name: str) -> Result:
     with contextlib.suppress(FileNotFoundError, ConfigurationError), contextlib.chdir(root):
         spent = cost.read(check(values, str(paths.EXPERIMENT)))
     seconds, device = (spent["seconds"], spent["device"]) if spent else (None, None)
-    return Result(name, score, _acting(flat(values), score), seconds, device, None)
+    return Result(name, score, _acting(flatten(values), score), seconds, device, None)
 
 
 def _from_mlflow(name: str, checkpoint: str, evaluation: str) -> list[Result]:

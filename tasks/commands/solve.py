@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from model.config.experiment import Evaluation, Score
+from model.config.evaluation import Evaluation, Score
 from model.inference.predictor import Failure, Predictor
 from model.puzzles import grids
 from model.puzzles.arrays import Dataset, Pairs

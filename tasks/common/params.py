@@ -16,9 +16,21 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from model.config.experiment import Experiment, Frozen
+from model.config.base import Frozen
+from model.config.experiment import Experiment
 from tasks.common import paths
 
+RENAMED = {
+    "train.optimizer": "train.optimizer.name",
+    "train.learning_rate": "train.optimizer.learning_rate",
+    "train.weight_decay": "train.optimizer.weight_decay",
+    "train.ema_decay": "train.ema.decay",
+    "train.ema_warmup_steps": "train.ema.warmup_steps",
+    "train.pixel_noise_rate": "train.pixel_noise.rate",
+    "train.pixel_noise_share": "train.pixel_noise.share",
+    "train.self_conditioning.zeros_rate": "train.self_conditioning.null_conditioning_rate",
+}
+"""Old key -> new key. Old keys are refused, in params.yaml, in overrides and in the form, and the new one is named."""
 KINDS = {"dataset": "datasets", "size": "sizes", "version": "versions"}
 
 
@@ -75,7 +87,7 @@ def override(values: Mapping[str, Any], assignment: str) -> dict[str, Any]:
     """`values` with `key.key=value` (YAML) set. Raises ConfigurationError."""
     key, equals, text = assignment.partition("=")
     if not equals or not key:
-        raise ConfigurationError(f"override {assignment!r} is no KEY=VALUE, such as train.steps=2000")
+        raise ConfigurationError(f"override {assignment!r} is no KEY=VALUE, such as train.optimizer_steps=2000")
     value: Any = yaml.load(text, Loader=_Loader)
     for part in reversed(key.split(".")):
         value = {part: value}
@@ -127,6 +139,8 @@ def _explain(error: Any) -> str:
     *section, key = error["loc"] or ("",)
     name = ".".join(str(part) for part in error["loc"])
     fields = _fields(section)
+    if name in RENAMED and error["type"] != "missing":
+        return f"{name} is now {RENAMED[name]}; rename it (given: {error['input']!r})"
     if error["type"] == "extra_forbidden":
         near = _nearest(str(key), fields)
         return f"unknown key {name} (given: {error['input']!r}); allowed here: {', '.join(fields)}{near}"
@@ -156,12 +170,12 @@ def _nearest(name: str, known: Any) -> str:
     return f"; did you mean {match[0]!r}?" if match else ""
 
 
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     """Parameters by dotted name, such as train.network.width; a list as JSON."""
     result: dict[str, str] = {}
     for key, value in values.items():
         if isinstance(value, Mapping):
-            result |= flat(value, f"{prefix}{key}.")
+            result |= flatten(value, f"{prefix}{key}.")
         else:
             result[prefix + key] = value if isinstance(value, str) else json.dumps(value)
     return result

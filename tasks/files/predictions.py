@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field, ValidationError
 
-from model.config.experiment import Evaluation, Frozen
+from model.config.base import Frozen
+from model.config.evaluation import Evaluation
 from model.puzzles.grids import Grid
 from tasks.common.stage import StageError
 

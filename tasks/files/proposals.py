@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from model.config.experiment import Evaluation
+from model.config.evaluation import Evaluation
 from model.puzzles.grids import Grid
 from model.scoring.scores import Key
 from model.scoring.votes import Proposals, collect_proposals, visited_share

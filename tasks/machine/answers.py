@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from rich.progress import Progress
 
-from model.config.experiment import Evaluation
+from model.config.evaluation import Evaluation
 from model.inference.predictor import Answer, Failure, Predictor
 from model.inference.sizes import agreed_size
 from model.puzzles.arrays import Dataset

@@ -74,7 +74,7 @@ def test_everything_is_there_and_a_second_repro_runs_nothing(project):
     [
         ({"evaluations": {"votes": {"steps": 3}}}, {"check", "params", "predict", "score", "report", "publish"}),
         (
-            {"train": {"learning_rate": 1e-3}},
+            {"train": {"optimizer": {"learning_rate": 1e-3}}},
             {"check", "params", "train", "select", "predict", "score", "report", "publish"},
         ),
         ({"report": {"tasks_drawn": 2}}, {"check", "params", "report", "publish"}),
@@ -93,7 +93,7 @@ def test_an_unused_preset_makes_nothing_stale_and_a_used_one_does(project):
     presets["sizes"]["smol"]["train"]["batch"] = 7
     path.write_text(yaml.safe_dump(presets))
     assert "up to date" in _run(project, "dvc", "repro")
-    presets["sizes"]["tiny"]["train"]["ema_warmup_steps"] = 17
+    presets["sizes"]["tiny"]["train"]["ema"]["warmup_steps"] = 17
     path.write_text(yaml.safe_dump(presets))
     assert _ran(_run(project, "dvc", "repro")) >= {"params", "train", "select"}
     path.write_text(before)

@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 import yaml
 
-from model.config.experiment import Augment, Experiment
+from model.config.data import Augment
+from model.config.experiment import Experiment
 from model.network.device_data import view_tokens
 from model.puzzles.arrays import Views
 from model.puzzles.symmetry import COMPOSE, D4
@@ -110,9 +111,9 @@ def test_the_labs_long_runs_are_sizes_that_differ_in_their_updates_alone():
 def test_the_fine_tunings_are_the_ledgers():
     """Ledger 5.1, smol_lora and lorge_ttt."""
     lora, test_time = named("lora", "smol", "aa2").train, named("test-time-1", "lorge", "aa2").train
-    assert (lora.optimizer_steps, lora.warmup_steps, lora.learning_rate) == (8000, 400, 4e-4)
+    assert (lora.optimizer_steps, lora.warmup_steps, lora.optimizer.learning_rate) == (8000, 400, 4e-4)
     assert (lora.finetune.rank, lora.finetune.alpha, lora.finetune.dropout) == (16, 16.0, 0.0)
-    assert (test_time.optimizer_steps, test_time.learning_rate) == (512, 1e-4)
+    assert (test_time.optimizer_steps, test_time.optimizer.learning_rate) == (512, 1e-4)
     assert (test_time.finetune.rank, test_time.finetune.alpha, test_time.finetune.pairs) == (1, 16.0, "evaluation")
     assert test_time.evaluated_weights == "raw"
 
@@ -231,7 +232,7 @@ ONE = "train.self_conditioning."
     [
         ("v2", "v1", {"train.network.time_input", ONE + "gain"}),
         ("v4", "v3", {ONE + "projection"}),
-        ("v5", "v3", {ONE + "features", ONE + "zeros_rate", ONE + "training"}),
+        ("v5", "v3", {ONE + "features", ONE + "null_conditioning_rate", ONE + "training"}),
         ("v3-reverted", "v3", {"train.evaluated_weights"}),
         ("v7-temporal", "v7", {ONE + "training", ONE + "inference"}),
     ],

@@ -66,7 +66,7 @@ def four(root: Path) -> list[str]:
     """A base, a better one with another learning rate, and another seed of each."""
     return [
         folder(root / "a0", made_score(1)),
-        folder(root / "b0", made_score(2, 0.25), train={"learning_rate": 1e-3}),
+        folder(root / "b0", made_score(2, 0.25), train={"optimizer": {"learning_rate": 1e-3}}),
         folder(root / "a1", made_score(3), seed=1),
-        folder(root / "b1", made_score(4, 0.25), train={"learning_rate": 1e-3}, seed=1),
+        folder(root / "b1", made_score(4, 0.25), train={"optimizer": {"learning_rate": 1e-3}}, seed=1),
     ]

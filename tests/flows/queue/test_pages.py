@@ -63,15 +63,15 @@ def test_the_form_offers_what_there_is_and_refuses_what_is_wrong(lab: Lab, page:
     submit(page)
     expect(page.locator("body")).to_contain_text("a key that `python -m tasks.params` prints")
     fill_in(page, lab)
-    add(page, "train.optimizer=adam")
+    add(page, "train.optimizer.name=adam")
     submit(page)
     expect(page.locator("body")).to_contain_text("(adamw|muon)")
     assert lab.runs() == []
     fill_in(page, lab)
-    add(page, "train.optimizer=muon")
+    add(page, "train.optimizer.name=muon")
     submit(page)
     [run] = until(lab.runs, 30)
-    assert run["parameters"]["request"]["overrides"] == ["train.optimizer=muon"]
+    assert run["parameters"]["request"]["overrides"] == ["train.optimizer.name=muon"]
     assert run["state"]["type"] == "SCHEDULED"
 
 

@@ -10,7 +10,7 @@ from jsonschema import Draft202012Validator
 from flows.runs import snapshots
 from flows.runs.request import EXPECTED, NAMED, Request, names, override_schema
 from tasks.common import paths
-from tasks.common.params import ConfigurationError, read, resolve
+from tasks.common.params import RENAMED, ConfigurationError, read, resolve
 from tests.conftest import ROOT
 
 NAME = "v3/tiny/aa1-6x6"
@@ -47,7 +47,7 @@ def test_the_form_accepts_every_value_that_an_experiment_has(version: str, size:
         "train.stepz=1",
         "train.optimizer_steps=many",
         "train.optimizer_steps",
-        "train.optimizer=adam",
+        "train.optimizer.name=adam",
         "seed=3",
         "version=v1",
         "train.network=3",
@@ -64,8 +64,11 @@ def test_the_schema_alone_refuses(wrong: str) -> None:
 
 def test_a_refusal_names_what_would_be_right() -> None:
     form = Draft202012Validator(override_schema())
-    [error] = form.iter_errors("train.optimizer=adam")
-    assert error.message == r"'train.optimizer=adam' does not match '^train\\.optimizer=(adamw|muon)$'"
+    [error] = form.iter_errors("train.optimizer.name=adam")
+    assert error.message == r"'train.optimizer.name=adam' does not match '^train\\.optimizer\\.name=(adamw|muon)$'"
+    for old, new in RENAMED.items():
+        [error] = form.iter_errors(f"{old}=1")
+        assert error.message == f"'{new}=VALUE' was expected"
     [error] = form.iter_errors("train.stepz=3")
     assert error.message == f"{EXPECTED!r} was expected"
 

@@ -114,7 +114,7 @@ def test_the_morning_after_tells_all_and_prefects_block_is_notified(
         lab.environment["PREFECT_API_URL"] = f"http://127.0.0.1:{lab.port}/api"
         lab.sh(sys.executable, "-c", BLOCK, heard[0])
         del lab.environment["PREFECT_API_URL"]
-        runs = lab.queue(SHORT, "--seeds", "0,1") + lab.queue({**SHORT, "train.learning_rate": "1e30"})
+        runs = lab.queue(SHORT, "--seeds", "0,1") + lab.queue({**SHORT, "train.optimizer.learning_rate": "1e30"})
         until(lambda: all(lab.state(run) in ENDED for run in runs), 300)
         assert [lab.state(run) for run in runs] == ["COMPLETED", "COMPLETED", "FAILED"]
         until(lambda: len(heard[1]) == 3, 30)

@@ -142,13 +142,13 @@ SWITCHES: list[tuple[dict[str, Any], dict[str, Any], set[str]]] = [
     ({}, {HOW: {"projection": "gated-norm"}}, SHAPES),
     ({}, {HOW: {"gain": "progress"}}, COURSE),
     ({}, {HOW: {"rate": 0.0}}, COURSE),
-    ({}, {HOW: {"zeros_rate": 0.0}}, COURSE),
+    ({}, {HOW: {"null_conditioning_rate": 0.0}}, COURSE),
     ({}, {HOW: {"training": "reverse-step"}}, COURSE),
     ({}, {HOW: {"training": "blend"}}, COURSE),
     ({}, {HOW: {"inference": "two-pass"}}, set()),
-    ({}, {"optimizer": "muon"}, COURSE),
-    ({}, {"learning_rate": 0.01}, RATE),
-    ({}, {"weight_decay": 0.5}, COURSE),
+    ({}, {"optimizer": {"name": "muon"}}, COURSE),
+    ({}, {"optimizer": {"learning_rate": 0.01}}, RATE),
+    ({}, {"optimizer": {"weight_decay": 0.5}}, COURSE),
     ({}, {"schedule": "constant"}, RATE),
     ({}, {"schedule": "linear"}, RATE),
     ({}, {"final_rate": 0.5}, RATE),
@@ -158,14 +158,14 @@ SWITCHES: list[tuple[dict[str, Any], dict[str, Any], set[str]]] = [
     ({}, {"accumulation": 2}, ALL),
     ({}, {"gradient_clip": 0.01}, COURSE),
     ({}, {"size_loss_weight": 1.0}, ALL),
-    ({}, {"pixel_noise_rate": 1.0}, set()),  # a share of none
-    ({}, {"pixel_noise_share": 0.5}, set()),  # of no example
-    ({"pixel_noise_share": 0.5}, {"pixel_noise_rate": 1.0}, ALL),
+    ({}, {"pixel_noise": {"rate": 1.0}}, set()),  # a share of none
+    ({}, {"pixel_noise": {"share": 0.5}}, set()),  # of no example
+    ({"pixel_noise": {"share": 0.5}}, {"pixel_noise": {"rate": 1.0}}, ALL),
     ({}, {"evaluated_weights": "ema"}, {"kept"}),
-    ({}, {"ema_decay": 0.999}, set()),
-    ({}, {"ema_warmup_steps": 2}, set()),
-    ({"evaluated_weights": "ema"}, {"ema_decay": 0.999}, {"kept"}),
-    ({"evaluated_weights": "ema"}, {"ema_warmup_steps": 2}, {"kept"}),
+    ({}, {"ema": {"decay": 0.999}}, set()),
+    ({}, {"ema": {"warmup_steps": 2}}, set()),
+    ({"evaluated_weights": "ema"}, {"ema": {"decay": 0.999}}, {"kept"}),
+    ({"evaluated_weights": "ema"}, {"ema": {"warmup_steps": 2}}, {"kept"}),
     ({}, {"precision": "bf16"}, ALL),
     ({}, {"precision": "fp32"}, set()),  # What auto is on a CPU; so is never.
     ({}, {"compile": "never"}, set()),
@@ -219,7 +219,7 @@ def test_the_evaluation_weight_is_that_of_the_pairs_of_evaluation_tasks(raw, mon
 
 
 def test_without_features_nothing_else_of_self_conditioning_matters():
-    off = {"features": "none", "rate": 0.0, "zeros_rate": 0.0}
+    off = {"features": "none", "rate": 0.0, "null_conditioning_rate": 0.0}
     before = _losses(**{HOW: off})
     for other in ({"projection": "mlp"}, {"gain": "progress"}, {"inference": "two-pass"}, {"temperature": 3.0}):
         assert _losses(**{HOW: off | other}) == before
@@ -237,7 +237,7 @@ def test_updates_are_counted_whatever_the_accumulation():
 
 def _recoloured(rate, share):
     """Of every example with black input cells, the share of them that pixel noise recolours, over many batches."""
-    config = experiment(train={"pixel_noise_rate": rate, "pixel_noise_share": share}).train
+    config = experiment(train={"pixel_noise": {"rate": rate, "share": share}}).train
     subject = _training()
     batches, found = subject.stream.batches(), []
     for i in range(60):
@@ -269,7 +269,7 @@ def test_pixel_noise_takes_every_black_cell_as_often():
     table, budget = pad_to_budget([(0, 0, 0, 5, 5, 25, 5, 5)], subject.network.prefix_length, None)
     packed = pack(torch.from_numpy(table), subject.data, subject.network.prefix_length, budget)
     packed = packed._replace(context_colour=torch.where(packed.context_colour <= 9, 0, packed.context_colour))
-    config = experiment(train={"pixel_noise_rate": 1.0, "pixel_noise_share": 0.2}).train
+    config = experiment(train={"pixel_noise": {"rate": 1.0, "share": 0.2}}).train
     hits = sum(
         (objective.pixel_noise(packed, config, hash_key(torch.tensor(i))).context_colour > 0).double()
         for i in range(600)

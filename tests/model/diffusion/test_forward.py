@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from model.config.experiment import Noise
+from model.config.diffusion import Noise
 from model.diffusion.forward import add_noise
 from model.diffusion.schedule import cosine_schedule
 

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.config.experiment import Noise
+from model.config.diffusion import Noise
 from model.diffusion.reverse import posterior, reverse_probabilities
 from model.diffusion.schedule import cosine_schedule, inference_levels
 

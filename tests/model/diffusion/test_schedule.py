@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from model.config.experiment import Noise
+from model.config.diffusion import Noise
 from model.diffusion.schedule import cosine_schedule, inference_levels
 
 LAB = Noise(steps=128, offset=0.008, alpha_bar_final=0.02)

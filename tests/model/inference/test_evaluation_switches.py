@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from model.config.experiment import Evaluation
+from model.config.evaluation import Evaluation
 from model.diffusion.schedule import cosine_schedule, inference_levels
 from model.network.denoiser import Denoiser
 from tasks.common import params, paths

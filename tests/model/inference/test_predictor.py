@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from model.config.experiment import Augment, Evaluation
+from model.config.data import Augment
+from model.config.evaluation import Evaluation
 from model.inference import predictor as prediction
 from model.inference.predictor import Failure, Predictor, batches, bisect_failures
 from model.puzzles.arrays import Dataset, Pairs

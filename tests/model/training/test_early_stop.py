@@ -54,7 +54,7 @@ def test_patience_runs_out_so_many_updates_after_the_lowest_value_by_hand():
 
 @pytest.mark.parametrize("accumulation", [1, 3])
 def test_it_stops_where_the_history_says_and_the_last_candidate_is_that_update(accumulation):
-    subject, candidates = _training(_config(EVERY_2, learning_rate=0.1, accumulation=accumulation)), []
+    subject, candidates = _training(_config(EVERY_2, optimizer={"learning_rate": 0.1}, accumulation=accumulation)), []
     ignore = lambda *_: None  # noqa: E731
     subject.run(on_row=ignore, on_candidate=candidates.append, on_save=lambda: None, stop=lambda: False)
     looks = {row["step"]: row[CROSS_ENTROPY] for row in subject.history if CROSS_ENTROPY in row}
@@ -75,7 +75,7 @@ def test_looking_changes_nothing_of_the_training_and_null_never_looks():
 
 @pytest.mark.parametrize("weights", ["raw", "ema"])
 def test_an_interrupted_training_stops_at_the_same_update_with_the_same_weights(weights):
-    config = _config(EVERY_2, learning_rate=0.1, evaluated_weights=weights)
+    config = _config(EVERY_2, optimizer={"learning_rate": 0.1}, evaluated_weights=weights)
     whole = run(_training(config))
     assert whole.stopped_early
     for stop in (3, whole.step - 1, whole.step):
@@ -146,7 +146,13 @@ def test_it_never_stops_on_the_reported_solutions():
 
 def test_through_the_stages_it_is_said_and_halfway_is_half_of_what_was_done(raw, capsys):
     raw(puzzles())
-    early = {"early_stop": EVERY_2, "optimizer_steps": 40, "candidates": 10, "log_every": 2, "learning_rate": 0.1}
+    early = {
+        "early_stop": EVERY_2,
+        "optimizer_steps": 40,
+        "candidates": 10,
+        "log_every": 2,
+        "optimizer": {"learning_rate": 0.1},
+    }
     config = experiment(train=early)
     paths.EXPERIMENT.write_text(yaml.safe_dump(config.model_dump(mode="json")))
     for stage in (prepare, augment, train, select):

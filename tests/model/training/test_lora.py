@@ -7,7 +7,7 @@ import pytest
 import torch
 import yaml
 
-from model.config.experiment import Train
+from model.config.training import Train
 from model.network.denoiser import build
 from model.training import noised_batch
 from model.training.lora import adapt, adapters, merged
@@ -48,7 +48,7 @@ def _look(subject: Training) -> noised_batch.NoisedBatch:
 
 
 def test_adapters_change_nothing_at_first_and_merged_weights_answer_as_adapters_do(start):
-    config = experiment(train={"finetune": LORA, "learning_rate": 0.05}).train
+    config = experiment(train={"finetune": LORA, "optimizer": {"learning_rate": 0.05}}).train
     subject = _training(config, start)
     plain = build(config, 6)
     plain.load_state_dict(start)
@@ -63,7 +63,7 @@ def test_adapters_change_nothing_at_first_and_merged_weights_answer_as_adapters_
 
 
 def test_fine_tuning_moves_every_target_and_the_task_table_and_nothing_else(start):
-    config = experiment(train={"finetune": LORA, "weight_decay": 0.5}).train
+    config = experiment(train={"finetune": LORA, "optimizer": {"weight_decay": 0.5}}).train
     found = _run(_training(config, start)).weights()
     moved = {name for name in start if not torch.equal(found[name], start[name])}
     matrices = {n for n in start if n.startswith(("blocks.", "size_head.")) and n.endswith("weight")}
@@ -174,7 +174,7 @@ def test_the_blend_moves_half_of_the_cells_that_the_estimate_has_wrong(monkeypat
     """Shares are uniform in 0..1 (ledger, v5), so that a wrong cell is taken half of the time."""
     from model.diffusion import self_conditioning
 
-    off = {"features": "none", "zeros_rate": 0.0, "training": "blend"}
+    off = {"features": "none", "null_conditioning_rate": 0.0, "training": "blend"}
     subject = _run(_training(experiment(train={"self_conditioning": off}).train))
     found = subject.probe()
     assert set(found) == {"blend"}

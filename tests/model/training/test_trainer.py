@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from model.config.experiment import Train
+from model.config.training import Train
 from model.diffusion.schedule import cosine_schedule, levels
 from model.network.denoiser import build
 from model.network.packing import pack, pad_to_budget
@@ -58,7 +58,7 @@ def _equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_a_seed_decides_everything_and_a_resumed_run_equals_an_unbroken_one(optimizer):
-    config = experiment(train={"optimizer": optimizer, "evaluated_weights": "ema", "accumulation": 2}).train
+    config = experiment(train={"optimizer": {"name": optimizer}, "evaluated_weights": "ema", "accumulation": 2}).train
     whole = run(training(config))
     assert _equal(whole.weights(), run(training(config)).weights())
     assert not _equal(whole.weights(), run(training(config, seed=1)).weights())
@@ -81,8 +81,8 @@ def test_the_history_counts_every_example_once():
 
 
 def test_a_diverged_training_ends_with_its_update():
-    config = experiment(train={"learning_rate": 1e30, "warmup_steps": 0}).train
-    with pytest.raises(TrainingError, match=r"update \d+: loss .*Lower train.learning_rate"):
+    config = experiment(train={"optimizer": {"learning_rate": 1e30}, "warmup_steps": 0}).train
+    with pytest.raises(TrainingError, match=r"update \d+: loss .*Lower train.optimizer.learning_rate"):
         run(training(config))
 
 
@@ -136,7 +136,7 @@ def test_the_learning_rate_at_its_corners(schedule_name):
             "optimizer_steps": 110,
             "warmup_steps": 10,
             "candidates": 2,
-            "learning_rate": 2.0,
+            "optimizer": {"learning_rate": 2.0},
         }
     ).train
     assert learning_rate(config, 0) == pytest.approx(0.02)
@@ -180,7 +180,7 @@ def test_muon_equals_torchs_own_on_single_matrices():
 
 
 def test_the_average_is_the_ledgers():
-    config = experiment(train={"ema_decay": 0.995, "ema_warmup_steps": 4}).train
+    config = experiment(train={"ema": {"decay": 0.995, "warmup_steps": 4}}).train
     network = build(config, 2)
     average = Average(network, config)
     name, parameter = next(iter(network.named_parameters()))

@@ -121,9 +121,9 @@ def test_a_training_in_parts_that_was_stopped_goes_on(prepared, then):
 def test_what_cannot_be_shared_out_is_refused(prepared):
     assert "needs more than one GPU" in _stage(1, "tasks.train", fails=True, ARC_SHARD="1")
     assert "ARC_SHARD is 'yes'; allowed are '0' and '1'" in _stage(1, "tasks.train", fails=True, ARC_SHARD="yes")
-    resolved = experiment(train={"accumulation": 2, "batch": 4, "optimizer": "muon"})
+    resolved = experiment(train={"accumulation": 2, "batch": 4, "optimizer": {"name": "muon"}})
     paths.EXPERIMENT.write_text(yaml.safe_dump(resolved.model_dump(mode="json")))
-    assert "train.optimizer is 'muon'" in _stage(2, "tasks.train", fails=True, ARC_SHARD="1")
+    assert "train.optimizer.name is 'muon'" in _stage(2, "tasks.train", fails=True, ARC_SHARD="1")
 
 
 def test_an_update_that_cannot_be_shared_is_refused(prepared, monkeypatch):

@@ -31,7 +31,7 @@ def test_two_experiments_by_hand(folders):
     assert pair.p_holm == pair.p
     assert pair.won == tuple(t for t, x, y in zip(TASKS, a, b, strict=True) if y > x)
     assert pair.lost == tuple(t for t, x, y in zip(TASKS, a, b, strict=True) if y < x)
-    assert pair.factors == (("train.learning_rate", "0.002", "0.001"),)
+    assert pair.factors == (("train.optimizer.learning_rate", "0.002", "0.001"),)
     assert (pair.shown, pair.verdict) == (True, "B higher")
     assert [row.label for row in found.rows] == ["v3/tiny/aa1", "v3/tiny/aa1 (learning_rate=0.001)"]
     assert any("one seed" in note for note in found.notes)
@@ -134,7 +134,7 @@ def test_csv_and_page_hold_the_same_as_the_terminal(folders, tmp_path, capsys):
     assert rows[0]["seeds"] == "0; 1"
     assert float(pair["p"]) == found.pairs[0].p
     assert pair["won"].split("; ") == list(found.pairs[0].won)
-    assert pair["factors"] == "train.learning_rate 0.002 0.001"
+    assert pair["factors"] == "train.optimizer.learning_rate 0.002 0.001"
     page = (tmp_path / "out.html").read_text()
     assert "http" not in page
     for text in (found.pairs[0].verdict, found.pairs[0].won[0], f"{100 * found.pairs[0].difference:+.1f}"):

@@ -7,7 +7,7 @@ import yaml
 
 from tasks.commands.comparison import compare
 from tasks.common import paths
-from tasks.common.params import flat
+from tasks.common.params import flatten
 from tasks.common.stage import StageError
 from tasks.files import cost
 from tasks.tracking import mlflow_runs
@@ -28,7 +28,7 @@ def test_a_score_file_alone_compares_without_factors(folders, tmp_path):
     found = compare([folders[0], str(path)], resamples=200)
     assert found.pairs[0].factors is None
     inside = compare([folders[0], str(tmp_path / "b0" / paths.score("best", "votes"))], resamples=200)
-    assert inside.pairs[0].factors == (("train.learning_rate", "0.002", "0.001"),)
+    assert inside.pairs[0].factors == (("train.optimizer.learning_rate", "0.002", "0.001"),)
     assert inside.pairs[0][2:6] == found.pairs[0][2:6]
 
 
@@ -73,10 +73,10 @@ def test_a_folder_of_an_older_commit_still_compares(folders, tmp_path):
     """Its parameters lack what has been added since; that is a factor."""
     path = tmp_path / "b0" / paths.EXPERIMENT
     values = yaml.safe_load(path.read_text())
-    del values["train"]["optimizer"]
+    del values["train"]["optimizer"]["name"]
     path.write_text(yaml.safe_dump(values))
     factors = compare(folders[:2], resamples=200).pairs[0].factors
-    assert factors == (("train.learning_rate", "0.002", "0.001"), ("train.optimizer", "adamw", "-"))
+    assert factors == (("train.optimizer.learning_rate", "0.002", "0.001"), ("train.optimizer.name", "adamw", "-"))
 
 
 def test_a_name_that_is_nothing(folders):
@@ -98,7 +98,7 @@ def _publish(tmp_path, score, key, **changes):
     file.write_text(json.dumps(score))
     tags = {"arc.experiment": config.name, "arc.seed": str(config.seed)}
     tags |= {"mlflow.source.git.commit": "0123456789abcdef" if config.seed else "fedcba9876543210"}
-    parameters = flat(config.model_dump(mode="json"))
+    parameters = flatten(config.model_dump(mode="json"))
     points = [mlflow_runs.Point("cost/training_seconds", 120.0, 12)]
     training = mlflow_runs.Record(config.name, tags | {"arc.device": "H200"}, parameters, points, {})
     named = tags | {"arc.checkpoint": "best", "arc.evaluation": "votes"}
@@ -113,15 +113,15 @@ def _publish(tmp_path, score, key, **changes):
 def test_names_in_mlflow(folders, tmp_path):
     _publish(tmp_path, made_score(1), "aaa0")
     _publish(tmp_path, made_score(3), "aaa1", seed=1)
-    _publish(tmp_path, made_score(2, 0.25), "bbb0", train={"learning_rate": 1e-3}, size="smol")
-    _publish(tmp_path, made_score(4, 0.25), "bbb1", train={"learning_rate": 1e-3}, size="smol", seed=1)
+    _publish(tmp_path, made_score(2, 0.25), "bbb0", train={"optimizer": {"learning_rate": 1e-3}}, size="smol")
+    _publish(tmp_path, made_score(4, 0.25), "bbb1", train={"optimizer": {"learning_rate": 1e-3}}, size="smol", seed=1)
     found = compare(["v3/tiny/aa1", "v3/smol/aa1"], resamples=2000)
     assert [(row.label, row.seeds) for row in found.rows] == [("v3/tiny/aa1", (0, 1)), ("v3/smol/aa1", (0, 1))]
     of_folders = compare(folders, resamples=2000)
     assert [row[4:15] for row in found.rows] == [row[4:15] for row in of_folders.rows]
     assert found.pairs[0][2:8] == of_folders.pairs[0][2:8]
     assert (found.rows[0].minutes, found.rows[0].device) == (4.0, "H200")
-    assert ("train.learning_rate", "0.002", "0.001") in found.pairs[0].factors
+    assert ("train.optimizer.learning_rate", "0.002", "0.001") in found.pairs[0].factors
     # A worktree against a name; one result of a name by its key.
     mixed = compare([folders[0], "v3/smol/aa1@bbb1"], resamples=200)
     assert [row.seeds for row in mixed.rows] == [(0,), (1,)]

@@ -23,7 +23,7 @@ def _refused(**changes):
         ({"version": "v33"}, r"version is 'v33'; allowed are .*v3.* did you mean 'v3'"),
         ({"size": "tinny"}, r"size is 'tinny'.* did you mean 'tiny'"),
         ({"sed": 1}, r"unknown key sed \(given: 1\).* did you mean 'seed'"),
-        ({"train": {"lerning_rate": 1}}, r"unknown key train.lerning_rate \(given: 1\).*did you mean 'learning_rate'"),
+        ({"train": {"warmup_step": 1}}, r"unknown key train.warmup_step \(given: 1\).*did you mean 'warmup_steps'"),
         ({"evaluations": {"votes": {"step": 3}}}, r"unknown key evaluations.votes.step .*did you mean 'steps'"),
         ({"train": {"batch": "x"}}, r"train.batch is 'x'; Input should be a valid integer"),
         ({"train": {"batch": 0}}, r"train.batch is 0; Input should be greater than 0"),
@@ -32,7 +32,7 @@ def _refused(**changes):
         ({"train": {"optimizer_steps": 0}}, r"train.optimizer_steps is 0"),
         ({"train": {"candidates": 3}}, r"candidates is 3; it must be even .* allowed up to 20: \[2, 4, 6, 12\]"),
         ({"train": {"optimizer_steps": 1}}, r"train.optimizer_steps is 1"),
-        ({"train": {"learning_rate": float("nan")}}, r"train.learning_rate is nan"),
+        ({"train": {"optimizer": {"learning_rate": float("nan")}}}, r"train.optimizer.learning_rate is nan"),
         ({"evaluations": {"votes": {"attempts": 2}}}, r"attempts is 2 and votes is 8; exactly one of them is 0"),
         ({"evaluations": {"votes": {"votes": 73}}}, r"votes is 73; augment.voting_views has 72"),
         ({"predict": {"evaluations": ["vote"]}}, r"predict names evaluation 'vote'"),
@@ -46,14 +46,14 @@ def test_what_is_wrong_is_refused_by_name(changes, says):
 
 
 def test_several_mistakes_are_all_named():
-    message = _refused(train={"lerning_rate": 1, "batch": "x"}, sed=1)
+    message = _refused(train={"warmup_step": 1, "batch": "x"}, sed=1)
     assert len(message.splitlines()) == 3
 
 
 def test_overrides_win_over_version_over_size():
-    resolved = experiment(train={"learning_rate": 0.125})
-    assert resolved.train.learning_rate == 0.125
-    assert resolved.train.optimizer == PRESETS["defaults"]["train"]["optimizer"]
+    resolved = experiment(train={"optimizer": {"learning_rate": 0.125}})
+    assert resolved.train.optimizer.learning_rate == 0.125
+    assert resolved.train.optimizer.name == PRESETS["defaults"]["train"]["optimizer"]["name"]
     assert experiment(version="v6").train.schedule == PRESETS["versions"]["v6"]["train"]["schedule"] == "constant"
     assert resolved.train.size_loss_weight == PRESETS["sizes"]["tiny"]["train"]["size_loss_weight"]
     assert resolved.name == "v3/tiny/aa1-6x6"
@@ -104,9 +104,21 @@ def test_exponents_are_numbers_and_a_repeated_key_is_refused(tmp_path):
 
 def test_overrides_on_the_command_line():
     values = params.override(copy.deepcopy(SMALL), "train.optimizer_steps=2000")
-    values = params.override(values, "train.learning_rate=1e-3")
+    values = params.override(values, "train.optimizer.learning_rate=1e-3")
     assert values["train"]["optimizer_steps"] == 2000
-    assert values["train"]["learning_rate"] == 1e-3
+    assert values["train"]["optimizer"]["learning_rate"] == 1e-3
     assert values["train"]["batch"] == SMALL["train"]["batch"]
-    with pytest.raises(ConfigurationError, match="KEY=VALUE"):
+    with pytest.raises(ConfigurationError, match="KEY=VALUE") as caught:
         params.override(values, "nonsense")
+    example = str(caught.value).rsplit(" ", 1)[1]
+    assert params.resolve(params.override(SMALL, example), PRESETS).train.optimizer_steps == 2000
+
+
+@pytest.mark.parametrize(("old", "new"), params.RENAMED.items())
+def test_an_old_key_is_refused_and_the_new_one_named(old, new):
+    """In params.yaml and in overrides, which take the same way; the form: tests/flows/runs/test_request.py."""
+    with pytest.raises(ConfigurationError, match=re.escape(f"{old} is now {new}; rename it (given: ")):
+        params.resolve(params.override(SMALL, f"{old}=1"), PRESETS)
+    known = params.flatten(experiment().model_dump(mode="json"))
+    assert new in known
+    assert old not in known

