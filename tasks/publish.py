@@ -1,7 +1,7 @@
-"""Stage `publish`: the experiment in MLflow, one run for the training and below it one for each evaluation.
+"""Stage `publish`: writes the experiment to MLflow, as one run for the training with a child run per evaluation.
 
-Keyed by content: a store gets the same result once, however often it is published, and a result out of DVC's cache
-like any other. `--if-missing`, beyond DVC, gives the result at hand to a store that lacks it, such as a fresh one.
+Keyed by content: a store gets each result once, however often it is published, whether it was computed here or taken
+from DVC's cache. `--if-missing` runs outside DVC and publishes the current result to a store that lacks it.
 """
 
 import json
@@ -27,10 +27,10 @@ from tasks.tracking.mlflow_runs import Data, Model, Point, Record, Result
 
 CHECKPOINTS = ("best", "halfway", "final")
 CODE = ("model", "tasks", "flows", "dvc.yaml", "presets.yaml")
-"""What `uncommitted` looks at: the parameters are in the run, and dvc.lock follows from it."""
+"""Paths whose changes make the commit dirty. The run holds the parameters, and dvc.lock follows from both."""
 
 MODEL = ("step", "optimizer_steps", "stopped_early", "weights", "data", "leaks")
-"""What a model says of itself, out of its description."""
+"""Fields of the checkpoint's description that become parameters of the MLflow model."""
 
 Pair = tuple[str, str]
 """Checkpoint and evaluation."""
@@ -38,18 +38,18 @@ Pair = tuple[str, str]
 
 @stage("publish")
 def main(
-    if_missing: Annotated[bool, typer.Option("--if-missing", help="Only the store: write no file.")] = False,
+    if_missing: Annotated[bool, typer.Option("--if-missing", help="Write to the store only, and no file.")] = False,
 ) -> None:
     """Write data/reports/published.json and the runs that it names."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("publish: stopped before the end; start it again"))
-    experiment, place = resolved(), store.store()
+    experiment, target = resolved(), store.configured_store()
     key = content_key(experiment)
-    new = mlflow_runs.publish(place, key, lambda: read(experiment))
+    new = mlflow_runs.publish(target, key, lambda: read(experiment))
     if not if_missing:
         runs = [title(experiment), *(title(experiment, pair) for pair in matrix(experiment))]
         paths.REPORTS.mkdir(parents=True, exist_ok=True)
         write_json(paths.PUBLISHED, {"key": key, "experiment": experiment.publish.experiment, "runs": runs})
-    print(f"{title(experiment)} {'published to' if new else 'is in'} {place.uri}")
+    print(f"{title(experiment)} {'published to' if new else 'is in'} {target.uri}")
 
 
 def title(experiment: Experiment, pair: Pair | None = None) -> str:
@@ -58,19 +58,19 @@ def title(experiment: Experiment, pair: Pair | None = None) -> str:
 
 
 def matrix(experiment: Experiment) -> list[Pair]:
-    """The evaluations that are asked for; scores of others may lie beside theirs."""
+    """The evaluations that the experiment requests; data/scores may contain others."""
     return [(c, e) for c in experiment.predict.checkpoints for e in experiment.predict.evaluations]
 
 
 def content_key(experiment: Experiment) -> str:
-    """Digest of all that the result is. Raises StageError naming what is missing."""
+    """Digest of all files of the result. Raises StageError that names the missing ones."""
     stems = [paths.CHECKPOINTS / name for name in CHECKPOINTS]
     parts = [
         *(paths.EXPERIMENT, paths.HISTORY, paths.PROBES, paths.SELECTION, paths.LEAKS),
         *(stem.with_suffix(suffix) for stem in stems for suffix in (".json", ".safetensors")),
         *(file(*pair) for pair in matrix(experiment) for file in (paths.score, paths.submission)),
     ]
-    # The page is drawn from the rest: drawn differently it is no other result.
+    # The page is drawn from the other files: another layout is not another result.
     missing = [str(part) for part in [*parts, paths.PAGE] if not part.exists()]
     if missing:
         raise StageError(f"the result is incomplete: no {', '.join(missing)}; run `dvc repro`")
@@ -78,7 +78,7 @@ def content_key(experiment: Experiment) -> str:
 
 
 def read(experiment: Experiment) -> Result:
-    """The whole result. Raises StageError where its parts do not belong together."""
+    """The whole result. Raises StageError if its parts do not belong together."""
     descriptions = {name: json.loads((paths.CHECKPOINTS / f"{name}.json").read_text()) for name in CHECKPOINTS}
     scores = {pair: json.loads(paths.score(*pair).read_text()) for pair in matrix(experiment)}
     stems = {name: paths.CHECKPOINTS / name for name in CHECKPOINTS}
@@ -121,7 +121,7 @@ def read(experiment: Experiment) -> Result:
 def check(
     experiment: Experiment, descriptions: Mapping[str, Any], digests: Mapping[str, str], scores: Mapping[Pair, Any]
 ) -> None:
-    """Refuse a mixture: scores of other checkpoints, checkpoints of other parameters or data."""
+    """Raise StageError for scores of other checkpoints, or checkpoints of other parameters or data."""
     wanted = experiment.model_dump(mode="json")
     expected = {key: wanted[key] for key in ("seed", "train", "prepare", "augment")}
     expected |= {"experiment": experiment.name, "data": digest(paths.CELLS, paths.PAIRS, paths.TASKS)}
@@ -133,18 +133,18 @@ def check(
     for pair, score in scores.items():
         if score["source"]["checkpoint"] != digests[pair[0]]:
             raise StageError(
-                f"{paths.score(*pair)} is of another checkpoint {pair[0]} than lies there; run `dvc repro`"
+                f"{paths.score(*pair)} is of another checkpoint {pair[0]} than {paths.CHECKPOINTS} has; run `dvc repro`"
             )
         if score["source"]["evaluation"] != wanted["evaluations"][pair[1]]:
             raise StageError(f"{paths.score(*pair)} is of another evaluation than {paths.EXPERIMENT}; run `dvc repro`")
 
 
 def training(experiment: Experiment, scores: Mapping[Pair, Any], tags: Mapping[str, str]) -> Record:
-    """The run of the training: every parameter, the curves, and what was left behind."""
+    """The run of the training: every parameter, the curves, and the files."""
     history = json.loads(paths.HISTORY.read_text())
     selection, probes = json.loads(paths.SELECTION.read_text()), json.loads(paths.PROBES.read_text())
     leaks = {score["source"]["leaks"] for score in scores.values()}
-    spent = cost.read(experiment)
+    training_cost = cost.read(experiment)
     curves = [("train", row) for row in history] + [("validation", row) for row in selection["candidates"]]
     return Record(
         name=title(experiment),
@@ -152,7 +152,7 @@ def training(experiment: Experiment, scores: Mapping[Pair, Any], tags: Mapping[s
             **tags,
             "arc.selected_on_the_reported_set": _text(selection["on_the_reported_set"]),
             "arc.leaks": str(max(leaks)),
-            **({"arc.device": spent["device"]} if spent else {}),
+            **({"arc.device": training_cost["device"]} if training_cost else {}),
             "mlflow.note.content": note(experiment),
         },
         params=flatten(experiment.model_dump(mode="json")),
@@ -160,7 +160,7 @@ def training(experiment: Experiment, scores: Mapping[Pair, Any], tags: Mapping[s
             *(Point(f"{k}/{name}", value, int(row["step"])) for k, row in curves for name, value in numbers(row)),
             *(Point(f"probe/{name}", value, 0) for name, value in leaves(probes)),
             *(Point(f"pass_at_2/{c}-{e}", score["pass_at_2"], 0) for (c, e), score in scores.items()),
-            *([Point("cost/training_seconds", spent["seconds"], 0)] if spent else []),
+            *([Point("cost/training_seconds", training_cost["seconds"], 0)] if training_cost else []),
         ],
         artifacts={
             path.name: path
@@ -196,16 +196,16 @@ def evaluation(experiment: Experiment, pair: Pair, score: Mapping[str, Any], tag
 
 
 def numbers(row: Mapping[str, Any]) -> list[tuple[str, float]]:
-    """The metrics of a row: its numbers but the step, the ends of an interval, and how many answers are missing."""
-    found: list[tuple[str, float]] = []
+    """The metrics of a row: its numbers except the step, the ends of an interval, and the count of missing answers."""
+    metrics: list[tuple[str, float]] = []
     for name, value in row.items():
         if name == "missing":
-            found.append((name, float(len(value))))
+            metrics.append((name, float(len(value))))
         elif name.startswith("ci95"):
-            found += [(f"{name}_low", float(value[0])), (f"{name}_high", float(value[1]))]
+            metrics += [(f"{name}_low", float(value[0])), (f"{name}_high", float(value[1]))]
         elif isinstance(value, int | float) and not isinstance(value, bool) and name != "step":
-            found.append((name, float(value)))
-    return found
+            metrics.append((name, float(value)))
+    return metrics
 
 
 def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
@@ -218,7 +218,7 @@ def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, f
 
 
 def note(experiment: Experiment) -> str:
-    """The scores as a table in Markdown, with what must be said beside them."""
+    """The scores as a Markdown table, with their caveats."""
     head = ("evaluation", "pass@2 %", "95 % interval", "grids", "tasks", "")
     lines = [head, ["---"] * len(head)]
     for row in rows(experiment):
@@ -229,7 +229,7 @@ def note(experiment: Experiment) -> str:
 
 
 def code() -> dict[str, str]:
-    """The commit that publishes, and whether the code differs from it; nothing outside of git."""
+    """Tags: the current commit, and whether the code differs from it; empty outside of a git repository."""
 
     def git(*arguments: str) -> str | None:
         try:

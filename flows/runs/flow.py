@@ -154,7 +154,7 @@ def score_row(path: Path) -> dict[str, Any]:
 
 def mlflow_links(worktree: Path) -> list[str]:
     """Links to the MLflow run of the published result and to its report; none if nothing was published."""
-    file, place = worktree / paths.PUBLISHED, store.store()
+    file, place = worktree / paths.PUBLISHED, store.configured_store()
     published = mlflow_runs.run_of(place, json.loads(file.read_text())["key"]) if file.exists() else None
     if not published:
         return []

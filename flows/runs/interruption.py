@@ -31,7 +31,7 @@ def write(run: str, status: str, reason: str) -> None:
     from tasks.common.params import flatten, resolved
     from tasks.tracking import mlflow_runs, store
 
-    experiment, place, where = resolved(), store.store(), records.progress(run)
+    experiment, place, where = resolved(), store.configured_store(), records.progress(run)
     with store.locked(place):
         store.create(place)
         client = mlflow_runs.connect(place)

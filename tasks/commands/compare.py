@@ -1,4 +1,4 @@
-"""`arc compare`: any number of experiments in one table, for the terminal, as CSV and as a page.
+"""`arc compare`: compares experiments in one table, in the terminal, as CSV and as a page.
 
 `python -m tasks.commands.compare A B [...]` takes score files, folders with data/scores (a worktree, a clone), and
 names of experiments in MLflow.
@@ -22,12 +22,13 @@ from tasks.commands.comparison import Comparison, Pair, Row, compare
 from tasks.common.stage import StageError, stage
 
 FEW = 3
-"""Up to so many experiments every pair is told in full; beyond, only neighbours, and so many tasks of each: """
+"""Largest number of experiments for which every pair is printed with all its tasks; else only neighbours are."""
 TASKS = 20
+"""Tasks printed per pair of more than FEW experiments."""
 
 
 def write_csv(path: Path, rows: Sequence[NamedTuple]) -> None:
-    """One line a row; lists are joined by semicolons."""
+    """Write one line per row; lists are joined by semicolons."""
 
     def text(value: Any) -> Any:
         if isinstance(value, tuple):
@@ -47,17 +48,21 @@ def main(
     names: Annotated[
         list[str], typer.Argument(help="Score files, folders with data/scores, or names such as v3/smol/aa1")
     ],
-    checkpoint: Annotated[Literal["best", "halfway", "final"], typer.Option(help="Whose scores")] = "best",
-    evaluation: Annotated[str, typer.Option(help="Which evaluation's scores")] = "votes",
-    common: Annotated[bool, typer.Option("--common", help="Compare over the shared tasks if the sets differ")] = False,
+    checkpoint: Annotated[Literal["best", "halfway", "final"], typer.Option(help="Checkpoint to compare")] = "best",
+    evaluation: Annotated[str, typer.Option(help="Evaluation to compare")] = "votes",
+    common: Annotated[
+        bool, typer.Option("--common", help="Compare over the shared tasks if the task sets differ")
+    ] = False,
     apart: Annotated[bool, typer.Option("--seeds-apart", help="Do not pool the seeds of an experiment")] = False,
-    csv_file: Annotated[Path | None, typer.Option("--csv", help="Scores there, pairs into NAME-pairs.csv")] = None,
-    html: Annotated[Path | None, typer.Option("--html", help="The same tables as a page that opens offline")] = None,
+    csv_file: Annotated[
+        Path | None, typer.Option("--csv", help="Write the scores to FILE.csv and the pairs to FILE-pairs.csv")
+    ] = None,
+    html: Annotated[Path | None, typer.Option("--html", help="Write the tables as a page that opens offline")] = None,
 ) -> None:
-    """Compare experiments: scores with intervals, paired differences, tasks won and lost, and what they differ in."""
+    """Compare experiments: scores with intervals, paired differences, tasks won and lost, and differing parameters."""
     for path in (csv_file, html):
         if path and not path.absolute().parent.is_dir():
-            raise StageError(f"{path} cannot be written: there is no folder {path.absolute().parent}")
+            raise StageError(f"{path} cannot be written: the folder {path.absolute().parent} does not exist")
     comparison = compare(names, checkpoint, evaluation, common, apart)
     # A pipe or a file has no width of its own.
     console = Console(record=html is not None, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120)
@@ -79,15 +84,15 @@ def draw(comparison: Comparison) -> list[Any]:
         parts.append(_pairs(comparison.pairs, names))
     order = list(names)
     most = None if len(order) <= FEW else TASKS
-    told = [p for p in comparison.pairs if len(order) <= FEW or order.index(p.b) - order.index(p.a) == 1]
-    for pair in told:
+    detailed = [p for p in comparison.pairs if len(order) <= FEW or order.index(p.b) - order.index(p.a) == 1]
+    for pair in detailed:
         parts.append(f"\n[bold]{names[pair.a]} → {names[pair.b]}[/]")
         parts.append(_list("won", pair.won, most))
         parts.append(_list("lost", pair.lost, most))
         parts.append(_factors(pair))
-    if len(told) < len(comparison.pairs):
+    if len(detailed) < len(comparison.pairs):
         parts.append(
-            f"\nThe other {len(comparison.pairs) - len(told)} pairs' tasks and factors, and all tasks: --csv FILE."
+            f"\nThe other {len(comparison.pairs) - len(detailed)} pairs' tasks and factors, and all tasks: --csv FILE."
         )
     return [*parts, *(f"[yellow]{escape(note)}[/]" for note in comparison.notes)]
 
@@ -128,7 +133,7 @@ def _scores(rows: Sequence[Row], names: dict[str, str]) -> Table:
 
 def _pairs(pairs: Sequence[Pair], names: dict[str, str]) -> Table:
     several = len(pairs) > 1
-    table = _table("\nB less A in points of pass@2, paired over tasks; p by flipping the signs of tasks")
+    table = _table("\nB minus A in points of pass@2, paired over tasks; p by a sign-flip test over tasks")
     table.add_column("A → B")
     for name in ("points", "95 %", "p", *(["p, Holm"] if several else []), "won", "lost"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -154,9 +159,9 @@ def _list(name: str, tasks: Sequence[str], most: int | None) -> str:
 
 def _factors(pair: Pair) -> str:
     if pair.factors is None:
-        return "differ in: not known, since a score's parameters are not beside it"
+        return "differ in: unknown, since the parameters of one score are missing"
     if not pair.factors:
-        return "differ in: no parameter that acts on the score"
+        return "differ in: no parameter that affects the score"
     return "differ in: " + escape("; ".join(f"{key} {a} → {b}" for key, a, b in pair.factors))
 
 

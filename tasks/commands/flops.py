@@ -1,4 +1,4 @@
-"""Floating-point operations that a step needs: the products of the network, and attention between valid rows."""
+"""Floating-point operations of one step: the matrix products of the network, and attention between valid rows."""
 
 from typing import NamedTuple
 
@@ -22,13 +22,13 @@ def forward(config: Network, lengths: Lengths, *, context: bool) -> float:
     c, t = lengths.context.astype(np.float64), lengths.target.astype(np.float64)
     total = config.layers * (2 * (project + rest) * target_rows + 4 * config.width * float(t @ (c + t)))
     if context:
-        # The last layer reads the size tokens alone: all rows are projected, one a sequence goes on.
-        whole = config.layers - 1
-        total += 2 * project * context_rows * config.layers + 2 * rest * (context_rows * whole + len(c))
-        total += 4 * config.width * (float(c @ c) * whole + float(c.sum()))
+        # The last layer keeps one size token per sequence: all rows become keys and values, one row continues.
+        full_layers = config.layers - 1
+        total += 2 * project * context_rows * config.layers + 2 * rest * (context_rows * full_layers + len(c))
+        total += 4 * config.width * (float(c @ c) * full_layers + float(c.sum()))
     return total
 
 
 def training(config: Network, lengths: Lengths, estimate: bool) -> float:
-    """Operations of one update: forward, twice as much backward, and a further pass if there is an estimate."""
+    """Operations of one update: forward, backward at twice the cost, and one more pass if there is an estimate."""
     return 3 * forward(config, lengths, context=True) + estimate * forward(config, lengths, context=False)

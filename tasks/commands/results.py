@@ -1,4 +1,4 @@
-"""Scores to compare, wherever they lie: a score file, the folder of a worktree or clone, or a name in MLflow."""
+"""Finds the scores to compare: a score file, the folder of a worktree or clone, or a name in MLflow."""
 
 import contextlib
 import json
@@ -14,28 +14,28 @@ from tasks.common.params import ConfigurationError, check, flatten, read
 from tasks.common.stage import StageError
 from tasks.files import cost
 from tasks.tracking.mlflow_runs import KEY, KIND
-from tasks.tracking.store import SETTINGS, store
+from tasks.tracking.store import SETTINGS, configured_store
 
 _KEYS = {"tasks", "source", "checkpoint", "selected_on_the_reported_set", "pass_at_2"}
-# What changes no score by itself; other evaluations than the one compared are left out too.
-_IDLE = ("version", "size", "dataset", "seed")
-_IDLE_SECTIONS = ("predict.", "report.", "publish.", "train.log_every", "train.save_seconds")
+# Parameters that change no score. Evaluations other than the compared one are left out too.
+_IRRELEVANT = ("version", "size", "dataset", "seed")
+_IRRELEVANT_SECTIONS = ("predict.", "report.", "publish.", "train.log_every", "train.save_seconds")
 
 
 @dataclass(frozen=True)
 class Result:
-    """One score of one seed, with what is known of how it came about."""
+    """One score of one seed, with its parameters, training time and code as far as they are known."""
 
     where: str
     """The argument that named it."""
     score: Mapping[str, Any]
     parameters: Mapping[str, str]
-    """By dotted key, such as train.optimizer.learning_rate; without what changes no score; {} where they are not known."""
+    """By dotted key (train.optimizer.learning_rate), without those that change no score; {} if unknown."""
     seconds: float | None
-    """Of the training."""
+    """Seconds of training, None if unknown."""
     device: str | None
     code: str | None
-    """Commit, '+' where the code differed from it."""
+    """Commit, with '+' if the code differed from it."""
 
     @property
     def experiment(self) -> str:
@@ -49,10 +49,10 @@ class Result:
 
 
 def find(name: str, checkpoint: str, evaluation: str) -> list[Result]:
-    """The results that `name` stands for: one of a path, one a seed and setting of an experiment in MLflow.
+    """The results named by `name`: one for a path, one per seed and setting for an experiment in MLflow.
 
-    `name` is a score file, a folder that holds data/scores, version/size/dataset, or that with @ and the beginning of
-    an `arc.key` for one result of this name. Raises StageError.
+    `name` is a score file, a folder with data/scores, or version/size/dataset; @ and the first characters of an
+    `arc.key` after it select one result. Raises StageError.
     """
     path = Path(name)
     if path.is_file():
@@ -77,7 +77,7 @@ def _from_file(path: Path, name: str) -> Result:
     except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise StageError(f"{path} cannot be read: {error}; run the stage score again") from error
     score = _checked(score, str(path))
-    # A score that lies in data/scores has its parameters and its cost beside it.
+    # Beside a score in data/scores are its parameters and its cost.
     root = path.absolute().parent.parent.parent
     if path.absolute().parent != root / paths.SCORES or not (root / paths.EXPERIMENT).is_file():
         return Result(name, score, {}, None, None, None)
@@ -91,25 +91,25 @@ def _from_file(path: Path, name: str) -> Result:
             f"{path} is of {score['source']['experiment']} seed {score['source']['seed']}, but "
             f"{root / paths.EXPERIMENT} is of {beside[0]} seed {beside[1]}; run `dvc repro` in {root}"
         )
-    spent = None
-    # What another commit wrote may lack parameters of this one: it compares, but its cost cannot be looked up.
+    training_cost = None
+    # Parameters of another commit may not validate here: the score still compares, without its cost.
     with contextlib.suppress(FileNotFoundError, ConfigurationError), contextlib.chdir(root):
-        spent = cost.read(check(values, str(paths.EXPERIMENT)))
-    seconds, device = (spent["seconds"], spent["device"]) if spent else (None, None)
-    return Result(name, score, _acting(flatten(values), score), seconds, device, None)
+        training_cost = cost.read(check(values, str(paths.EXPERIMENT)))
+    seconds, device = (training_cost["seconds"], training_cost["device"]) if training_cost else (None, None)
+    return Result(name, score, _relevant(flatten(values), score), seconds, device, None)
 
 
 def _from_mlflow(name: str, checkpoint: str, evaluation: str) -> list[Result]:
     experiment, _, key = name.partition("@")
-    place = store()
-    if place.empty:
-        raise StageError(f"{name}: there is no such file, and the MLflow store {place.uri} is empty; publish it first")
+    store = configured_store()
+    if store.empty:
+        raise StageError(f"{name}: no such file exists, and the MLflow store {store.uri} is empty; publish it first")
     os.environ.update(SETTINGS, MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR="false")
     import mlflow
     from mlflow.exceptions import MlflowException
 
     try:
-        mlflow.set_tracking_uri(place.uri)
+        mlflow.set_tracking_uri(store.uri)
         client = mlflow.MlflowClient()
         parents = [
             run
@@ -119,21 +119,21 @@ def _from_mlflow(name: str, checkpoint: str, evaluation: str) -> list[Result]:
         if not parents:
             known = {run.data.tags["arc.experiment"] for run in _runs(client, f"tags.`{KIND}` = 'experiment'")}
             raise StageError(
-                f"{name} is neither a path nor in {place.uri}; there are {', '.join(sorted(known)) or 'no experiments'}"
+                f"{name} is neither a path nor in {store.uri}; there are {', '.join(sorted(known)) or 'no experiments'}"
             )
         results = [_result(client, name, run, checkpoint, evaluation) for run in parents]
     except MlflowException as error:
-        raise StageError(f"MLflow at {place.uri}: {error}") from error
+        raise StageError(f"MLflow at {store.uri}: {error}") from error
     return sorted(results, key=lambda result: result.seed)
 
 
-def _runs(client: Any, wanted: str) -> Iterator[Any]:
+def _runs(client: Any, filter_string: str) -> Iterator[Any]:
     """Finished runs, the newest first."""
-    places = [experiment.experiment_id for experiment in client.search_experiments()]
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     token = None
     while token != "":
         page = client.search_runs(
-            places, f"{wanted} and attributes.status = 'FINISHED'", max_results=1000, page_token=token
+            experiments, f"{filter_string} and attributes.status = 'FINISHED'", max_results=1000, page_token=token
         )
         yield from page
         token = page.token or ""
@@ -155,7 +155,7 @@ def _result(client: Any, name: str, parent: Any, checkpoint: str, evaluation: st
     return Result(
         where=name,
         score=score,
-        parameters=_acting(parent.data.params, score),
+        parameters=_relevant(parent.data.params, score),
         seconds=metrics.get("cost/training_seconds"),
         device=tags.get("arc.device"),
         code=commit[:9] + ("+" if tags.get("mlflow.source.git.dirty") == "true" else "") if commit else None,
@@ -168,24 +168,24 @@ def _checked(score: Any, where: str) -> dict[str, Any]:
     return score
 
 
-def _acting(parameters: Mapping[str, str], score: Mapping[str, Any]) -> dict[str, str]:
-    """Without the parameters that change nothing of this score, and with the evaluation under one name."""
+def _relevant(parameters: Mapping[str, str], score: Mapping[str, Any]) -> dict[str, str]:
+    """The parameters that affect this score, with those of its evaluation renamed to `evaluation.`."""
     chosen = f"evaluations.{score['source']['evaluation_name']}."
     kept: dict[str, str] = {}
     for key, value in parameters.items():
         if key.startswith(chosen):
             kept[f"evaluation.{key.removeprefix(chosen)}"] = value
-        elif key not in _IDLE and not key.startswith(("evaluations.", *_IDLE_SECTIONS)):
+        elif key not in _IRRELEVANT and not key.startswith(("evaluations.", *_IRRELEVANT_SECTIONS)):
             kept[key] = value
     if score["checkpoint"] != "best":
         kept = {key: value for key, value in kept.items() if not key.startswith("select.")}
     return kept | {"checkpoint": str(score["checkpoint"])}
 
 
-def unite(results: Sequence[Result], apart: bool) -> tuple[list[list[Result]], list[str]]:
-    """Results that differ in nothing but the seed, together, in the order given; and what was left out.
+def group_seeds(results: Sequence[Result], apart: bool) -> tuple[list[list[Result]], list[str]]:
+    """Group results that differ only in the seed, in the order given; and notes on what was left out.
 
-    The same seed again is no other seed: of one name in MLflow the newest counts, of different paths each stands alone.
+    A repeated seed is not a further seed: of one name in MLflow the newest counts; different paths form own groups.
     """
     groups: dict[Any, list[Result]] = {}
     notes = []

@@ -1,4 +1,4 @@
-"""`arc show VERSION/SIZE/DATASET`: what a name stands for, how large it is, and in what it differs from another."""
+"""`arc show VERSION/SIZE/DATASET`: prints the experiment of a name, its size, and how it differs from another."""
 
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, NamedTuple
@@ -23,8 +23,10 @@ NAMES = ("version", "size", "dataset")
 @stage("show")
 def main(
     experiment: Annotated[str, typer.Argument(help="VERSION/SIZE/DATASET, such as v6/smol/aa1")],
-    against: Annotated[str | None, typer.Option(help="Another one: show only in what the first differs.")] = None,
-    overrides: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE over the presets of both.")] = None,
+    against: Annotated[str | None, typer.Option(help="Another experiment: print only the differences from it.")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="KEY=VALUE that overrides the presets of both.")
+    ] = None,
 ) -> None:
     """Print the resolved experiment and its parameters, or what differs from another."""
     shown = resolve(experiment, overrides or [])
@@ -60,7 +62,7 @@ def resolve(name: str, overrides: list[str]) -> Experiment:
 
 
 def differences(a: Experiment, b: Experiment) -> list[tuple[str, Any, Any]]:
-    """Every factor in which two experiments differ, with both values; the names they go by are none."""
+    """Every parameter in which two experiments differ, with both values; their names are left out."""
     ours, theirs = (dict(_leaves(e.model_dump(mode="json", exclude=set(NAMES)))) for e in (a, b))
     return [
         (key, ours.get(key, "nothing"), theirs.get(key, "nothing"))
@@ -70,15 +72,15 @@ def differences(a: Experiment, b: Experiment) -> list[tuple[str, Any, Any]]:
 
 
 class Parameters(NamedTuple):
-    """How many weights a network has."""
+    """Numbers of parameters of a network."""
 
     trunk: int
     embeddings: int
-    """In the tables of tasks and views."""
+    """Parameters of the tables of tasks and views."""
 
 
 def parameters(experiment: Experiment, training: int, evaluation: int) -> Parameters:
-    """Of the experiment's network for so many tasks; it is laid out without memory."""
+    """Parameter counts of the experiment's network for these numbers of tasks; allocates no memory."""
     rows = training + evaluation
     if experiment.train.network.conditioning == "augmented-task":
         rows = training * experiment.augment.training_views + evaluation * experiment.augment.evaluation_views

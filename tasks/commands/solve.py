@@ -1,8 +1,8 @@
-"""`arc solve FILE.json --checkpoint STEM`: attempts for an official ARC file, drawn and written as a submission.
+"""`arc solve FILE.json --checkpoint STEM`: answers an official ARC file, draws the attempts and writes a submission.
 
-A checkpoint knows a task by its embedding, so it can only answer tasks it was trained on: those whose id is in its task
-index. Where data/prepared is what it was trained on, their demonstrations must be the same too; elsewhere the id is
-trusted, and that is said. Tasks that it does not know are named, and stand in the submission as black cells.
+A checkpoint has one embedding per task, so it can only answer tasks whose id is in its task index. If data/prepared is
+the data that it was trained on, the demonstrations must be equal too; else the id is trusted, with a note. Unknown
+tasks are listed, and are black cells in the submission.
 """
 
 from collections.abc import Mapping, Sequence
@@ -47,7 +47,7 @@ class Unknown(NamedTuple):
 def main(
     file: Annotated[Path, typer.Argument(help="An official file of challenges, or of one task")],
     checkpoint: Annotated[Path, typer.Option(help="Such as data/checkpoints/best, without a suffix")],
-    evaluation: Annotated[str, typer.Option(help="How to answer: a name under `evaluations`")] = "votes",
+    evaluation: Annotated[str, typer.Option(help="Name of an evaluation under `evaluations`")] = "votes",
     output: Annotated[Path | None, typer.Option(help="The submission; data/submissions/... by default")] = None,
     draw: Annotated[bool, typer.Option(help="Draw the attempts")] = True,
 ) -> None:
@@ -60,10 +60,10 @@ def main(
     experiment = resolved() if paths.EXPERIMENT.exists() else load()
     if evaluation not in experiment.evaluations:
         raise StageError(f"--evaluation is {evaluation!r}; defined are {', '.join(experiment.evaluations)}")
-    how = experiment.evaluations[evaluation]
-    if how.votes > description.augment.voting_views:
+    config = experiment.evaluations[evaluation]
+    if config.votes > description.augment.voting_views:
         raise StageError(
-            f"evaluation {evaluation} has {how.votes} votes; {stem} has {description.augment.voting_views} voting "
+            f"evaluation {evaluation} has {config.votes} votes; {stem} has {description.augment.voting_views} voting "
             "views: choose another evaluation, or set votes in params.yaml"
         )
     known, unknown, checked = recognise(tasks, description)
@@ -71,7 +71,7 @@ def main(
         raise StageError(f"{stem} knows none of the {len(tasks)} tasks of {file}; {advice(unknown)}")
     path = output or paths.SUBMISSIONS / f"{stem.name}-{file.stem}" / "submission.json"
 
-    attempts, views, failures = answer(known, stem, how, experiment.score)
+    attempts, views, failures = answer(known, stem, config, experiment.score)
     console = Console()
     if draw:
         for task in known.values():
@@ -79,17 +79,19 @@ def main(
     submission.write(path, submission.submission({name: len(task.test) for name, task in tasks.items()}, attempts))
     console.print(f"\n{len(known)} of {len(tasks)} tasks answered by {stem}, written to {path}", highlight=False)
     if not checked:
-        console.print("known by id: the demonstrations could not be checked, data/prepared is of other data")
+        console.print("tasks were matched by id only: data/prepared is not the data that the checkpoint was trained on")
     for failure in failures:
         console.print(f"[yellow]failed: {failure}[/]", highlight=False)
     if unknown:
-        console.print(f"[yellow]{len(unknown)} tasks stand there as black cells: {advice(unknown)}[/]", highlight=False)
+        console.print(
+            f"[yellow]{len(unknown)} tasks are black cells in the submission: {advice(unknown)}[/]", highlight=False
+        )
 
 
 def read_tasks(file: Path) -> dict[str, Task]:
     """Tasks of a challenges file, or the one of a file {"train", "test"} under the file's name. Raises GridError.
 
-    Outputs of test pairs, which files of single tasks hold, are not looked at.
+    Outputs of test pairs, which files of single tasks contain, are ignored.
     """
     contents = read_json(file)
     if set(contents) == {"train", "test"}:
@@ -107,7 +109,7 @@ def read_tasks(file: Path) -> dict[str, Task]:
 
 
 def recognise(tasks: Mapping[str, Task], description: Description) -> tuple[dict[str, Task], list[Unknown], bool]:
-    """The tasks that the checkpoint knows, the others, and whether demonstrations could be compared."""
+    """The tasks that the checkpoint can answer, the others, and whether demonstrations could be compared."""
     trained = _demonstrations(description)
     known, unknown = {}, []
     for name, task in tasks.items():
@@ -121,7 +123,7 @@ def recognise(tasks: Mapping[str, Task], description: Description) -> tuple[dict
 
 
 def advice(unknown: Sequence[Unknown]) -> str:
-    """Which they are, why, and what to do."""
+    """The unknown tasks, the reasons, and what to do."""
     named = ", ".join(f"{u.task} ({u.reason})" for u in unknown[:10]) + (", ..." if len(unknown) > 10 else "")
     return (
         f"{named}; the checkpoint has to be fine-tuned on their demonstrations: put them into {paths.OWN} "
@@ -130,30 +132,30 @@ def advice(unknown: Sequence[Unknown]) -> str:
 
 
 def answer(
-    tasks: Mapping[str, Task], stem: Path, how: Evaluation, rule: Score
+    tasks: Mapping[str, Task], stem: Path, config: Evaluation, rule: Score
 ) -> tuple[dict[Key, list[Grid]], dict[Key, Proposals], list[str]]:
-    """Attempts and proposals for every test input, and what failed. The draws are those of the stage `predict`."""
+    """Attempts and proposals for every test input, and the failures. Draws equal those of the stage `predict`."""
     from tasks.machine.device import choose
 
     network, description = checkpoints.load(stem, choose())
     dataset, keys = _dataset(tasks, description)
     names, device = list(description.tasks), next(network.parameters()).device
-    agreed = agreed_sizes(dataset, names, _shown(tasks, description)) if how.sizes == "rule" else {}
+    agreed = agreed_sizes(dataset, names, _shown(tasks, description)) if config.sizes == "rule" else {}
     predictor = Predictor(network, description, dataset, names, description.seed, device, agreed)
     failures: list[Failure] = []
     with Progress(transient=True) as progress:
         bar = progress.add_task(f"{stem.name}: {len(keys)} test grids", total=1.0)
-        answers = list(predictor.answer(how, lambda done: progress.update(bar, completed=done), failures))
+        answers = list(predictor.answer(config, lambda done: progress.update(bar, completed=done), failures))
     rows: dict[Key, list[tuple[Grid, int, float, float]]] = {}
     for a in sorted(answers, key=lambda a: (a.pair, a.view, a.attempt)):
-        number, visited = a.view if how.votes else a.attempt, visited_share(a.lock, how.steps)
+        number, visited = a.view if config.votes else a.attempt, visited_share(a.lock, config.steps)
         rows.setdefault(keys[a.pair], []).append((a.grid, number, a.confidence, visited))
     views = {key: collect_proposals(*zip(*proposed, strict=True)) for key, proposed in rows.items()}
     failed = [
         f"task {keys[f.pair][0]}, test {keys[f.pair][1]}, view {f.view}, attempt {f.attempt}: {f.message}"
         for f in failures
     ]
-    return attempts_of(views, how, rule.rule, rule.size_first, rule.views), views, failed
+    return attempts_of(views, config, rule.rule, rule.size_first, rule.views), views, failed
 
 
 def strips(task: Task, attempts: Mapping[Key, Sequence[Grid]], views: Mapping[Key, Proposals]) -> list[Strip]:
@@ -169,7 +171,7 @@ def strips(task: Task, attempts: Mapping[Key, Sequence[Grid]], views: Mapping[Ke
 
 
 def _dataset(tasks: Mapping[str, Task], description: Description) -> tuple[Dataset, list[Key]]:
-    """The test inputs as the stages `prepare` and `augment` would lay them out."""
+    """The test inputs as the stages `prepare` and `augment` would store them."""
     index = {name: i for i, name in enumerate(description.tasks)}
     keys = [(name, i) for name, task in tasks.items() for i in range(len(task.test))]
     inputs = [tasks[name].test[i].input for name, i in keys]
@@ -195,7 +197,7 @@ def _dataset(tasks: Mapping[str, Task], description: Description) -> tuple[Datas
 
 
 def _shown(tasks: Mapping[str, Task], description: Description) -> dict[str, list[tuple[Grid, Grid]]]:
-    """Demonstrations by task id: the pairs trained on, as the stages read them, or else those of the file."""
+    """Demonstrations by task id: the training pairs if data/prepared fits the checkpoint, else those of the file."""
     if _demonstrations(description) is not None:
         return read_demonstrations()
     return {
@@ -212,7 +214,7 @@ def _demonstrations(description: Description) -> Trained | None:
 
 
 def _same(task: Task, trained: Trained) -> bool:
-    """Whether no demonstration differs from what was trained on under its number; leaks may have been left out."""
+    """Whether every demonstration equals the training pair of its number; dropped leaks may be missing there."""
     for i, pair in enumerate(task.train):
         before = trained.get((task.name, i))
         both = zip(before, (pair.input, pair.output), strict=True) if before else ()

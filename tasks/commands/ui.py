@@ -95,7 +95,7 @@ def main(
     """Start what does not run yet, say where it is, and end it with this process."""
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
-    place = store.store()
+    place = store.configured_store()
     wanted = [(prefect_page(), prefect_port)]
     if place.artifacts:
         with store.locked(place):

@@ -1,11 +1,7 @@
-"""MLflow: whether a result is in the store, and putting it there, whole and once.
-
-MLflow is imported only where something is written (2 s); asking a SQLite store takes the standard library.
-"""
+"""Finds a published result in MLflow, and publishes one completely and once. MLflow is imported late: it takes 2 s."""
 
 import contextlib
 import os
-import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,13 +16,6 @@ KEY = "arc.key"
 """Tag of every run and model of a result: the digest of its content."""
 KIND = "arc.run"
 """Tag: 'experiment' of the run of a training, 'evaluation' of those below it."""
-
-COMPLETE = """
-    select experiment_id, runs.run_uuid from runs join experiments using (experiment_id)
-    join tags result on result.run_uuid = runs.run_uuid and result.key = ? and result.value = ?
-    join tags kind on kind.run_uuid = runs.run_uuid and kind.key = ? and kind.value = 'experiment'
-    where runs.status = 'FINISHED' and runs.lifecycle_stage = 'active' and experiments.lifecycle_stage = 'active'
-"""
 
 
 @dataclass(frozen=True)
@@ -50,7 +39,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Data:
-    """What was trained on and answered. `digest` is short, since pages show it; source and profile are JSON."""
+    """The prepared data. `digest` is short, since MLflow's pages show it; `source` and `profile` are JSON."""
 
     name: str
     digest: str
@@ -60,7 +49,7 @@ class Data:
 
 @dataclass(frozen=True)
 class Record:
-    """What a run is to hold; `artifacts` maps names in the run to text files here."""
+    """Contents of a run; `artifacts` maps names in the run to local text files."""
 
     name: str
     tags: Mapping[str, str]
@@ -80,100 +69,93 @@ class Result:
     data: Data
 
 
-def run_of(place: Store, key: str) -> tuple[str, str] | None:
-    """Ids of the MLflow experiment and run of the complete result `key`; None where the store lacks it."""
-    if place.empty:
+def run_of(store: Store, key: str) -> tuple[str, str] | None:
+    """Ids of the MLflow experiment and of the complete run of the result `key`; None if the store lacks it."""
+    if store.empty:
         return None
-    if place.database is None:
-        with _explained(place):
-            runs = _runs(connect(place), f"tags.`{KEY}` = '{key}'")
-        found = [run.info for run in runs if run.data.tags[KIND] == "experiment" and run.info.status == "FINISHED"]
-        return (found[0].experiment_id, found[0].run_id) if found else None
-    with contextlib.closing(sqlite3.connect(f"file:{quote(str(place.database))}?mode=ro", uri=True)) as connection:
-        try:
-            row = connection.execute(COMPLETE, (KEY, key, KIND)).fetchone()
-        except sqlite3.DatabaseError as error:
-            raise StageError(f"{place.database} is no MLflow store: {error}; move it away, or repair it") from error
-    return (str(row[0]), str(row[1])) if row else None
+    with _mlflow_errors(store):
+        runs = _search(connect(store), f"tags.`{KEY}` = '{key}' and tags.`{KIND}` = 'experiment'")
+    finished = [run.info for run in runs if run.info.status == "FINISHED"]
+    return (finished[0].experiment_id, finished[0].run_id) if finished else None
 
 
-def holds(place: Store, key: str) -> bool:
-    """Whether the complete result `key` is in the store."""
-    return run_of(place, key) is not None
+def holds(store: Store, key: str) -> bool:
+    """Whether the store contains the complete result `key`."""
+    return run_of(store, key) is not None
 
 
-def publish(place: Store, key: str, read: Callable[[], Result]) -> bool:
-    """Put the result `key` there; False if it was there already. `read` is called only when it is needed.
+def publish(store: Store, key: str, read: Callable[[], Result]) -> bool:
+    """Publish the result `key`; returns False if the store contains it. `read` is called only if it is needed.
 
-    One process at a time writes to a store. What a killed publication left is removed, and the run of the training
-    reads FINISHED only when everything is in.
+    One process at a time writes to a store. The remains of a killed publication are removed; the run of the training
+    becomes FINISHED only after everything else is written.
     """
-    with locked(place):
-        if holds(place, key):
+    with locked(store):
+        if holds(store, key):
             return False
         result = read()
-        create(place)
-        with _explained(place):
-            client = connect(place)
+        create(store)
+        with _mlflow_errors(store):
+            client = connect(store)
             _discard(client, key)
-            if place.database:
-                # Under its lock nobody else publishes: what still reads RUNNING was killed.
-                _end(client, f"tags.`{KEY}` != ''", "KILLED")
+            if store.database:
+                # Nobody else publishes while we hold the lock: a run that is still RUNNING was killed.
+                _terminate(client, f"tags.`{KEY}` != ''", "KILLED")
             try:
-                _write(client, experiment_id(client, place, result.experiment), key, result)
+                _write(client, experiment_id(client, store, result.experiment), key, result)
             except BaseException as error:
-                _end(client, f"tags.`{KEY}` = '{key}'", "FAILED" if isinstance(error, Exception) else "KILLED")
+                _terminate(client, f"tags.`{KEY}` = '{key}'", "FAILED" if isinstance(error, Exception) else "KILLED")
                 raise
     return True
 
 
-def connect(place: Store) -> Any:
+def connect(store: Store) -> Any:
     """MLflow's client of the store."""
     os.environ.update(SETTINGS)
     import mlflow
 
-    mlflow.set_tracking_uri(place.uri)
+    mlflow.set_tracking_uri(store.uri)
     return mlflow.MlflowClient()
 
 
-def _runs(client: Any, wanted: str) -> list[Any]:
+def _search(client: Any, filter_string: str) -> list[Any]:
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    found, token = [], None
+    runs, token = [], None
     while token != "":
-        page = client.search_runs(experiments, wanted, max_results=1000, page_token=token)
-        found += page
+        page = client.search_runs(experiments, filter_string, max_results=1000, page_token=token)
+        runs += page
         token = page.token or ""
-    return found
+    return runs
 
 
 def _discard(client: Any, key: str) -> None:
-    """Delete the unfinished runs of this result, and its models, which MLflow keeps when their run is deleted."""
-    for run in _runs(client, f"tags.`{KEY}` = '{key}'"):
+    """Delete the unfinished runs of this result, and its models: MLflow keeps them when their run is deleted."""
+    for run in _search(client, f"tags.`{KEY}` = '{key}'"):
         client.delete_run(run.info.run_id)
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     for model in client.search_logged_models(experiments, f"tags.`{KEY}` = '{key}'"):
         client.delete_logged_model(model.model_id)
 
 
-def _end(client: Any, wanted: str, status: str) -> None:
-    for run in _runs(client, f"{wanted} and attributes.status = 'RUNNING'"):
+def _terminate(client: Any, filter_string: str, status: str) -> None:
+    for run in _search(client, f"{filter_string} and attributes.status = 'RUNNING'"):
         client.set_terminated(run.info.run_id, status)
 
 
-def experiment_id(client: Any, place: Store, name: str) -> str:
-    """Id of the MLflow experiment, which is made if there is none. Raises StageError if it was deleted."""
-    found = client.get_experiment_by_name(name)
-    if found is None:
-        location = str(place.artifacts / quote(name, safe="")) if place.artifacts else None
-        # Else its page opens with what MLflow offers for language models.
+def experiment_id(client: Any, store: Store, name: str) -> str:
+    """Id of the MLflow experiment, which is created if it is missing. Raises StageError if it was deleted."""
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
+        location = str(store.artifacts / quote(name, safe="")) if store.artifacts else None
+        # Without this tag the page opens as one for language models.
         kind = {"mlflow.experimentKind": "custom_model_development"}
         return str(client.create_experiment(name, artifact_location=location, tags=kind))
-    if found.lifecycle_stage == "deleted":
+    if experiment.lifecycle_stage == "deleted":
         raise StageError(
-            f"the MLflow experiment {name!r} of {place.uri} is deleted; restore it with `mlflow experiments restore "
-            f"--experiment-id {found.experiment_id}`, or choose another name in publish.experiment"
+            f"the MLflow experiment {name!r} of {store.uri} is deleted; restore it with `mlflow experiments restore "
+            f"--experiment-id {experiment.experiment_id}`, or choose another name in publish.experiment"
         )
-    return str(found.experiment_id)
+    return str(experiment.experiment_id)
 
 
 def _write(client: Any, experiment: str, key: str, result: Result) -> None:
@@ -189,7 +171,7 @@ def _write(client: Any, experiment: str, key: str, result: Result) -> None:
         of = (model, data.name, data.digest)
         params = [entities.Param(*param) for param in record.params.items()]
         points = [entities.Metric(p.metric, p.value, now, p.step, *of) for p in record.points]
-        # The most that one call may hold is 100 parameters, and 1000 things in all.
+        # One call may log at most 100 parameters, and 1000 entities in all.
         for i in range(0, len(params), 100):
             client.log_batch(run, params=params[i : i + 100])
         for i in range(0, len(points), 1000):
@@ -223,18 +205,21 @@ def _write(client: Any, experiment: str, key: str, result: Result) -> None:
 
 @contextlib.contextmanager
 def _run(client: Any, experiment: str, record: Record, tags: dict[str, str]) -> Iterator[str]:
-    """A run that reads FINISHED when the block came to its end."""
+    """A run that becomes FINISHED when the block ends without an error."""
     run = client.create_run(experiment, run_name=record.name, tags={**record.tags, **tags}).info.run_id
     yield run
     client.set_terminated(run, "FINISHED")
 
 
 @contextlib.contextmanager
-def _explained(place: Store) -> Iterator[None]:
+def _mlflow_errors(store: Store) -> Iterator[None]:
     os.environ.update(SETTINGS)
     from mlflow.exceptions import MlflowException
 
     try:
         yield
     except MlflowException as error:
-        raise StageError(f"MLflow at {place.uri}: {error}") from error
+        message = str(error).splitlines()[0]
+        if "file is not a database" in message:
+            raise StageError(f"{store.database} is no MLflow store: {message}; move it away, or repair it") from error
+        raise StageError(f"MLflow at {store.uri}: {message}") from error

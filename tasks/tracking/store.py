@@ -1,4 +1,4 @@
-"""Which MLflow store the runs are in, its lock, and its database."""
+"""The MLflow store: its address, its lock, and the creation of its database."""
 
 import contextlib
 import fcntl
@@ -15,7 +15,7 @@ from tasks.tracking.addresses import sqlite_address
 
 DATABASE = Path("mlflow.db")
 ARTIFACTS = "mlartifacts"
-"""Folder beside the database."""
+"""Name of the folder of artifacts, beside the database."""
 
 SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -25,26 +25,26 @@ SETTINGS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
     "GIT_PYTHON_REFRESH": "quiet",
 }
-"""Of the environment, before MLflow is imported or started."""
+"""Environment variables that must be set before MLflow is imported or started."""
 
 
 @dataclass(frozen=True)
 class Store:
-    """Where the runs are."""
+    """An MLflow store."""
 
     uri: str
     database: Path | None
-    """Of a SQLite store."""
+    """File of a SQLite store, else None."""
     artifacts: Path | None
-    """None where a tracking server decides."""
+    """Folder of artifacts; None if a tracking server decides."""
 
     @property
     def empty(self) -> bool:
-        """Whether it is a SQLite store without a database yet."""
+        """Whether it is a SQLite store whose database does not exist yet."""
         return self.database is not None and not (self.database.exists() and self.database.stat().st_size)
 
 
-def store() -> Store:
+def configured_store() -> Store:
     """MLFLOW_TRACKING_URI if set, else mlflow.db in the repository root; artifacts beside it. Paths are absolute."""
     uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{DATABASE}"
     if uri.startswith("sqlite:///"):
@@ -54,47 +54,44 @@ def store() -> Store:
 
 
 @contextlib.contextmanager
-def locked(place: Store) -> Iterator[None]:
-    """One process at a time; the kernel gives the lock back when the process ends, however it ends.
+def locked(store: Store) -> Iterator[None]:
+    """Let one process at a time write; the kernel releases the lock when the process ends, however it ends.
 
-    It lies beside a SQLite store and so binds everybody who publishes there; for any other store in scratch.
+    The lock file of a SQLite store is beside its database, so that every writer shares it; else it is in scratch.
     """
-    lock = paths.SCRATCH / "publish" / f"{digest_text(place.uri)[:32]}.lock"
-    if place.database:
-        lock = place.database.with_name(f"{place.database.name}.lock")
+    lock = paths.SCRATCH / "publish" / f"{digest_text(store.uri)[:32]}.lock"
+    if store.database:
+        lock = store.database.with_name(f"{store.database.name}.lock")
     lock.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print(f"waiting for another process that writes to {place.uri}", flush=True)
+            print(f"waiting for another process that writes to {store.uri}", flush=True)
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
-def create(place: Store) -> None:
-    """Make the database of an empty store, whole or not at all: MLflow cannot finish one that it left half-made.
-
-    Under the lock.
-    """
-    if place.database is None or not place.empty:
+def create(store: Store) -> None:
+    """Create the database of an empty store atomically (MLflow cannot repair a half-made one); call it locked."""
+    if store.database is None or not store.empty:
         return
     os.environ.update(SETTINGS)
     import sqlalchemy
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-    # MLflow makes its tables in many transactions; waiting for the disk once takes 1 s instead of 6.
+    # MLflow creates its tables in many transactions; syncing once at the end takes 1 s instead of 6 s.
     def unsynced(connection: Any, _: Any) -> None:
         connection.execute("PRAGMA synchronous=OFF")
 
-    part = place.database.with_name(f"{place.database.name}.part")
+    part = store.database.with_name(f"{store.database.name}.part")
     for leftover in part.parent.glob(f"{part.name}*"):
         leftover.unlink()
     sqlalchemy.event.listen(sqlalchemy.Engine, "connect", unsynced)
     try:
-        SqlAlchemyStore(sqlite_address(part), str(place.artifacts)).engine.dispose()
+        SqlAlchemyStore(sqlite_address(part), str(store.artifacts)).engine.dispose()
     finally:
         sqlalchemy.event.remove(sqlalchemy.Engine, "connect", unsynced)
     with part.open("rb") as file:
         os.fsync(file.fileno())
-    part.replace(place.database)
+    part.replace(store.database)

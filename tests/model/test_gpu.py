@@ -5,7 +5,7 @@ import torch
 
 from model.ops import compilation, dropout
 from model.ops import qkv as heads
-from model.ops.attention import attention, reference
+from model.ops.attention import attention
 from model.ops.segments import make_segments
 from model.ops.swiglu import swiglu
 from model.training.trainer import Training
@@ -13,6 +13,7 @@ from model.training.validation import CROSS_ENTROPY
 from tests.conftest import experiment
 from tests.model.training.test_early_stop import held_out
 from tests.model.training.test_trainer import dataset
+from tests.support.masked_attention import masked_attention
 
 pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"),
@@ -26,7 +27,7 @@ def test_the_kernel_and_its_gradients_equal_the_definition():
     rows = [torch.randn(int(n.sum()), 3, 64) for n in (lengths[0], lengths[1], lengths[1])]
     plain = [r.clone().requires_grad_() for r in rows]
     ours = [r.cuda().bfloat16().requires_grad_() for r in rows]
-    expected = reference(*plain, make_segments(*lengths, 60, 100))
+    expected = masked_attention(*plain, make_segments(*lengths, 60, 100))
     result = attention(*ours, make_segments(lengths[0].cuda(), lengths[1].cuda(), 60, 100))
     weight = torch.randn_like(expected)
     a = torch.autograd.grad((expected * weight).sum(), plain)
@@ -49,7 +50,7 @@ def test_the_attention_of_single_queries_and_its_gradients_equal_the_definition(
             *(x.to(device) for x in (counts, lengths)), 1, longest, skipped.to(device) if skips else None
         )
         own = [r.to(device).requires_grad_() for r in rows]
-        result = (reference if device == "cpu" else attention)(*own, segments)
+        result = (masked_attention if device == "cpu" else attention)(*own, segments)
         by_device.append([result, *torch.autograd.grad((result * weight.to(device)).sum(), own)])
     used = torch.cat([(torch.arange(n + e) < n) & (c > 0) for n, e, c in zip(lengths, extra, counts, strict=True)])
     for i, (a, b) in enumerate(zip(*by_device, strict=True)):

@@ -1,10 +1,8 @@
-"""A finished small result and ways to look into MLflow, for the tests of publishing."""
+"""Runs the stage publish as a process, and reads its result back from MLflow."""
 
 import hashlib
 import json
 import os
-import shutil
-import signal
 import sqlite3
 import subprocess
 import sys
@@ -14,54 +12,13 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import pytest
-import yaml
-
-from tasks import augment, predict, prepare, score, select, train
 from tasks.common import paths
-from tasks.tracking import store
 from tasks.tracking.addresses import sqlite_address
-from tests.conftest import ROOT, experiment, puzzles
+from tests.conftest import ROOT
 
 PAIRS = ("best-attempts", "best-votes", "final-attempts", "final-votes")
 NAME = "v3/tiny/aa1-6x6 seed 0"
 PAGE = "<html><body>scores × grids</body></html>"
-
-
-@pytest.fixture(scope="module")
-def result(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the result of a real experiment on three tasks."""
-    folder = tmp_path_factory.mktemp("result")
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        config = experiment(predict={"checkpoints": ["best", "final"]})
-        paths.RAW.mkdir(parents=True)
-        paths.EXPERIMENT.write_text(yaml.safe_dump(config.model_dump(mode="json")))
-        for name, contents in puzzles().items():
-            (paths.RAW / name).write_text(json.dumps(contents))
-        for stage in (prepare, augment, train, select):
-            stage.main()
-        for pair in PAIRS:
-            predict.main(*pair.split("-"))
-            score.main(*pair.split("-"))
-        paths.REPORTS.mkdir()
-        paths.PAGE.write_text(PAGE)
-        store.create(store.Store("", folder / "mlflow.db", folder / "mlartifacts"))
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
-    return folder
-
-
-@pytest.fixture
-def place(result: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A copy of the result as the repository root, with an empty database, which takes a second to make."""
-    handler = signal.getsignal(signal.SIGTERM)
-    shutil.copytree(result, tmp_path / "root")
-    monkeypatch.chdir(tmp_path / "root")
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    yield tmp_path / "root"
-    signal.signal(signal.SIGTERM, handler)
 
 
 def client(uri: str = "") -> Any:
@@ -139,7 +96,7 @@ def sha(*files: Path) -> str:
     return hashlib.sha256(b"".join(hashlib.sha256(f.read_bytes()).digest() for f in files)).hexdigest()
 
 
-def _counts(place: Path) -> dict[str, int]:
-    with closing(sqlite3.connect(place / "mlflow.db")) as connection:
+def row_counts(root: Path) -> dict[str, int]:
+    with closing(sqlite3.connect(root / "mlflow.db")) as connection:
         tables = ("runs", "metrics", "params", "tags", "logged_models", "logged_model_metrics", "inputs", "datasets")
         return {table: connection.execute(f"select count(*) from {table}").fetchone()[0] for table in tables}

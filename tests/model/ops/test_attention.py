@@ -1,8 +1,9 @@
 import pytest
 import torch
 
-from model.ops.attention import attention, reference, take_rows
+from model.ops.attention import attention, take_rows
 from model.ops.segments import make_segments
+from tests.support.masked_attention import masked_attention
 
 
 def _case(query_lengths, key_lengths, dtype=torch.float64):
@@ -25,7 +26,7 @@ def test_bucketed_attention_and_its_gradients_equal_the_definition(query_lengths
     rows, segments = _case(query_lengths, key_lengths)
     weight = torch.randn_like(rows[0])
     results = []
-    for function in (attention, reference):
+    for function in (attention, masked_attention):
         value = function(*rows, segments)
         results.append((value, torch.autograd.grad((value * weight).sum(), rows)))
     (ours, our_gradients), (plain, plain_gradients) = results

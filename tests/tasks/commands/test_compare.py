@@ -86,7 +86,7 @@ def test_the_same_seed_again_is_no_other_seed(folders, tmp_path):
 
 def test_other_task_sets_are_refused_unless_the_shared_ones_are_asked_for(folders, tmp_path):
     fewer = folder(tmp_path / "fewer", made_score(6, tasks=TASKS[:50]), train={"batch": 4})
-    with pytest.raises(StageError, match=r"over other tasks .*: 120, .*: 50; 50 shared.*--common"):
+    with pytest.raises(StageError, match=r"over different tasks .*: 120, .*: 50; 50 shared.*--common"):
         compare([folders[0], folders[1], fewer])
     found = compare([folders[0], folders[1], fewer], common=True, resamples=200)
     assert {row.n_tasks for row in found.rows} == {50}
@@ -140,7 +140,7 @@ def test_csv_and_page_hold_the_same_as_the_terminal(folders, tmp_path, capsys):
     for text in (found.pairs[0].verdict, found.pairs[0].won[0], f"{100 * found.pairs[0].difference:+.1f}"):
         assert text in shown
         assert text in page
-    with pytest.raises(SystemExit, match="there is no folder"):
+    with pytest.raises(SystemExit, match="nowhere does not exist"):
         _main(folders, csv_file=tmp_path / "nowhere" / "out.csv")
 
 

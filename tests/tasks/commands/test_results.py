@@ -11,7 +11,7 @@ from tasks.common.params import flatten
 from tasks.common.stage import StageError
 from tasks.files import cost
 from tasks.tracking import mlflow_runs
-from tasks.tracking.store import store
+from tasks.tracking.store import configured_store
 from tests.conftest import experiment
 from tests.support.random_scores import four, made_score, values_of
 
@@ -106,7 +106,7 @@ def _publish(tmp_path, score, key, **changes):
     model = mlflow_runs.Model("model", 12, {}, {})
     data = mlflow_runs.Data("aa1", "0" * 32, "{}", "{}")
     result = mlflow_runs.Result("arc-diffusion", training, {"best": model}, [("best", evaluation)], data)
-    assert mlflow_runs.publish(store(), key, lambda: result)
+    assert mlflow_runs.publish(configured_store(), key, lambda: result)
 
 
 @pytest.mark.slow

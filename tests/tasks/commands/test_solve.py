@@ -93,7 +93,7 @@ def test_other_demonstrations_under_a_known_id_are_another_task(stem, capsys):
 def test_without_its_data_the_id_is_trusted_and_that_is_said(stem, capsys):
     (paths.PAIRS).unlink()
     _solve(paths.RAW / CHALLENGES, stem, draw=False)
-    assert "demonstrations could not be checked" in " ".join(capsys.readouterr().out.split())
+    assert "matched by id only: data/prepared is not the data" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_file_of_one_task_with_its_answers(stem):
@@ -195,7 +195,7 @@ def test_pictures_are_what_their_names_say(scored, capsys):
 
 def test_a_task_that_is_not_there_is_named(scored):
     with pytest.raises(
-        SystemExit, match="eeeeeeee is no evaluation task of data/prepared; there are cccccccc, dddddddd"
+        SystemExit, match="eeeeeeee is no evaluation task of data/prepared; its tasks are cccccccc, dddddddd"
     ):
         _task("eeeeeeee")
 

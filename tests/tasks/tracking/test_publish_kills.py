@@ -16,14 +16,12 @@ from tasks.commands import ui
 from tasks.common import paths
 from tasks.tracking import store
 from tests.conftest import ROOT
-from tests.support.published_experiment import (  # noqa: F401
+from tests.support.published_experiment import (
     NAME,
     PAIRS,
     assert_whole,
     client,
     models,
-    place,
-    result,
     run_publish,
     runs,
     signalled_at,
@@ -32,7 +30,7 @@ from tests.support.published_experiment import (  # noqa: F401
 
 @pytest.mark.slow
 @pytest.mark.parametrize("call", [1, 14])
-def test_sigterm_leaves_killed_runs_and_the_next_attempt_a_whole_result(place, call):
+def test_sigterm_leaves_killed_runs_and_the_next_attempt_a_whole_result(repository, call):
     stopped = run_publish(before=signalled_at(call, "SIGTERM"))
     assert stopped.returncode == 1
     assert "stopped" in stopped.stderr
@@ -45,7 +43,7 @@ def test_sigterm_leaves_killed_runs_and_the_next_attempt_a_whole_result(place, c
 
 @pytest.mark.slow
 @pytest.mark.parametrize("call", [1, 5, 12, 17, 30])
-def test_sigkill_at_any_moment_leaves_no_half_result_behind_the_next_attempt(place, call):
+def test_sigkill_at_any_moment_leaves_no_half_result_behind_the_next_attempt(repository, call):
     killed = run_publish(before=signalled_at(call, "SIGKILL"))
     assert killed.returncode == -signal.SIGKILL
     left = runs(client(), "tags.`arc.run` = 'experiment'")
@@ -65,7 +63,7 @@ def test_sigkill_at_any_moment_leaves_no_half_result_behind_the_next_attempt(pla
 
 @pytest.mark.slow
 @pytest.mark.parametrize("tables", [1, 40])
-def test_a_kill_while_the_database_is_made_leaves_one_that_can_be_made(place, tables):
+def test_a_kill_while_the_database_is_made_leaves_one_that_can_be_made(repository, tables):
     kill = f"""
 import os, signal, sqlalchemy
 made = 0
@@ -81,11 +79,11 @@ sqlalchemy.event.listen(sqlalchemy.Engine, "after_cursor_execute", count)
     assert not Path("mlflow.db").exists()
     publish.main()
     assert_whole(client())
-    assert not list(place.glob("mlflow.db.part*"))
+    assert not list(repository.glob("mlflow.db.part*"))
 
 
 @pytest.mark.slow
-def test_two_at_once_publish_once(place):
+def test_two_at_once_publish_once(repository):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "tasks.publish"]
     Path("mlflow.db").unlink()
@@ -97,8 +95,8 @@ def test_two_at_once_publish_once(place):
 
 
 @pytest.mark.slow
-def test_a_tracking_server_gets_the_result_once_and_one_that_is_not_there_is_named(place, monkeypatch):
-    page, port = ui.mlflow_page(store.store()), ui.free(50000, set())
+def test_a_tracking_server_gets_the_result_once_and_one_that_is_not_there_is_named(repository, monkeypatch):
+    page, port = ui.mlflow_page(store.configured_store()), ui.free(50000, set())
     server = ui.start(page, port)
     try:
         ui.wait(page, port, server)
@@ -124,7 +122,7 @@ def test_a_tracking_server_gets_the_result_once_and_one_that_is_not_there_is_nam
         ("data/prepared/tasks.json", (0, "name"), "dddddddd", "is of another data than"),
     ],
 )
-def test_parts_of_different_experiments_are_not_published_as_one(place, file, key, value, says):
+def test_parts_of_different_experiments_are_not_published_as_one(repository, file, key, value, says):
     contents = json.loads(Path(file).read_text())
     *parents, last = key
     target = contents
@@ -137,7 +135,7 @@ def test_parts_of_different_experiments_are_not_published_as_one(place, file, ke
     assert not runs(client())
 
 
-def test_a_missing_part_is_named_and_a_score_that_is_not_asked_for_is_left_out(place):
+def test_a_missing_part_is_named_and_a_score_that_is_not_asked_for_is_left_out(repository):
     shutil.copyfile(paths.score("best", "votes"), paths.score("best", "other"))
     publish.main()
     assert_whole(client())
@@ -146,7 +144,7 @@ def test_a_missing_part_is_named_and_a_score_that_is_not_asked_for_is_left_out(p
         publish.main()
 
 
-def test_marks_reach_the_runs(place):
+def test_marks_reach_the_runs(repository):
     selection = json.loads(paths.SELECTION.read_text())
     paths.SELECTION.write_text(json.dumps(selection | {"on_the_reported_set": True}))
     for pair in PAIRS:
@@ -163,7 +161,7 @@ def test_marks_reach_the_runs(place):
     assert parent.data.tags["mlflow.note.content"].count("selected on the reported set") == 2
 
 
-def test_a_deleted_experiment_and_a_file_that_is_no_store_are_explained(place):
+def test_a_deleted_experiment_and_a_file_that_is_no_store_are_explained(repository):
     publish.main()
     where = client()
     where.delete_experiment(where.get_experiment_by_name("arc-diffusion").experiment_id)
@@ -174,7 +172,7 @@ def test_a_deleted_experiment_and_a_file_that_is_no_store_are_explained(place):
         publish.main()
 
 
-def test_a_deleted_run_is_published_again_with_its_models_once(place):
+def test_a_deleted_run_is_published_again_with_its_models_once(repository):
     publish.main()
     where = client()
     for run in runs(where):
@@ -183,7 +181,7 @@ def test_a_deleted_run_is_published_again_with_its_models_once(place):
     assert_whole(where)
 
 
-def test_the_commit_is_recorded_where_there_is_git(place):
+def test_the_commit_is_recorded_where_there_is_git(repository):
     def git(*arguments: str) -> str:
         identity = ("-c", "user.name=a", "-c", "user.email=a@b")
         return subprocess.run(["git", *identity, *arguments], check=True, capture_output=True, text=True).stdout.strip()
