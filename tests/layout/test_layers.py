@@ -81,3 +81,12 @@ def test_the_readme_maps_every_room():
     readme = (ROOT / "README.md").read_text()
     rooms = {room(p) for d in PACKAGES for p in files(d, ROOT)}
     assert not {name for name in rooms if f"`{name}/`" not in readme}
+
+
+def test_no_test_imports_another():
+    for path in files("tests", ROOT):
+        for node in ast.walk(ast.parse((ROOT / path).read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
+            modules = [node.module or "", *names] if isinstance(node, ast.ImportFrom) else names
+            tests = [name for name in modules if name.rsplit(".")[-1].startswith("test_") or ".test_" in name]
+            assert tests == [], f"{path}:{node.lineno} imports {tests}; shared helpers belong to tests/support"

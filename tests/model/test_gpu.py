@@ -11,9 +11,8 @@ from model.ops.swiglu import swiglu
 from model.training.trainer import Training
 from model.training.validation import CROSS_ENTROPY
 from tests.conftest import experiment
-from tests.model.training.test_early_stop import held_out
-from tests.model.training.test_trainer import dataset
 from tests.support.masked_attention import masked_attention
+from tests.support.small_training import dataset, held_out
 
 pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"),

@@ -43,6 +43,18 @@ FILES: dict[str, Any] = {
 CHALLENGES = "arc-agi_evaluation_challenges.json"
 ANSWERS = FILES["arc-agi_evaluation_solutions.json"]
 
+VOTING: dict[str, Any] = {
+    "steps": 6,
+    "time_map": "spaced",
+    "sampler": "draw",
+    "self_conditioning": "as-trained",
+    "attempts": 0,
+    "votes": 4,
+    "sizes": "own",
+    "limit": 0,
+}
+"""An evaluation by four views."""
+
 
 def build(files: dict[str, Any] = FILES, **changes: Any) -> Experiment:
     """Write raw and prepared data and the views of the small experiment into the working folder."""

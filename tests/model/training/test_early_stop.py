@@ -2,21 +2,18 @@
 
 import json
 import math
-from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 import yaml
 
 from model.diffusion.schedule import cosine_schedule, levels
-from model.training.trainer import Training
 from model.training.validation import CROSS_ENTROPY, Validation, exhausted, lowest
 from tasks import augment, prepare, report, select, train
 from tasks.common import params, paths
 from tasks.files import tables
 from tests.conftest import experiment, puzzles
-from tests.model.training.test_trainer import dataset, run
+from tests.support.small_training import held_out, run, training
 
 EVERY_2 = {"every": 2, "patience": 4, "improvement": 0.0}
 
@@ -24,18 +21,6 @@ EVERY_2 = {"every": 2, "patience": 4, "improvement": 0.0}
 def _config(stop, **changes):
     values = {"optimizer_steps": 40, "warmup_steps": 2, "log_every": 1, "early_stop": stop, "candidates": 4, **changes}
     return experiment(train=values).train
-
-
-def held_out():
-    """One pair of every task, with other cells than the training's."""
-    data = dataset()
-    cells = np.random.default_rng(9).integers(0, 10, len(data.cells)).astype(np.uint8)
-    return replace(data, cells=cells, pairs=data.pairs.rows(np.arange(6) * 3))
-
-
-def _training(config):
-    torch.use_deterministic_algorithms(True)
-    return Training(dataset(), np.ones(18), 6, config, 0, torch.device("cpu"), None, held_out())
 
 
 def _row(step, value):
@@ -54,7 +39,10 @@ def test_patience_runs_out_so_many_updates_after_the_lowest_value_by_hand():
 
 @pytest.mark.parametrize("accumulation", [1, 3])
 def test_it_stops_where_the_history_says_and_the_last_candidate_is_that_update(accumulation):
-    subject, candidates = _training(_config(EVERY_2, optimizer={"learning_rate": 0.1}, accumulation=accumulation)), []
+    subject, candidates = (
+        training(_config(EVERY_2, optimizer={"learning_rate": 0.1}, accumulation=accumulation), validation=held_out()),
+        [],
+    )
     ignore = lambda *_: None  # noqa: E731
     subject.run(on_row=ignore, on_candidate=candidates.append, on_save=lambda: None, stop=lambda: False)
     looks = {row["step"]: row[CROSS_ENTROPY] for row in subject.history if CROSS_ENTROPY in row}
@@ -65,10 +53,10 @@ def test_it_stops_where_the_history_says_and_the_last_candidate_is_that_update(a
 
 
 def test_looking_changes_nothing_of_the_training_and_null_never_looks():
-    plain = run(Training(dataset(), np.ones(18), 6, _config(None), 0, torch.device("cpu")))
+    plain = run(training(_config(None)))
     assert not any(CROSS_ENTROPY in row for row in plain.history)
     assert plain.step == 40
-    watched = run(_training(_config({"every": 1, "patience": 38, "improvement": 0.0})))
+    watched = run(training(_config({"every": 1, "patience": 38, "improvement": 0.0}), validation=held_out()))
     seen = [{name: value for name, value in row.items() if name != CROSS_ENTROPY} for row in watched.history]
     assert seen == plain.history[: len(seen)]
 
@@ -76,12 +64,12 @@ def test_looking_changes_nothing_of_the_training_and_null_never_looks():
 @pytest.mark.parametrize("weights", ["raw", "ema"])
 def test_an_interrupted_training_stops_at_the_same_update_with_the_same_weights(weights):
     config = _config(EVERY_2, optimizer={"learning_rate": 0.1}, evaluated_weights=weights)
-    whole = run(_training(config))
+    whole = run(training(config, validation=held_out()))
     assert whole.stopped_early
     for stop in (3, whole.step - 1, whole.step):
-        first = run(_training(config), until=stop)
+        first = run(training(config, validation=held_out()), until=stop)
         tensors, plain = first.state()
-        resumed = _training(config)
+        resumed = training(config, validation=held_out())
         resumed.restore({name: t.clone() for name, t in tensors.items()}, json.loads(json.dumps(plain)))
         run(resumed)
         assert resumed.stopped_early
@@ -90,7 +78,7 @@ def test_an_interrupted_training_stops_at_the_same_update_with_the_same_weights(
 
 
 def test_the_look_is_the_mean_cross_entropy_over_cells_whatever_the_batch():
-    subject = run(_training(_config(None)))
+    subject = run(training(_config(None), validation=held_out()))
     config = subject.config
     table = levels(cosine_schedule(config.noise), config.network.time_input, torch.device("cpu"))
     held = held_out()

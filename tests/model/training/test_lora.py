@@ -15,7 +15,7 @@ from model.training.trainer import Training, TrainingError
 from tasks import augment, fetch, predict, prepare, select, train
 from tasks.common import params, paths
 from tests.conftest import experiment, puzzles
-from tests.model.training.test_trainer import dataset
+from tests.support.small_training import dataset
 
 TARGETS = ["attention_in", "attention_out", "feed_in", "feed_out", "size_head"]
 LORA = {"start": "start", "adapters": "lora", "rank": 4, "alpha": 8.0, "targets": TARGETS}

@@ -8,48 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from model.config.training import Train
 from model.diffusion.schedule import cosine_schedule, levels
 from model.network.denoiser import build
 from model.network.packing import pack, pad_to_budget
-from model.puzzles.arrays import Dataset, Pairs, Views
 from model.training import objective
 from model.training.optimizer import Average, Muon, learning_rate, newton_schulz
-from model.training.trainer import Stopped, Training, TrainingError
+from model.training.trainer import TrainingError
 from tests.conftest import ROOT, experiment
+from tests.support.small_training import dataset, run, training
 
 GOLDEN = ROOT / "tests" / "golden"
-
-
-def dataset() -> Dataset:
-    """Six tasks of small random grids with all eight D4 views."""
-    draws = np.random.default_rng(1)
-    sides = draws.integers(1, 6, size=(18, 4))
-    offset = np.arange(18) * 50
-    pairs = Pairs(np.arange(18) // 3, np.arange(18) % 3, offset, *sides.T[:2], offset + 25, *sides.T[2:])
-    views = Views(
-        np.arange(6) * 8,
-        np.full(6, 8),
-        np.tile(np.arange(8), 6),
-        np.tile(np.arange(10, dtype=np.uint8), (48, 1)),
-        np.zeros(48, int),
-    )
-    return Dataset(draws.integers(0, 10, 950).astype(np.uint8), pairs, views)
-
-
-def training(config: Train, seed: int = 0) -> Training:
-    torch.use_deterministic_algorithms(True)
-    return Training(dataset(), np.ones(18), 6, config, seed, torch.device("cpu"))
-
-
-def run(subject: Training, until: int | None = None) -> Training:
-    try:
-        subject.run(
-            on_row=lambda _: None, on_candidate=lambda _: None, on_save=lambda: None, stop=lambda: subject.step == until
-        )
-    except Stopped:
-        assert subject.step == until
-    return subject
 
 
 def _equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
