@@ -5,9 +5,12 @@ import re
 import subprocess
 import sys
 
+import pytest
+
 from tests.conftest import ROOT
 
 
+@pytest.mark.slow
 def test_one_update_lowers_the_loss_of_its_own_batch():
     done = subprocess.run(
         [sys.executable, "examples/one_update.py"],

@@ -84,6 +84,7 @@ main()
 DIVERGED = "raise StageError('update 5: loss nan; the training diverged', 'the loss is not finite')"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("code", "wanted"),
     [
@@ -129,6 +130,7 @@ time.sleep(99)
 """
 
 
+@pytest.mark.slow
 def test_the_second_waits_and_says_for_whom_until_the_first_is_dead(tmp_path: Path) -> None:
     environment = {**os.environ, "ARC_LOCKS": str(tmp_path), "ARC_LOCK_CPU": "1", "PYTHONPATH": str(ROOT)}
     script = tmp_path / "train.py"

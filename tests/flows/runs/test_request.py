@@ -30,8 +30,10 @@ def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
             yield prefix + key, value
 
 
-@pytest.mark.parametrize("version", names("versions"))
-@pytest.mark.parametrize("size", names("sizes"))
+@pytest.mark.parametrize(
+    ("version", "size"),
+    [*((version, "tiny") for version in names("versions")), *(("v6", size) for size in names("sizes"))],
+)
 def test_the_form_accepts_every_value_that_an_experiment_has(version: str, size: str) -> None:
     experiment = resolve({**PLAIN, "version": version, "size": size}, read(paths.PRESETS))
     form = Draft202012Validator(override_schema())

@@ -67,6 +67,7 @@ def test_the_worktree_is_the_frozen_code_and_shares_the_cache(tree: Path) -> Non
     assert snapshots.create_worktree(snapshot.commit, "run-1") == folder
 
 
+@pytest.mark.slow
 def test_a_half_made_worktree_is_made_again(tree: Path) -> None:
     [snapshot] = snapshots.freeze([REQUEST], tree)
     folder = snapshots.create_worktree(snapshot.commit, "run-1")
@@ -94,6 +95,7 @@ def test_results_are_kept_on_a_branch_with_all_that_it_held(tree: Path) -> None:
     assert snapshots.commit_results(REQUEST, folder) != branch, "a branch that somebody has checked out is not moved"
 
 
+@pytest.mark.slow
 def test_cleaning_removes_what_no_run_needs(tree: Path) -> None:
     [snapshot] = snapshots.freeze([REQUEST], tree)
     kept, gone = snapshots.create_worktree(snapshot.commit, "kept"), snapshots.create_worktree(snapshot.commit, "gone")

@@ -75,7 +75,13 @@ def test_no_switch_of_an_evaluation_is_left_out():
     assert tested == set(experiment().evaluations["votes"].model_dump())
 
 
-@pytest.mark.parametrize(("base", "switch", "changes"), SWITCHES, ids=[json.dumps(s) for _, s, _ in SWITCHES])
+@pytest.mark.parametrize(
+    ("base", "switch", "changes"),
+    [
+        pytest.param(*row, id=json.dumps(row[1]), marks=[pytest.mark.slow] if row[0].get("steps") == 128 else ())
+        for row in SWITCHES
+    ],
+)
 def test_a_switch_of_an_evaluation_changes_what_it_claims_and_only_that(look, base, switch, changes):
     before, after = look(base), look(params.merge(base, switch))
     found = {name for name in ("levels", "told", "asked") if before[name] != after[name]}
@@ -88,6 +94,7 @@ def test_a_switch_of_an_evaluation_changes_what_it_claims_and_only_that(look, ba
     assert found == changes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [1, 6, 32, 128])
 @pytest.mark.parametrize("time_map", ["spaced", "raw-index"])
 def test_the_network_is_told_the_levels_of_the_time_map(look, time_map, steps):

@@ -96,7 +96,9 @@ def test_with_the_labs_unswapped_sizes_it_gets_36_of_72(description, monkeypatch
     assert sum(np.array_equal(answer.grid, OUTPUTS[answer.pair]) for answer in answers) == 2 * 36
 
 
-@pytest.mark.parametrize("sampler", ["draw", "argmax", "posterior", "renoise"])
+@pytest.mark.parametrize(
+    "sampler", ["draw", "renoise", *(pytest.param(name, marks=pytest.mark.slow) for name in ("argmax", "posterior"))]
+)
 @pytest.mark.parametrize("how", [{"votes": 10}, {"votes": 0, "attempts": 2}])
 def test_batches_of_any_size_give_the_same_predictions(workspace, monkeypatch, sampler, how):
     _same_in_batches(monkeypatch, 2, _evaluation(steps=4, sampler=sampler, **how))

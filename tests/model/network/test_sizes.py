@@ -39,7 +39,7 @@ def _stages(config, *stages):
         stage.main()
 
 
-HEAVY = ("mediom", "mediom-500k", "lorge")
+HEAVY = ("smol-1m", "smol-deep", "mediom", "mediom-500k", "lorge")
 MEMORY = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 HUOGE = [pytest.mark.night, pytest.mark.skipif(MEMORY < 14e9, reason="262 million parameters in training take 11 GB")]
 EVERY = [

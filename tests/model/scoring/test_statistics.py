@@ -38,7 +38,9 @@ def test_none_and_all_solved_have_the_exact_interval(tasks):
     assert bootstrap_interval(np.ones(tasks), 100) == pytest.approx((exact.low, exact.high))
 
 
-@pytest.mark.parametrize(("tasks", "mean"), [(400, 0.2), (400, 0.05), (120, 0.1)])
+@pytest.mark.parametrize(
+    ("tasks", "mean"), [(120, 0.1), *(pytest.param(400, mean, marks=pytest.mark.slow) for mean in (0.2, 0.05))]
+)
 def test_the_interval_holds_the_truth(tasks, mean):
     draws = np.random.default_rng(1)
     held = 0
@@ -49,7 +51,7 @@ def test_the_interval_holds_the_truth(tasks, mean):
     assert 0.93 <= held / EXPERIMENTS <= 0.97
 
 
-@pytest.mark.parametrize(("tasks", "mean"), [(400, 0.2), (120, 0.05)])
+@pytest.mark.parametrize(("tasks", "mean"), [pytest.param(400, 0.2, marks=pytest.mark.slow), (120, 0.05)])
 def test_no_difference_is_rarely_called_one(tasks, mean):
     draws = np.random.default_rng(2)
     shown = held = 0
@@ -62,6 +64,7 @@ def test_no_difference_is_rarely_called_one(tasks, mean):
     assert held >= 0.93 * EXPERIMENTS
 
 
+@pytest.mark.slow
 def test_a_true_difference_is_found_more_often_than_by_an_unpaired_test():
     """5 points at 400 tasks, where both experiments find the same tasks hard."""
     draws = np.random.default_rng(3)

@@ -53,6 +53,7 @@ def trained(raw):
     return paths.CHECKPOINTS / "final"
 
 
+@pytest.mark.slow
 def test_a_fresh_process_computes_the_same_logits(trained, tmp_path):
 
     names: dict[str, Any] = {"sys": sys}

@@ -61,7 +61,7 @@ def test_looking_changes_nothing_of_the_training_and_null_never_looks():
     assert seen == plain.history[: len(seen)]
 
 
-@pytest.mark.parametrize("weights", ["raw", "ema"])
+@pytest.mark.parametrize("weights", ["raw", pytest.param("ema", marks=pytest.mark.slow)])
 def test_an_interrupted_training_stops_at_the_same_update_with_the_same_weights(weights):
     config = _config(EVERY_2, optimizer={"learning_rate": 0.1}, evaluated_weights=weights)
     whole = run(training(config, validation=held_out()))

@@ -17,6 +17,7 @@ from tasks.common import params, paths
 from tests.conftest import experiment, puzzles
 from tests.support.small_training import dataset
 
+WHOLE = ("test-time", "test-time-10", "test-time-1")
 TARGETS = ["attention_in", "attention_out", "feed_in", "feed_out", "size_head"]
 LORA = {"start": "start", "adapters": "lora", "rank": 4, "alpha": 8.0, "targets": TARGETS}
 
@@ -73,6 +74,7 @@ def test_fine_tuning_moves_every_target_and_the_task_table_and_nothing_else(star
         assert 1 <= change <= 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS)
 def test_a_target_alone_is_adapted_alone_and_has_a_gradient(start, target):
     config = experiment(train={"finetune": LORA | {"targets": [target]}}).train
@@ -83,6 +85,7 @@ def test_a_target_alone_is_adapted_alone_and_has_a_gradient(start, target):
     assert all(norm > 0 for norm in subject.probe()["adapter_gradients"].values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("switch", "trained"),
     [
@@ -206,7 +209,7 @@ def _keep_as_start() -> None:
         (paths.OWN / f"start{suffix}").write_bytes((paths.CHECKPOINTS / f"final{suffix}").read_bytes())
 
 
-@pytest.mark.parametrize("version", ["lora", "test-time", "test-time-10", "test-time-1"])
+@pytest.mark.parametrize("version", ["lora", *(pytest.param(name, marks=pytest.mark.slow) for name in WHOLE)])
 def test_fine_tuning_by_name_through_the_stages(raw, version):
     raw(puzzles())
     _stages(experiment(), prepare, augment, train, select)

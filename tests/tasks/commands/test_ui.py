@@ -144,6 +144,7 @@ def test_the_next_free_port_is_found_and_none_is_an_error(monkeypatch):
             ui.free(port, set())
 
 
+@pytest.mark.slow
 def test_prefect_takes_its_settings_from_the_repository(tmp_path):
     program = """
 from prefect.settings import get_current_settings

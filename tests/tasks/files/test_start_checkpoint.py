@@ -67,7 +67,12 @@ def _other(files, how):
 
 
 @pytest.mark.parametrize(
-    ("how", "says"), [("task", "test pairs of that task"), ("pair", "pair itself"), ("demonstration", "pair itself")]
+    ("how", "says"),
+    [
+        ("task", "test pairs of that task"),
+        pytest.param("pair", "pair itself", marks=pytest.mark.slow),
+        pytest.param("demonstration", "pair itself", marks=pytest.mark.slow),
+    ],
 )
 def test_a_start_that_was_trained_on_an_evaluated_pair_is_refused_before_it_trains(raw, monkeypatch, how, says):
     """As an aa2 checkpoint is for aa1: 376 of the evaluation tasks are training tasks there."""

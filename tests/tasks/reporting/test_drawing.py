@@ -82,6 +82,7 @@ def test_a_sheet_holds_every_grid_to_the_pixel(count):
         assert np.array_equal(sheet[y : y + expected.shape[0], x : x + expected.shape[1]], expected)
 
 
+@pytest.mark.slow
 def test_a_sheet_of_four_hundred_large_tasks_can_be_drawn():
     grid = np.full((30, 30), 3, dtype=np.uint8)
     sheet = pixels(drawing.sheet("title", [Strip("task", [("label", grid)] * 20)] * 400))
@@ -131,6 +132,7 @@ def test_the_last_value_stands_in_the_corner_of_a_panel_of_its_own():
     assert ">0.123<" in one
 
 
+@pytest.mark.slow
 def test_another_process_draws_the_same_bytes():
     script = """
 import hashlib, numpy as np

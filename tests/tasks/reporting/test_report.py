@@ -77,6 +77,7 @@ def scores():
     return [json.loads(paths.score(c, e).read_text()) for c in ("best", "final") for e in ("attempts", "votes")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("selected", [False, True])
 @pytest.mark.parametrize("leaks", [0, 2])
 def test_marks_stand_exactly_where_they_hold(house, capsys, selected, leaks):
@@ -148,6 +149,7 @@ def test_solved_and_missed_grids_are_drawn_as_they_are(house):
     assert len(missing) == 3
 
 
+@pytest.mark.slow
 def test_no_more_tasks_are_drawn_than_asked_for(house):
     house(tasks_drawn=1)
     page = read()
@@ -207,6 +209,7 @@ def test_candidates_and_leaks_are_told(house):
     assert [number.text for number in part(page, "leaks").find("dt")] == ["0", "41", "31", "1"]
 
 
+@pytest.mark.slow
 def test_a_page_on_which_nothing_is_solved(house):
     wrong = {("aaaa0000", 1): [WRONG["aaaa0000"]] * 2}
     house(proposed={"votes": wrong, "attempts": wrong})
@@ -216,6 +219,7 @@ def test_a_page_on_which_nothing_is_solved(house):
     assert [card.find("h3")[0].text[-10:] for card in part(page, "denoising").find("article")] == ["ends wrong"]
 
 
+@pytest.mark.slow
 def test_a_page_without_any_prediction(house):
     house(proposed={"votes": {}, "attempts": {}})
     page = read()
@@ -223,6 +227,7 @@ def test_a_page_without_any_prediction(house):
     assert "No predictions have frames" in part(page, "denoising").text
 
 
+@pytest.mark.slow
 def test_the_same_files_twice(house):
     house()
     first = {path.name: path.read_bytes() for path in paths.REPORTS.iterdir()}

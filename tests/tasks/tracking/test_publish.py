@@ -116,6 +116,7 @@ def test_publishing_again_adds_nothing_and_writes_the_same_file(repository):
     assert_whole(client())
 
 
+@pytest.mark.slow
 def test_another_result_is_another_run(repository):
     publish.main()
     history = json.loads(paths.HISTORY.read_text())
@@ -127,6 +128,7 @@ def test_another_result_is_another_run(repository):
     assert sorted(lengths) == [len(history) - 1, len(history)]
 
 
+@pytest.mark.slow
 def test_the_store_and_its_artifacts_are_where_the_variable_says(repository, tmp_path, monkeypatch):
     (tmp_path / "else where").mkdir()
     uri = f"sqlite:///{tmp_path / 'else where' / 'runs.db'}"
@@ -141,6 +143,7 @@ def test_the_store_and_its_artifacts_are_where_the_variable_says(repository, tmp
     assert_whole(client())
 
 
+@pytest.mark.slow
 def test_if_missing_writes_to_a_store_only_if_it_lacks_the_result(repository):
     publish.main()
     paths.PUBLISHED.unlink()
@@ -156,6 +159,7 @@ def test_if_missing_writes_to_a_store_only_if_it_lacks_the_result(repository):
     assert not paths.PUBLISHED.exists()
 
 
+@pytest.mark.slow
 def test_an_error_leaves_a_failed_run_and_the_next_attempt_a_whole_one(repository, monkeypatch):
     import mlflow
 

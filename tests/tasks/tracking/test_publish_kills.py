@@ -27,8 +27,9 @@ from tests.support.published_experiment import (
     signalled_at,
 )
 
+pytestmark = pytest.mark.slow
 
-@pytest.mark.slow
+
 @pytest.mark.parametrize("call", [1, 14])
 def test_sigterm_leaves_killed_runs_and_the_next_attempt_a_whole_result(repository, call):
     stopped = run_publish(before=signalled_at(call, "SIGTERM"))
@@ -41,7 +42,6 @@ def test_sigterm_leaves_killed_runs_and_the_next_attempt_a_whole_result(reposito
     assert_whole(client())
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("call", [1, 5, 12, 17, 30])
 def test_sigkill_at_any_moment_leaves_no_half_result_behind_the_next_attempt(repository, call):
     killed = run_publish(before=signalled_at(call, "SIGKILL"))
@@ -61,7 +61,6 @@ def test_sigkill_at_any_moment_leaves_no_half_result_behind_the_next_attempt(rep
     assert len(models(client())) == 2 * len(publish.CHECKPOINTS)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("tables", [1, 40])
 def test_a_kill_while_the_database_is_made_leaves_one_that_can_be_made(repository, tables):
     kill = f"""
@@ -82,7 +81,6 @@ sqlalchemy.event.listen(sqlalchemy.Engine, "after_cursor_execute", count)
     assert not list(repository.glob("mlflow.db.part*"))
 
 
-@pytest.mark.slow
 def test_two_at_once_publish_once(repository):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "tasks.publish"]
@@ -94,7 +92,6 @@ def test_two_at_once_publish_once(repository):
     assert_whole(client())
 
 
-@pytest.mark.slow
 def test_a_tracking_server_gets_the_result_once_and_one_that_is_not_there_is_named(repository, monkeypatch):
     page, port = ui.mlflow_page(store.configured_store()), ui.free(50000, set())
     server = ui.start(page, port)
