@@ -89,4 +89,4 @@ def test_no_test_imports_another():
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
             modules = [node.module or "", *names] if isinstance(node, ast.ImportFrom) else names
             tests = [name for name in modules if name.rsplit(".")[-1].startswith("test_") or ".test_" in name]
-            assert tests == [], f"{path}:{node.lineno} imports {tests}; shared helpers belong to tests/support"
+            assert tests == [], f"{path} imports {tests}; shared helpers belong to tests/support"

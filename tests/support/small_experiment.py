@@ -7,6 +7,7 @@ import torch
 import yaml
 
 from model.config.experiment import Experiment
+from model.network.denoiser import build as build_network
 from model.puzzles.grids import Grid
 from model.storage import checkpoints
 from tasks import augment, fetch, prepare
@@ -94,7 +95,7 @@ def save_checkpoint(config: Experiment, name: str = "best", **changes: Any) -> c
     }
     description = checkpoints.Description.model_validate(values | changes)
     draws = torch.Generator().manual_seed(3)
-    network = checkpoints.build(config.train, description.task_rows)
+    network = build_network(config.train, description.task_rows)
     # All weights random: the colours' are zero at the start, and every answer would be the same.
     weights = {
         key: torch.randn(value.shape, generator=draws) / max(1, value.shape[-1]) ** 0.5

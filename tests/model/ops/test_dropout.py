@@ -1,5 +1,7 @@
 """Dropout: its rate, the independence of masks, and the same mask in backward."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -58,7 +60,7 @@ def test_the_gradient_uses_the_mask_of_the_forward_pass():
 def test_a_mask_equals_the_hash_computed_by_numpy():
     """Recomputed in unsigned arithmetic."""
     seed = np.full(1, 0xDEADBEEF, dtype=np.uint32)
-    h = np.arange(5000, dtype=np.uint32) ^ seed
+    h: Any = np.arange(5000, dtype=np.uint32) ^ seed
     h = (h ^ (h >> 16)) * np.uint32(0x7FEB352D) + seed * np.uint32(0x9E3779B1)
     h = (h ^ (h >> 15)) * np.uint32(0x846CA68B)
     expected = ((h ^ (h >> 16)) >> 8) < round(0.1 * (1 << 24))

@@ -95,7 +95,12 @@ def test_from_its_place_a_batch_is_made_without_the_chunks_before(monkeypatch):
     _take(before, 31)
     assert 0 < before.place.batch <= 30
     made, chunk = [], after._chunk
-    monkeypatch.setattr(after, "_chunk", lambda number: made.append(number) or chunk(number))
+
+    def counted(number):
+        made.append(number)
+        return chunk(number)
+
+    monkeypatch.setattr(after, "_chunk", counted)
     batches = after.batches(31, before.place)
     assert [next(batches) for _ in range(9)] == whole[31:]
     assert made[0] == before.place.chunk

@@ -121,7 +121,7 @@ def test_names_in_mlflow(folders, tmp_path):
     assert [row[4:15] for row in found.rows] == [row[4:15] for row in of_folders.rows]
     assert found.pairs[0][2:8] == of_folders.pairs[0][2:8]
     assert (found.rows[0].minutes, found.rows[0].device) == (4.0, "H200")
-    assert ("train.optimizer.learning_rate", "0.002", "0.001") in found.pairs[0].factors
+    assert ("train.optimizer.learning_rate", "0.002", "0.001") in (found.pairs[0].factors or ())
     # A worktree against a name; one result of a name by its key.
     mixed = compare([folders[0], "v3/smol/aa1@bbb1"], resamples=200)
     assert [row.seeds for row in mixed.rows] == [(0,), (1,)]

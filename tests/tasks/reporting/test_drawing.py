@@ -53,8 +53,8 @@ def test_every_cell_has_its_official_colour_and_a_line_around_it(grid, cell):
             top, left = row * cell, column * cell
             inside = drawn[top + 1 : top + cell, left + 1 : left + cell]
             assert (inside == rgb(OFFICIAL[grid[row, column]])).all()
-            frame = (drawn[top, left : left + cell], drawn[top + cell, left : left + cell])
-            frame += (drawn[top : top + cell, left], drawn[top : top + cell, left + cell])
+            frame = [drawn[top, left : left + cell], drawn[top + cell, left : left + cell]]
+            frame += [drawn[top : top + cell, left], drawn[top : top + cell, left + cell]]
             assert all((edge == rgb(LINE)).all() for edge in frame)
 
 
