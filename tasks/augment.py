@@ -24,7 +24,7 @@ def main() -> None:
         (paths.VOTING_VIEWS, np.full(len(tasks), config.voting_views), voting_seed(conditioning, experiment.seed)),
     ):
         views = make_views(config, counts, seed, output_only)
-        write_views(path, np.repeat(np.arange(len(tasks)), counts), views)
+        write_views(path, np.repeat(np.arange(len(tasks)), views.count), views)
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ class Augment(Frozen):
     scheme: Literal["all", "random-draws", "permutations"]
     """All 71 with identity; the lab's n draws with repetitions; D4 x random colour permutations."""
     training_views: Positive
-    """Views of a training-set task, identity included."""
+    """Views of a training-set task, identity included. Random draws that are the identity again are left out."""
     evaluation_views: Positive
     """Training views of an evaluation task, identity included."""
     voting_views: Positive

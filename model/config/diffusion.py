@@ -28,7 +28,8 @@ class SelfConditioning(Frozen):
     projection: Literal["linear", "mlp", "gated-norm"]
     """From the ten features to the width."""
     gain: Literal["alpha-bar", "progress"]
-    """Strength 0.3 + 0.7 x: x is alpha_bar of the noise level, or the progress of training (then of denoising)."""
+    """Strength 0.3 + 0.7 x: x is alpha_bar of the noise level; or the progress of the first 80 % of training, then 1,
+    and in an evaluation that of denoising."""
     rate: Share
     """Share of training batches that see an estimate."""
     null_conditioning_rate: Share

@@ -93,10 +93,11 @@ class Predictor:
         An answer that raises is added to `failures`; without such a list the error is raised.
         """
         views, attempts = (config.votes, 1) if config.votes else (1, config.attempts)
-        queries = [(pair, view) for pair in range(len(self.dataset.pairs)) for view in range(views)]
+        available = self.dataset.views.count[self.dataset.pairs.task]
+        queries = [(pair, view) for pair in range(len(available)) for view in range(min(views, int(available[pair])))]
         failed: dict[int, str] | None = None if failures is None else {}
         scores = self._sizes(queries, failed)
-        sizes = _assign(config.sizes, scores, views)
+        sizes = _assign(config.sizes, scores, [pair for pair, _ in queries])
         if config.sizes == "rule":
             sizes = [self.agreed.get(pair, size) for (pair, _), size in zip(queries, sizes, strict=True)]
         work = [(i, attempt) for i in range(len(queries)) for attempt in range(attempts)]
@@ -220,12 +221,15 @@ class Predictor:
             yield
 
 
-def _assign(how: Literal["own", "voted", "split", "rule"], scores: NDArray[np.float64], views: int) -> list[Size]:
-    """The size each query answers at, from log-probabilities (queries, 2, 30) in blocks of `views`; (0, 0) for NaN."""
+def _assign(how: Literal["own", "voted", "split", "rule"], scores: NDArray[np.float64], pairs: list[int]) -> list[Size]:
+    """The size each query answers at, from log-probabilities (queries, 2, 30); (0, 0) for NaN.
+
+    `pairs` (queries,) rises; the queries of one pair decide together.
+    """
     sizes: list[Size] = [(0, 0)] * len(scores)
     known = ~np.isnan(scores[:, 0, 0])
-    for start in range(0, len(scores), views):
-        block = start + np.flatnonzero(known[start : start + views])
+    for queries in np.split(np.arange(len(pairs)), np.flatnonzero(np.diff(pairs)) + 1):
+        block = queries[known[queries]]
         own = [(int(h) + 1, int(w) + 1) for h, w in scores[block].argmax(-1)]
         for i, size in zip(block, assign_sizes(how, own, scores[block]) if own else [], strict=True):
             sizes[i] = size

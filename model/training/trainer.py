@@ -14,6 +14,7 @@ from torch import Tensor
 
 from model.config.training import Train
 from model.diffusion.schedule import cosine_schedule, levels
+from model.diffusion.self_conditioning import training_progress
 from model.network.denoiser import Denoiser, build
 from model.network.device_data import to_device
 from model.network.packing import Budget, pack, pad_to_budget
@@ -133,14 +134,14 @@ class Training:
         self.step += 1
 
     def _update(self, batches: list[list[tuple[int, ...]]]) -> None:
-        branch = self.branch()
         for micro in self.micro_batches:
+            branch = self.branch(micro)
             if self.config.finetune.dropout:  # The adapters' draws from torch's own generator.
                 torch.manual_seed((self.seed << 32) + self.step * self.config.accumulation + micro)
             padded = self.stream.budget if self.device.type == "cuda" else None
             table, budget = pad_to_budget(self._rows(batches[micro]), self.network.prefix_length, padded)
             key = hash_key(torch.tensor(self.seed), self.step, micro)
-            progress = torch.tensor(self.step / self.config.optimizer_steps)
+            progress = torch.tensor(training_progress(self.step, self.config.optimizer_steps))
             first = micro == self.micro_batches[0]
             self.add_gradient(torch.from_numpy(table), key, progress, budget, branch, first)
         for optimizer in self.optimizers:
@@ -149,10 +150,11 @@ class Training:
         self._share_gradient()
         self.apply()
 
-    def branch(self) -> objective.StepMode:
-        """What kind of update the next one is."""
+    def branch(self, micro: int) -> objective.StepMode:
+        """What kind of pass micro-batch `micro` of the next update is: each tosses its own coin (ledger 8)."""
         how = self.config.self_conditioning
-        key = np.array([self.seed, STEP_MODE_CHUNK + self.step], dtype=np.uint64)
+        number = self.step * self.config.accumulation + micro
+        key = np.array([self.seed, STEP_MODE_CHUNK + number], dtype=np.uint64)
         coin = np.random.Generator(np.random.Philox(key=key)).random()
         estimate = coin < how.rate
         told = estimate or coin < how.rate + how.null_conditioning_rate

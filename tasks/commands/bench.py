@@ -103,13 +103,13 @@ def training(experiment: Experiment, kind: str, device: torch.device, updates: i
     started_at, examples, rows, operations = time.perf_counter(), 0, 0, 0.0
     for _ in range(updates):
         micro_batches = [next(batches) for _ in range(config.accumulation)]
-        batch = [row for micro in micro_batches for row in micro]
-        lengths = Lengths(
-            np.array([r[3] * r[4] + subject.network.prefix_length for r in batch]),
-            np.array([r[6] * r[7] for r in batch]),
-        )
-        examples, rows = examples + len(batch), rows + int(lengths.context.sum() + lengths.target.sum())
-        operations += flops.training(config.network, lengths, subject.branch().estimate)
+        for number, batch in enumerate(micro_batches):
+            lengths = Lengths(
+                np.array([r[3] * r[4] + subject.network.prefix_length for r in batch]),
+                np.array([r[6] * r[7] for r in batch]),
+            )
+            examples, rows = examples + len(batch), rows + int(lengths.context.sum() + lengths.target.sum())
+            operations += flops.training(config.network, lengths, subject.branch(number).estimate)
         subject.update(micro_batches)
     synchronize(device)
     seconds = time.perf_counter() - started_at

@@ -84,6 +84,17 @@ def test_the_draws_of_every_version_and_dataset_are_the_ledgers(version, dataset
     assert found.augment.voting_views == (72 if version == "v3" else 40)
 
 
+def test_draws_of_the_identity_are_left_out_and_not_drawn_again():
+    """The lab's 1dcf7c27 dataset:175: flip and rotation cancel and the cycle is 0 in one draw of 72."""
+    tasks, draws = 2000, 39
+    views = make_views(named("v1", "smol").augment, np.full(tasks, 1 + draws), 0)
+    again = (views.element == 0) & (views.colour_cycle == 0)
+    assert again[views.start].all()
+    assert again.sum() == tasks
+    left_out = tasks * (1 + draws) - len(views.element)
+    assert left_out == pytest.approx(tasks * draws / 72, abs=4 * (tasks * draws / 72) ** 0.5)
+
+
 @pytest.mark.parametrize("version", ["v1", "v3"])
 def test_on_aa2_evaluation_tasks_are_about_45_percent_of_the_examples(version):
     """Ledger 3, v3: 'about 45 %, close to the earlier boost'."""
