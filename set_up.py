@@ -66,7 +66,9 @@ def build():
         place.parent.mkdir(parents=True, exist_ok=True)
         VENV.symlink_to(place)
     if not (place / "bin" / "python").exists():
-        subprocess.run([sys.executable, "-m", "venv", place], check=True)
+        # Make puts .venv/bin first in PATH: this may be the Python of the environment that was just deleted.
+        base = getattr(sys, "_base_executable", sys.executable)
+        subprocess.run([base, "-m", "venv", place], check=True)
     pip = [place / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     subprocess.run([*pip, "-c", "constraints.txt", "-e", ".[dev]"], check=True)
     INCOMPLETE.unlink()
