@@ -1,5 +1,7 @@
 """Admission of runs queued in Prefect's UI: the worker validates them, freezes the code and sets their queue."""
 
+import re
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from prefect.client.orchestration import SyncPrefectClient
@@ -12,17 +14,33 @@ from flows.runs.places import FlowError
 from flows.runs.request import Request, parse
 
 COMMIT = "ARC_COMMIT"
+DIGEST = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
+"""A commit's name in git, SHA-1 or SHA-256."""
 
 
 def commit_of(run: Any) -> str | None:
     """The frozen commit of a run, from its job variables; None for a run that is not frozen yet."""
-    variables = (run.job_variables or {}).get("env") or {}
-    return variables.get(COMMIT)
+    environment = (run.job_variables or {}).get("env")
+    commit = environment.get(COMMIT) if isinstance(environment, dict) else None
+    return commit if isinstance(commit, str) else None
 
 
 def variables(commit: str) -> dict[str, Any]:
     """Job variables that hold the frozen commit."""
     return {"env": {COMMIT: commit}}
+
+
+def foreign_variables(variables: Any, frozen: Collection[str]) -> str | None:
+    """Why the job variables of a run are refused; None if they hold at most one of our frozen commits."""
+    if not variables:
+        return None
+    environment = variables.get("env") if isinstance(variables, Mapping) else None
+    if not isinstance(environment, Mapping) or set(variables) != {"env"} or set(environment) - {COMMIT}:
+        return "it sets job variables, such as a command or its environment, which only the worker does"
+    commit = environment.get(COMMIT)
+    if commit is not None and not (isinstance(commit, str) and DIGEST.fullmatch(commit) and commit in frozen):
+        return f"{COMMIT} is {commit!r:.60}, which is no commit that was frozen in this checkout"
+    return None
 
 
 def create(
@@ -47,6 +65,8 @@ def admit(connection: SyncPrefectClient) -> list[str]:
         if commit_of(run) or run.deployment_id is None:
             continue
         try:
+            if why := foreign_variables(run.job_variables, ()):
+                raise FlowError(f"refused: {why}")
             request = parse(run.parameters)
         except FlowError as error:
             connection.set_flow_run_state(run.id, Failed(message=str(error)), force=True)

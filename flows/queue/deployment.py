@@ -16,6 +16,7 @@ from flows.runs.places import FlowError
 
 POOL = "gpu"
 DEPLOYMENT = "queue"
+ENTRYPOINT = f"{experiment.fn.__module__}.{experiment.fn.__name__}"
 QUEUES = {"high": 1, "normal": 10}
 """Priority by queue; lower numbers are served first."""
 
@@ -39,8 +40,9 @@ def ensure(connection: SyncPrefectClient, slots: int | None = None) -> None:
     )
     with contextlib.suppress(ObjectAlreadyExists):  # Another command may have created it a moment ago.
         connection.create_work_pool(pool)
-    if slots is not None:
-        connection.update_work_pool(POOL, WorkPoolUpdate(concurrency_limit=slots))
+    # The template again, since somebody may have put a command there.
+    update = WorkPoolUpdate(base_job_template=template())
+    connection.update_work_pool(POOL, update.model_copy(update={"concurrency_limit": slots} if slots else {}))
     for name, priority in QUEUES.items():
         with contextlib.suppress(ObjectAlreadyExists):
             connection.create_work_queue(name=name, work_pool_name=POOL, priority=priority)
@@ -49,10 +51,11 @@ def ensure(connection: SyncPrefectClient, slots: int | None = None) -> None:
         name=DEPLOYMENT,
         work_pool_name=POOL,
         work_queue_name="normal",
-        entrypoint=f"{experiment.fn.__module__}.{experiment.fn.__name__}",
+        entrypoint=ENTRYPOINT,
         description="One experiment, frozen when the worker first sees it. `arc queue` queues many, frozen at once.",
         parameter_openapi_schema=parameter_schema(experiment).model_dump_for_openapi(),
         enforce_parameter_schema=True,
+        pull_steps=[],  # Without it, those that somebody has added would stay.
         # A limit on the deployment would need a lease; a server restart loses leases and then cancels the run.
         concurrency_limit=None,
     )

@@ -1,24 +1,41 @@
-"""Queries for flow runs in Prefect's database."""
+"""Queries for the flow runs of this checkout in Prefect's database; runs of other deployments are nobody's business."""
 
 from typing import Any
 
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.filters import FlowRunFilter
+from prefect.client.schemas.filters import DeploymentFilter, FlowFilter, FlowRunFilter
 from prefect.client.schemas.objects import StateType
 from prefect.client.schemas.sorting import FlowRunSort
 
+from flows.queue.deployment import DEPLOYMENT
+from flows.runs import places
+from flows.runs.flow import NAME
+
 PAGE = 200
+_OURS = FlowFilter.model_validate({"name": {"any_": [NAME]}})
+_QUEUED = DeploymentFilter.model_validate({"name": {"any_": [DEPLOYMENT]}})
 
 
-def runs(connection: SyncPrefectClient, *types: StateType, since: Any = None) -> list[Any]:
-    """Every flow run in one of these states (of any state if none is given), sorted by expected start time."""
-    query: dict[str, Any] = {"state": {"type": {"any_": list(types)}}} if types else {}
-    if since:
-        query["expected_start_time"] = {"after_": since}
+def runs(connection: SyncPrefectClient, *types: StateType) -> list[Any]:
+    """Our flow runs in one of these states (of any state if none is given), sorted by expected start time.
+
+    Ours are those of our deployment, and each `arc run` of this checkout.
+    """
+    state = {"state": {"type": {"any_": list(types)}}} if types else {}
+    queued = _pages(connection, state, _QUEUED)
+    alone = _pages(connection, {**state, "deployment_id": {"is_null_": True}}, None)
+    # Anybody may have a flow of this name; a run of ours has its records here.
+    own = [run for run in alone if places.folder_of(str(run.id)).exists()]
+    return sorted(queued + own, key=lambda run: run.expected_start_time or run.created)
+
+
+def _pages(connection: SyncPrefectClient, query: dict[str, Any], deployments: DeploymentFilter | None) -> list[Any]:
     result: list[Any] = []
     while True:
         page = connection.read_flow_runs(
+            flow_filter=_OURS,
             flow_run_filter=FlowRunFilter.model_validate(query),
+            deployment_filter=deployments,
             sort=FlowRunSort.EXPECTED_START_TIME_ASC,
             limit=PAGE,
             offset=len(result),

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tasks.machine import prefect_server
 from tasks.tracking.addresses import addressable, sqlite_address
 
 
@@ -51,14 +52,19 @@ def worktree_of(run: str) -> Path:
 
 
 def environment() -> dict[str, str]:
-    """Environment variables with which every process finds the same folders, and telemetry is off."""
+    """Environment variables with which every process finds the same folders and servers, and telemetry is off."""
     root = home()
-    prefect_home = Path(os.environ.get("PREFECT_HOME", ".prefect")).expanduser()
+    prefect_home = addressable(root) / Path(os.environ.get("PREFECT_HOME", ".prefect")).expanduser()
+    try:
+        server = prefect_server.settings(prefect_home)
+    except ValueError as error:
+        raise FlowError(str(error)) from None
     return {
+        **server,
         "ARC_HOME": str(root),
         "ARC_SCRATCH": str(scratch()),
         "MLFLOW_TRACKING_URI": os.environ.get("MLFLOW_TRACKING_URI") or sqlite_address(root / "mlflow.db"),
-        "PREFECT_HOME": str(addressable(root) / prefect_home),
+        "PREFECT_HOME": str(prefect_home),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
         "DO_NOT_TRACK": "1",

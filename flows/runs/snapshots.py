@@ -71,6 +71,11 @@ def freeze(requests: Sequence[Request], tree: Path) -> list[Snapshot]:
     return snapshots
 
 
+def frozen_commits() -> set[str]:
+    """The commits of this checkout that are kept for runs."""
+    return set(git("for-each-ref", "--format=%(objectname)", FROZEN, cwd=places.home()).split())
+
+
 def create_worktree(commit: str, run: str) -> Path:
     """The worktree of the run, created if missing: the frozen code, DVC's shared cache, and data/own."""
     root, folder = places.home(), places.worktree_of(run)

@@ -18,7 +18,7 @@ from flows.queue import flow_runs
 from flows.runs import places, snapshots
 from flows.runs.places import FlowError, git
 from flows.worker import server
-from tasks.machine import gpu_lock
+from tasks.machine import gpu_lock, prefect_server
 
 FREE_GIB = 10.0
 TESTED = {"prefect": "3.8", "mlflow": "3.17", "dvc": "3.67", "torch": "2.1"}
@@ -90,16 +90,17 @@ def ports() -> Iterator[Finding]:
     """Whether the server answers, and whether another program uses its port."""
     if server.answers():
         if server.ours():
+            server.check_secret()
             yield Finding("server", f"answers at {server.address()}")
         else:
             yield Finding("server", f"the server at {server.address()} belongs to another checkout", server.FREE_PORT)
         return
     with socket.socket() as probe, contextlib.suppress(OSError):
         probe.settimeout(1)
-        probe.connect((server.host(), server.port()))
+        probe.connect((prefect_server.host(), prefect_server.port()))
         yield Finding(
             "server",
-            f"port {server.port()} is used by another program",
+            f"port {prefect_server.port()} is used by another program",
             server.FREE_PORT,
         )
         return

@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import time
-import urllib.request
 from pathlib import Path
 
 import psutil
@@ -16,33 +15,20 @@ from flows.runs import places
 from flows.runs.places import FlowError
 from model.storage.atomic import write_json
 from tasks.commands import ui
+from tasks.machine import prefect_server
 
 START_SECONDS = 120.0
 FREE_PORT = "set PREFECT_SERVER_API_PORT to a free port, for every command here"
 
 
-def host() -> str:
-    """PREFECT_SERVER_API_HOST, or 127.0.0.1."""
-    return os.environ.get("PREFECT_SERVER_API_HOST", "127.0.0.1")
-
-
-def port() -> int:
-    """PREFECT_SERVER_API_PORT, or 4200."""
-    return int(os.environ.get("PREFECT_SERVER_API_PORT", "4200"))
-
-
 def address() -> str:
     """Address of the API: PREFECT_API_URL if set, else that of this machine's server."""
-    return os.environ.get("PREFECT_API_URL") or f"http://{host()}:{port()}/api"
+    return os.environ.get("PREFECT_API_URL") or prefect_server.address()
 
 
 def answers(seconds: float = 2.0) -> bool:
     """Whether the server answers within `seconds`."""
-    try:
-        with urllib.request.urlopen(f"{address()}/health", timeout=seconds) as reply:
-            return bool(reply.status == 200)
-    except OSError:
-        return False
+    return prefect_server.status(f"{address()}/health", seconds=seconds) == 200
 
 
 def ours() -> bool:
@@ -53,7 +39,7 @@ def ours() -> bool:
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
             listens = {c.laddr.port for c in process.net_connections("tcp") if c.status == psutil.CONN_LISTEN}
-            if port() in listens:
+            if prefect_server.port() in listens:
                 return page.ours(process)
     return False
 
@@ -66,8 +52,9 @@ def ensure() -> None:
     if answers():
         if not ours():
             raise FlowError(f"the server at {address()} belongs to another checkout; {FREE_PORT}")
+        check_secret()
         return
-    if os.environ.get("PREFECT_API_URL", address()) != f"http://{host()}:{port()}/api":
+    if prefect_server.foreign():
         raise FlowError(f"{address()} (PREFECT_API_URL) does not answer; start that server, or unset the variable")
     state().parent.mkdir(parents=True, exist_ok=True)
     with state().with_suffix(".lock").open("w") as lock:
@@ -77,8 +64,28 @@ def ensure() -> None:
             _start()
 
 
+def check_secret() -> None:
+    """Raise FlowError unless this machine's server accepts our secret and refuses whoever has none."""
+    if prefect_server.foreign():
+        return
+    key = places.environment()["PREFECT_API_AUTH_STRING"]
+    # An answer may be late while the server is busy: 0 says nothing.
+    accepted, open_to_all = (prefect_server.status(f"{address()}/admin/version", given) for given in (key, None))
+    again = "end it once its runs have ended (`make ui`, or its process), and `arc worker` starts it again"
+    if accepted == 401:
+        raise FlowError(f"the server at {address()} refuses the secret in {secret_file()}; {again}")
+    if open_to_all == 200:
+        raise FlowError(f"the server at {address()} was started without a secret, so anybody may use it; {again}")
+
+
+def secret_file() -> Path:
+    """The file with the secret that Prefect's page asks for once."""
+    return prefect_server.secret_file(Path(places.environment()["PREFECT_HOME"]))
+
+
 def _start() -> None:
     log = state().with_suffix(".log")
+    log.touch(mode=0o600)
     with log.open("ab") as file:
         process = subprocess.Popen(
             [sys.executable, "-m", "prefect", "server", "start"],
@@ -87,14 +94,17 @@ def _start() -> None:
                 **os.environ,
                 **places.environment(),
                 # With --port instead, the page would look for the API at the default port.
-                "PREFECT_SERVER_API_HOST": host(),
-                "PREFECT_SERVER_API_PORT": str(port()),
+                "PREFECT_SERVER_API_HOST": prefect_server.host(),
+                "PREFECT_SERVER_API_PORT": str(prefect_server.port()),
             },
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=file,
             start_new_session=True,
+            umask=0o077,  # Databases and logs are for this user.
         )
+    for path in state().parent.glob("*.db*"):
+        path.chmod(0o600)
     write_json(state(), {"process": process.pid, "started": psutil.Process(process.pid).create_time()})
     deadline = time.monotonic() + START_SECONDS
     while not answers():

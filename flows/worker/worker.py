@@ -23,13 +23,14 @@ import anyio
 import httpx
 from prefect.client.schemas.objects import StateType
 from prefect.exceptions import PrefectException
+from prefect.states import Failed
 from prefect.workers.process import ProcessJobConfiguration, ProcessWorker, ProcessWorkerResult
 
 from flows.queue import admission, deployment, flow_runs
 from flows.runs import places, processes, snapshots
 from flows.runs.places import FlowError
 from flows.runs.request import parse
-from flows.worker import after_run, recovery, server
+from flows.worker import after_run, recovery, refusal, server
 
 WATCH_SECONDS = 2.0
 CANCEL_SECONDS = 3.0
@@ -58,6 +59,12 @@ class Worker(ProcessWorker):
             return []
         return await super().get_and_submit_flow_runs()
 
+    async def _submit_scheduled_flow_runs(self, flow_run_response: list[Any]) -> list[Any]:
+        """Submit what is ours; whatever else is in our pool fails with the reason."""
+        new = [row for row in flow_run_response if row.flow_run.id not in self._submitting_flow_run_ids]
+        refused = await asyncio.to_thread(_refuse, [row.flow_run for row in new], self.work_pool.base_job_template)
+        return await super()._submit_scheduled_flow_runs([row for row in new if row.flow_run.id not in refused])
+
     async def run(
         self,
         flow_run: Any,
@@ -72,7 +79,10 @@ class Worker(ProcessWorker):
             commit = snapshot.commit
         worktree = await asyncio.to_thread(snapshots.create_worktree, commit, run)
         configuration.working_dir = worktree
-        configuration.env |= {**places.environment(), "ARC_COMMIT": commit, processes.VARIABLE: run}
+        # Built here, not taken from the server: it decides what is executed.
+        ours = {name: text for name, text in configuration.env.items() if name.startswith("PREFECT__")}
+        chosen = {"PREFECT__FLOW_ENTRYPOINT": deployment.ENTRYPOINT, admission.COMMIT: commit, processes.VARIABLE: run}
+        configuration.env = {**os.environ, **ours, **places.environment(), **chosen}
         # To a file, not a pipe to this process: the run must survive a crash of the worker.
         engine = f"exec {shlex.quote(sys.executable)} -m prefect.engine >> {shlex.quote(str(log_of(run)))} 2>&1"
         configuration.command = shlex.join(["sh", "-c", engine])
@@ -125,7 +135,8 @@ def work() -> None:
         commits = [commit for run in waiting if (commit := admission.commit_of(run))]
         for line in snapshots.remove_unused([str(run.id) for run in waiting], commits):
             print(f"removed {line}", flush=True)
-        print(f"working: {slots} at once, {server.address().removesuffix('/api')}", flush=True)
+        page = server.address().removesuffix("/api")
+        print(f"working: {slots} at once, {page}; the page asks once for `cat {server.secret_file()}`", flush=True)
         worker = Worker(work_pool_name=deployment.POOL, name=f"worker-{os.getpid()}", limit=slots)
         threading.Thread(target=_watch, args=(worker,), daemon=True).start()
         signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -187,6 +198,27 @@ def _after(run: UUID) -> None:
     with deployment.client() as connection:
         for line in after_run.after(connection, run):
             print(line, flush=True)
+
+
+def _refuse(runs: list[Any], template: dict[str, Any]) -> set[UUID]:
+    """Fail those of the runs that this worker does not execute; returns their ids."""
+    if not runs:
+        return set()
+    refused = set()
+    with deployment.client() as connection:
+        frozen = snapshots.frozen_commits()
+        for run in runs:
+            try:
+                its_deployment = connection.read_deployment(run.deployment_id) if run.deployment_id else None
+                why = refusal.reason(run, its_deployment, template, frozen)
+                if why:
+                    connection.set_flow_run_state(run.id, Failed(message=f"refused: {why}"), force=True)
+            except (PrefectException, httpx.HTTPError) as error:  # It was deleted, or the server is away.
+                why = f"not yet, the server says {error}"
+            if why:
+                refused.add(run.id)
+                print(f"{run.name}: refused: {why}", flush=True)
+    return refused
 
 
 def _admit() -> None:

@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import typer
 
 from tasks.common import paths
 from tasks.common.stage import StageError, die_with_parent, stage
+from tasks.machine import prefect_server
 from tasks.tracking import store
 from tasks.tracking.addresses import addressable
 
@@ -43,9 +43,7 @@ class Page:
 
     def answers(self, port: int) -> bool:
         """Whether it serves there."""
-        with contextlib.suppress(OSError), urllib.request.urlopen(_url(port, self.health), timeout=5) as answer:
-            return bool(answer.status == 200)
-        return False
+        return prefect_server.status(_url(port, self.health), seconds=5) == 200
 
 
 def mlflow_page(place: store.Store) -> Page:
@@ -70,8 +68,10 @@ def prefect_page() -> Page:
     home = Path(os.environ.get("PREFECT_HOME", ".prefect")).expanduser().resolve()
 
     def environment(port: int) -> dict[str, str]:
+        its_home = addressable(home.parent) / home.name
         return {
-            "PREFECT_HOME": str(addressable(home.parent) / home.name),
+            **prefect_server.settings(its_home, port),
+            "PREFECT_HOME": str(its_home),
             "PREFECT_SERVER_API_HOST": HOST,
             # Not the option --port: with that the page asks for the API at 4200.
             "PREFECT_SERVER_API_PORT": str(port),
@@ -117,6 +117,8 @@ def main(
         for page, port, _ in started:
             print(f"{page.name:8} {_url(port, page.path)}", flush=True)
         if started:
+            secret = prefect_server.secret_file(Path(os.environ.get("PREFECT_HOME", ".prefect")).expanduser())
+            print(f"Prefect's page asks once for the secret: `cat {secret}`", flush=True)
             print("Ctrl-C ends what was started here", flush=True)
         while started:
             time.sleep(0.5)
@@ -163,6 +165,7 @@ def start(page: Page, port: int) -> "subprocess.Popen[bytes]":
             stdout=file,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            umask=0o077,  # Databases and logs are for this user.
             preexec_fn=die_with_parent,
         )
 

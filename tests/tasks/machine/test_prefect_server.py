@@ -1,0 +1,136 @@
+"""Who may use Prefect's server: its own app in this process, with our settings."""
+
+import asyncio
+import base64
+import os
+import socket
+import stat
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tasks.machine import prefect_server
+
+PORT = 4299
+ORIGIN = f"http://127.0.0.1:{PORT}"
+FOREIGN = {"Origin": "http://evil.example"}
+STEPS = {"name": "x", "pull_steps": [{"prefect.deployments.steps.run_shell_script": {"script": "touch /tmp/x"}}]}
+
+
+@pytest.fixture(autouse=True)
+def _clean(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("PREFECT") or name.lower() == "no_proxy"]:
+        monkeypatch.delenv(name)
+
+
+class App:
+    """A client without a server."""
+
+    def __init__(self, app: Any) -> None:
+        self.transport = httpx.ASGITransport(app)
+
+    def ask(self, method: str, path: str, **request: Any) -> httpx.Response:
+        async def send() -> httpx.Response:
+            async with httpx.AsyncClient(transport=self.transport, base_url=ORIGIN) as client:
+                return await client.request(method, path, **request)
+
+        return asyncio.run(send())
+
+
+@pytest.fixture
+def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[App]:
+    """A client of Prefect's app as our server runs it; without its database, which no refused request reaches."""
+    from prefect.context import SettingsContext
+    from prefect.server.api.server import create_app
+    from prefect.settings import Profile, Settings
+
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
+    monkeypatch.setenv("PREFECT_SERVER_DATABASE_CONNECTION_URL", f"sqlite+aiosqlite:///{tmp_path}/prefect.db")
+    for name, text in prefect_server.settings(tmp_path, PORT).items():
+        monkeypatch.setenv(name, text)
+    settings = Settings()
+    with SettingsContext(profile=Profile(name="test", settings={}), settings=settings):
+        yield App(create_app(settings, ephemeral=True, ignore_cache=True))
+
+
+def basic(key: str) -> dict[str, str]:
+    return {"Authorization": f"Basic {base64.b64encode(key.encode()).decode()}"}
+
+
+@pytest.mark.slow  # Prefect's server takes seconds to import.
+def test_who_has_no_secret_is_refused_from_wherever_the_request_comes(app: App, tmp_path: Path) -> None:
+    key = prefect_server.secret(tmp_path)
+    for headers in ({}, FOREIGN, {"Host": "evil.example"}, basic("arc:guess"), basic("")):
+        for path in ("/api/admin/version", "/api/csrf-token?client=x", "/api/block_documents/", "/api/deployments/x"):
+            assert app.ask("GET", path, headers=headers).status_code == 401, (path, headers)
+        # Both guards: the page's token is missing, and with a made-up one the secret is.
+        assert app.ask("POST", "/api/deployments/", json=STEPS, headers=headers).status_code == 403
+    # A form or text, which a browser sends to other origins without asking first.
+    plain = {**FOREIGN, "Content-Type": "text/plain"}
+    assert app.ask("POST", "/api/deployments/", content="{}", headers=plain).status_code == 403
+    # A page cannot use the secret that the browser might add.
+    assert app.ask("POST", "/api/deployments/", json=STEPS, headers=FOREIGN | basic(key)).status_code == 403
+    assert app.ask("GET", "/api/admin/version", headers=basic(key)).status_code == 200
+
+
+@pytest.mark.slow
+def test_only_our_pages_may_read_and_write(app: App) -> None:
+    ask = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "prefect-csrf-token"}
+    for origin, allowed in ((ORIGIN, True), (f"http://localhost:{PORT}", True), ("http://evil.example", False)):
+        answer = app.ask("OPTIONS", "/api/deployments/", headers={"Origin": origin, **ask})
+        assert (answer.headers.get("access-control-allow-origin") == origin) == allowed, origin
+        assert (answer.status_code == 200) == allowed
+    assert "access-control-allow-origin" not in app.ask("GET", "/api/health", headers=FOREIGN).headers
+    assert "access-control-allow-origin" in app.ask("GET", "/api/health", headers={"Origin": ORIGIN}).headers
+
+
+def test_the_secret_is_random_made_once_and_for_its_user_only(tmp_path: Path) -> None:
+    homes = [tmp_path / "a" / ".prefect", tmp_path / "b"]
+    with ThreadPoolExecutor(8) as pool:
+        made = [set(pool.map(prefect_server.secret, [home] * 40)) for home in homes]
+    assert [len(keys) for keys in made] == [1, 1]
+    assert made[0] != made[1]
+    for home in homes:
+        assert stat.S_IMODE(home.stat().st_mode) == 0o700
+        assert stat.S_IMODE((home / "secret").stat().st_mode) == 0o600
+        assert [path.name for path in home.iterdir()] == ["secret"]
+    assert len(made[0].pop()) > 40
+
+
+@pytest.mark.parametrize("text", ["", "arc:", "arc:short", "x" * 50, f"arc:{'x' * 40}\nmore"])
+def test_a_damaged_secret_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "secret").write_text(text)
+    with pytest.raises(ValueError, match="secret holds no secret"):
+        prefect_server.secret(tmp_path)
+
+
+def test_the_secret_goes_to_our_server_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = prefect_server.settings(tmp_path)
+    monkeypatch.setenv("PREFECT_API_URL", prefect_server.address())
+    assert prefect_server.settings(tmp_path) == ours
+    assert ours["PREFECT_API_AUTH_STRING"] == prefect_server.secret(tmp_path)
+    monkeypatch.setenv("PREFECT_API_URL", "http://elsewhere.example:4200/api")
+    assert prefect_server.settings(tmp_path) == {}
+
+
+@pytest.mark.parametrize("text", ["abc", "0", "65536", "-1", "1e3", "4200 ", "٤", "9" * 5000])
+def test_a_wrong_port_is_named(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("PREFECT_SERVER_API_PORT", text)
+    with pytest.raises(ValueError, match=r"PREFECT_SERVER_API_PORT is .* allowed are 1 to 65535"):
+        prefect_server.port()
+
+
+def test_this_machine_is_asked_without_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy.getsockname()[1]}")
+        assert prefect_server.status("http://127.0.0.1:1/health", seconds=0.5) == 0
+        proxy.settimeout(0.05)
+        with pytest.raises(TimeoutError):
+            proxy.accept()
+    monkeypatch.setenv("no_proxy", "mirror.example")
+    names = prefect_server.without_proxy()
+    assert names["no_proxy"] == names["NO_PROXY"] == "mirror.example,127.0.0.1,localhost,::1"
