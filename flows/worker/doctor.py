@@ -18,7 +18,8 @@ from flows.queue import flow_runs
 from flows.runs import places, snapshots
 from flows.runs.places import FlowError, git
 from flows.worker import server
-from tasks.machine import gpu_lock, prefect_server
+from tasks.commands import prefect_server
+from tasks.machine import gpu_lock
 
 FREE_GIB = 10.0
 TESTED = {"prefect": "3.8", "mlflow": "3.17", "dvc": "3.67", "torch": "2.1"}

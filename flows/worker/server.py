@@ -14,8 +14,7 @@ import psutil
 from flows.runs import places
 from flows.runs.places import FlowError
 from model.storage.atomic import write_json
-from tasks.commands import ui
-from tasks.machine import prefect_server
+from tasks.commands import prefect_server, ui
 
 START_SECONDS = 120.0
 FREE_PORT = "set PREFECT_SERVER_API_PORT to a free port, for every command here"

@@ -4,7 +4,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from model.config.base import Frozen, Positive
+from model.config.base import Frozen, OptionalName, Positive
+
+Views = Annotated[int, Field(gt=0, le=100_000)]
 
 
 class Fetch(Frozen):
@@ -21,9 +23,10 @@ class Prepare(Frozen):
 
     largest_side: Annotated[int, Field(ge=1, le=30)]
     """Tasks with any known grid side above it are left out."""
-    training_subset: str
-    """File of training task ids, one a line, that are kept; '' keeps all; 'not-in-arc-agi-1' those new in ARC-AGI-2."""
-    evaluation_subset: str
+    training_subset: OptionalName
+    """Name of a file in data/own with training task ids, one a line, that are kept; '' keeps all; 'not-in-arc-agi-1'
+    those new in ARC-AGI-2."""
+    evaluation_subset: OptionalName
     """The same for evaluation tasks; 'shortest-N' keeps the N with the fewest cells."""
     validation: Literal["held-out-training", "evaluation-solutions"]
     """Whose test pairs select the checkpoint. The second is the lab's choice and marks every report."""
@@ -38,11 +41,11 @@ class Augment(Frozen):
 
     scheme: Literal["all", "random-draws", "permutations"]
     """All 71 with identity; the lab's n draws with repetitions; D4 x random colour permutations."""
-    training_views: Positive
+    training_views: Views
     """Views of a training-set task, identity included. Random draws that are the identity again are left out."""
-    evaluation_views: Positive
+    evaluation_views: Views
     """Training views of an evaluation task, identity included."""
-    voting_views: Positive
+    voting_views: Views
     """Views that vote, identity included."""
     output_only_colours: Literal["permuted", "kept"]
     """Whether permutations move the colours that an output of a task's demonstrations has and its own input lacks."""

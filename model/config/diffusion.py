@@ -4,13 +4,13 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from model.config.base import Frozen, Positive, Share
+from model.config.base import Frozen, Share
 
 
 class Noise(Frozen):
     """Uniform-noise diffusion with a cosine schedule (version ledger 2.2)."""
 
-    steps: Positive
+    steps: Annotated[int, Field(gt=0, le=100_000)]
     """Noise levels T in training."""
     offset: Annotated[float, Field(ge=0, lt=1)]
     """s of the cosine."""

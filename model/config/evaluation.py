@@ -4,13 +4,13 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from model.config.base import Count, Frozen, Names, Positive
+from model.config.base import Count, Frozen, Names
 
 
 class Evaluation(Frozen):
     """One way to answer the tasks with a checkpoint."""
 
-    steps: Positive
+    steps: Annotated[int, Field(gt=0, le=100_000)]
     """Denoising steps."""
     time_map: Literal["spaced", "raw-index"]
     """The noise levels that the steps stand for: evenly from the last to the first; or, as the lab did before v2,
@@ -23,7 +23,7 @@ class Evaluation(Frozen):
     """What the network is told of its estimate: as train.self_conditioning.inference says, or otherwise."""
     attempts: Annotated[int, Field(ge=0, le=2)]
     """Independent attempts on the grids as they are; 0 when views vote."""
-    votes: Count
+    votes: Annotated[int, Field(ge=0, le=100_000)]
     """Views that vote; 0 when there are attempts."""
     sizes: Literal["own", "voted", "split", "rule"]
     """The size at which a view answers: its own; the most frequent of all views; its own if that is one of the two most
@@ -55,7 +55,7 @@ class Score(Frozen):
     """The views vote on the size first; grids of another size than the winner's follow after all others."""
     views: Count
     """Only the first so many views of a task vote; 0 for all there are."""
-    bootstrap: Annotated[int, Field(ge=100)]
+    bootstrap: Annotated[int, Field(ge=100, le=100_000)]
     """Resamples of the tasks behind an interval."""
     allow_leaks: bool
     """Score although evaluated pairs were trained on (prepare.leaks: keep); every report then says so."""

@@ -7,7 +7,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from model.config.base import Frozen, Positive
+from model.config.base import Frozen, Name, Positive
 from model.config.data import Augment, Fetch, Prepare
 from model.config.evaluation import Evaluation, Predict, Score
 from model.config.training import Train
@@ -23,22 +23,22 @@ class Report(Frozen):
 class Publish(Frozen):
     """Where the runs go."""
 
-    experiment: Annotated[str, Field(min_length=1)]
+    experiment: Name
     """Name of the MLflow experiment."""
 
 
 class Experiment(Frozen):
     """One resolved experiment: everything that the stages read."""
 
-    version: str
-    size: str
-    dataset: str
+    version: Name
+    size: Name
+    dataset: Name
     seed: Annotated[int, Field(ge=0, lt=2**31)]
     fetch: Fetch
     prepare: Prepare
     augment: Augment
     train: Train
-    evaluations: dict[str, Evaluation]
+    evaluations: dict[Name, Evaluation]
     select: Evaluation
     """Answers the validation grids with every candidate."""
     predict: Predict

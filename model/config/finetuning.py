@@ -4,13 +4,13 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from model.config.base import Frozen, Positive, Rate
+from model.config.base import Frozen, OptionalName, Positive, Rate
 
 
 class Finetune(Frozen):
     """Training that starts from a checkpoint."""
 
-    start: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]*$")]
+    start: OptionalName
     """Name of a checkpoint in data/own (NAME.safetensors and NAME.json); '' starts from random weights."""
     pairs: Literal["all", "evaluation"]
     """Train on all pairs, or on the demonstrations of the evaluation tasks alone (test-time training)."""

@@ -4,23 +4,23 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from model.config.base import Frozen, Positive, Rate
+from model.config.base import Frozen, Rate
 
 
 class Network(Frozen):
     """The denoiser."""
 
-    width: Positive
-    layers: Positive
-    heads: Positive
-    feed_forward: Positive
+    width: Annotated[int, Field(gt=0, le=65536)]
+    layers: Annotated[int, Field(gt=0, le=1024)]
+    heads: Annotated[int, Field(gt=0, le=1024)]
+    feed_forward: Annotated[int, Field(gt=0, le=262144)]
     """Hidden width of the gated feed-forward."""
     dropout: Rate
     embedding_dropout: Rate
     """Of the elements of the cell embeddings."""
     input_grid_dropout: Rate
     """Share of training examples whose input grid is hidden from the output."""
-    size_hidden: Positive
+    size_hidden: Annotated[int, Field(gt=0, le=65536)]
     """Hidden width of the size head."""
     conditioning: Literal["task", "d4", "d4-colour", "rotation-flip-colour", "augmented-task"]
     """Embeddings of an example: of its task, with those of its view's D4 and colour cycle, or one per task and view."""

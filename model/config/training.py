@@ -69,7 +69,7 @@ class Train(Frozen):
     final_rate: Share
     """Share of the peak learning rate at the last step (cosine, linear)."""
     warmup_steps: Count
-    optimizer_steps: Annotated[int, Field(ge=2)]
+    optimizer_steps: Annotated[int, Field(ge=2, le=10**9)]
     """Updates, whatever the accumulation."""
     batch: Positive
     """Examples in a packed batch, on average; their cells fill a constant budget."""

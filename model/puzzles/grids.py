@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from model.config.base import check_name
+
 LARGEST_SIDE = 30
 COLOURS = 10
 HIDDEN = COLOURS
@@ -66,6 +68,10 @@ def grid(value: Any, where: str) -> Grid:
 
 def task(name: str, value: Any) -> Task:
     """Check one entry of a challenges file. Raises GridError."""
+    try:
+        check_name(name)
+    except ValueError as error:
+        raise GridError(f"task id {error}") from None
     if not isinstance(value, Mapping):
         raise GridError(f"task {name}: expected an object with 'train' and 'test', found {_short(value)}")
     for key in ("train", "test"):

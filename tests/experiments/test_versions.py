@@ -302,4 +302,4 @@ def test_the_hard_tasks_are_those_that_arc_agi_1_lacks(workspace: Path):
     config = experiment(dataset="aa2-hard")
     assert config.prepare.training_subset == selection.NOT_IN_ARC_AGI_1
     mixed = dict.fromkeys(("xxxxxxxx", *list(old["training", "challenges"])[:3]))
-    assert selection._subset(selection.NOT_IN_ARC_AGI_1, mixed) & set(mixed) == {"xxxxxxxx"}
+    assert selection._subset(selection.NOT_IN_ARC_AGI_1, mixed, Path("none")) & set(mixed) == {"xxxxxxxx"}

@@ -236,3 +236,26 @@ def test_random_views_depend_on_the_seed_alone(raw, scheme):
     assert (views.colours[views.start] == np.arange(10)).all()
     assert (np.sort(views.colours, axis=1) == np.arange(10)).all()
     assert (views.colours[:, 0] == 0).all()
+
+
+def test_a_subset_is_a_file_in_data_own_that_prepare_depends_on(workspace, monkeypatch):
+    changes = {"fetch": {"source": "own"}, "prepare": {"training_subset": "mine.txt"}}
+    paths.EXPERIMENT.write_text(yaml.safe_dump(experiment(**changes).model_dump(mode="json")))
+    paths.OWN.mkdir()
+    for name, contents in puzzles().items():
+        (paths.OWN / name).write_text(json.dumps(contents))
+    with pytest.raises(SystemExit, match=r"prepare\.training_subset is 'mine\.txt', but data/own/mine\.txt is no file"):
+        fetch.main()
+    for ids in (["aaaaaaaa"], ["bbbbbbbb"]):
+        (paths.OWN / "mine.txt").write_text("\n".join(ids))
+        fetch.main()
+        assert (paths.RAW / "training_subset.txt").read_text().split() == ids
+        (paths.OWN / "mine.txt").unlink()
+        prepare.main()
+        assert [task["name"] for task in tables.read_tasks() if task["origin"] == "training"] == ids
+    (paths.RAW / "training_subset.txt").write_text("aaaaaaaa unknown")
+    with pytest.raises(SystemExit, match="names 1 tasks that the set lacks: 'unknown'"):
+        prepare.main()
+    (paths.OWN / "mine.txt").write_bytes(b"x" * 10**6 + b"x")
+    with pytest.raises(SystemExit, match="at most 1000000 are allowed"):
+        fetch.main()

@@ -1,5 +1,6 @@
 """The pages of the queue as a person uses them: a real server, and Debian's chromium."""
 
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -28,6 +29,14 @@ def page() -> Iterator[Page]:
         yield made
 
 
+def log_in(page: Page, lab: Lab) -> None:
+    """Give the secret, which the page asks for once."""
+    page.goto(f"http://127.0.0.1:{lab.port}/")
+    page.locator("input[type=password]").fill((lab.folder / ".prefect" / "secret").read_text().strip())
+    page.get_by_role("button", name="Login", exact=True).click()
+    expect(page).not_to_have_url(re.compile("/login"))
+
+
 def fill_in(page: Page, lab: Lab) -> None:
     """Open the form and choose NAME."""
     [form] = lab.api("/deployments/filter")
@@ -53,6 +62,7 @@ def submit(page: Page) -> None:
 
 def test_the_form_offers_what_there_is_and_refuses_what_is_wrong(lab: Lab, page: Page) -> None:
     lab.arc("queue", "--list")
+    log_in(page, lab)
     fill_in(page, lab)
     kinds = [list(PRESETS[section]) for section in ("versions", "sizes", "datasets")]
     offered = [menu.locator("option").all() for menu in page.locator(DROP_DOWNS).all()]
@@ -82,6 +92,7 @@ def test_the_pages_show_stages_progress_scores_and_links(lab: Lab, page: Page) -
     stages = [row["name"] for row in lab.tasks(run)]
     assert {"prepare", "train", "select", "predict@best-attempts", "score@best-attempts", "report"} <= set(stages)
     body = page.locator("body")
+    log_in(page, lab)
     page.goto(f"http://127.0.0.1:{lab.port}/runs/flow-run/{run}")
     expect(body).to_contain_text("Completed")
     expect(body).to_contain_text(f"{len(stages)} Task runs")

@@ -69,7 +69,7 @@ def test_our_runs_are_executed(variables: Any) -> None:
         {"name": "other"},
         {"id": uuid.uuid4()},
     ],
-    ids=str,
+    ids=lambda changes: next(iter(changes)),
 )
 def test_what_a_deployment_could_bring_is_refused(changes: dict[str, Any]) -> None:
     assert why(run(), ours(**changes))

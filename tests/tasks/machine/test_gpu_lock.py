@@ -6,6 +6,7 @@ import os
 import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -153,9 +154,14 @@ except OSError as error:
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.getuid() != 0, reason="needs root to become another user")
-def test_a_second_user_sees_waits_for_and_takes_the_lock_of_the_first(tmp_path: Path, locks: Path) -> None:
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o755)
+def test_a_second_user_sees_waits_for_and_takes_the_lock_of_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:  # pytest's own folders are closed to others.
+        Path(folder).chmod(0o755)
+        monkeypatch.setenv("ARC_LOCKS", f"{folder}/locks")
+        take_turns()
+
+
+def take_turns() -> None:
     gpu_lock.take([CPU])
 
     def other(what: str) -> list[str]:
