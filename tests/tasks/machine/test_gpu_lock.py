@@ -105,11 +105,13 @@ def test_a_file_that_lies_there_is_not_cut(locks: Path) -> None:
 def test_a_file_that_was_deleted_before_it_was_locked_does_not_count(
     locks: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lock, deleted = fcntl.flock, []
+    lock = fcntl.flock
+    deleted: list[int] = []
 
     def flock(number: int, operation: int) -> None:
         if not deleted:  # The other process ends, and its user cleans up, before ours gets the lock.
-            deleted.append((locks / "cpu.lock").unlink())
+            (locks / "cpu.lock").unlink()
+            deleted.append(number)
         lock(number, operation)
 
     monkeypatch.setattr(fcntl, "flock", flock)
