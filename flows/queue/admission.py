@@ -4,13 +4,15 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
+import httpx
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import StateType
+from prefect.exceptions import ObjectNotFound, PrefectException
 from prefect.states import Failed, Scheduled
 
 from flows.queue import flow_runs
 from flows.runs import places, snapshots
-from flows.runs.places import FlowError
+from flows.runs.places import FlowError, one_line
 from flows.runs.request import Request, parse
 
 COMMIT = "ARC_COMMIT"
@@ -20,7 +22,7 @@ DIGEST = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
 
 def commit_of(run: Any) -> str | None:
     """The frozen commit of a run, from its job variables; None for a run that is not frozen yet."""
-    environment = (run.job_variables or {}).get("env")
+    environment = run.job_variables.get("env") if isinstance(run.job_variables, dict) else None
     commit = environment.get(COMMIT) if isinstance(environment, dict) else None
     return commit if isinstance(commit, str) else None
 
@@ -59,24 +61,37 @@ def create(
 
 
 def admit(connection: SyncPrefectClient) -> list[str]:
-    """Admit every waiting run that is not frozen yet. Returns a log line for each action."""
+    """Admit every waiting run that is not frozen yet. Returns a log line for each action.
+
+    A run that cannot be read fails; one that cannot be frozen stays for the next call. Neither stops the others.
+    """
     log = []
     for run in flow_runs.runs(connection, StateType.SCHEDULED):
         if commit_of(run) or run.deployment_id is None:
             continue
         try:
-            if why := foreign_variables(run.job_variables, ()):
-                raise FlowError(f"refused: {why}")
-            request = parse(run.parameters)
-        except FlowError as error:
-            connection.set_flow_run_state(run.id, Failed(message=str(error)), force=True)
-            log.append(f"{run.name}: {error}")
-            continue
-        [snapshot] = snapshots.freeze([request], places.home())
-        log.append(f"{request.title}: frozen as {snapshot.commit[:8]}, queue {request.priority}")
-        if snapshot.warning:
-            log.append(f"{request.title}: {snapshot.warning}")
-        # Prefect cannot move a run to another queue, so an identical run replaces it.
-        create(connection, run.deployment_id, request, snapshot, run.next_scheduled_start_time)
-        connection.delete_flow_run(run.id)
+            log += _admit(connection, run)
+        except ObjectNotFound:
+            continue  # It was deleted meanwhile.
+        except (FlowError, PrefectException, httpx.HTTPError, OSError) as error:
+            log.append(f"{run.name}: not admitted yet: {one_line(error)}")
     return log
+
+
+def _admit(connection: SyncPrefectClient, run: Any) -> list[str]:
+    request = None
+    try:
+        why = foreign_variables(run.job_variables, ())
+        request = parse(run.parameters)
+    except Exception as error:  # Anybody may have typed anything; whatever it raises is about this run only.
+        why = one_line(error)
+    if why or request is None:
+        message = why if str(why).startswith("refused: ") else f"refused: {why}"
+        connection.set_flow_run_state(run.id, Failed(message=message), force=True)
+        return [f"{run.name}: {message}"]
+    [snapshot] = snapshots.freeze([request], places.home())
+    # Prefect cannot move a run to another queue, so an identical run replaces it.
+    create(connection, run.deployment_id, request, snapshot, run.next_scheduled_start_time)
+    connection.delete_flow_run(run.id)
+    log = [f"{request.title}: frozen as {snapshot.commit[:8]}, queue {request.priority}"]
+    return [*log, f"{request.title}: {snapshot.warning}"] if snapshot.warning else log

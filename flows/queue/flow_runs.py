@@ -26,7 +26,7 @@ def runs(connection: SyncPrefectClient, *types: StateType) -> list[Any]:
     alone = _pages(connection, {**state, "deployment_id": {"is_null_": True}}, None)
     # Anybody may have a flow of this name; a run of ours has its records here.
     own = [run for run in alone if places.folder_of(str(run.id)).exists()]
-    return sorted(queued + own, key=lambda run: run.expected_start_time or run.created)
+    return sorted((run for run in queued + own if run.state), key=lambda run: run.expected_start_time or run.created)
 
 
 def _pages(connection: SyncPrefectClient, query: dict[str, Any], deployments: DeploymentFilter | None) -> list[Any]:

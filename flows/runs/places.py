@@ -13,6 +13,12 @@ class FlowError(RuntimeError):
     """An error that the user can correct. The message says what, where and what to do."""
 
 
+def one_line(error: BaseException | str) -> str:
+    """An error as one printable line of at most 300 characters."""
+    text = str(error) or type(error).__name__
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:300]
+
+
 def git(*arguments: str, cwd: Path | None = None, given: str | None = None, **variables: str) -> str:
     """Run git and return its standard output, stripped. Raises FlowError with git's message.
 

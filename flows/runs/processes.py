@@ -1,13 +1,13 @@
-"""The processes of a run. A process is identified by PID and start time, since PIDs are reused."""
+"""The processes of a run: which they are, and how to end them."""
 
-import json
 import os
 import signal
 import time
 
 import psutil
 
-from flows.runs import places
+from flows.runs import places, process_identity, records
+from flows.runs.process_identity import Identity
 from model.storage.atomic import write_json
 
 VARIABLE = "ARC_RUN"
@@ -17,28 +17,18 @@ GRACE_SECONDS = 30.0
 
 
 def record(run: str, pid: int) -> None:
-    """Write down which process runs the flow."""
-    folder = places.folder_of(run)
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        started = psutil.Process(pid).create_time()
-    except psutil.NoSuchProcess:
-        return  # It has ended already; its parent reports how.
-    write_json(folder / "process.json", {"process": pid, "started": started})
+    """Write down which process runs the flow; nothing if it has ended already, since its parent reports how."""
+    if known := process_identity.identity(pid):
+        folder = places.folder_of(run)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "process.json", known.model_dump())
 
 
 def recorded(run: str) -> psutil.Process | None:
     """The recorded process of the run; None if it has ended or its PID now belongs to another process."""
     path = places.folder_of(run) / "process.json"
-    if not path.exists():
-        return None
-    row = json.loads(path.read_text())
-    try:
-        process = psutil.Process(row["process"])
-        same = abs(process.create_time() - row["started"]) < 0.05 and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return None
-    return process if same else None
+    known = records.read(path, Identity | None, None)
+    return process_identity.find(known) if known else None
 
 
 def living(run: str) -> list[psutil.Process]:
@@ -71,6 +61,6 @@ def end(run: str, grace: float = GRACE_SECONDS) -> int:
 
 def _send(process: psutil.Process, number: signal.Signals) -> None:
     try:
-        process.send_signal(number)  # psutil compares start times before it sends.
+        process.send_signal(number)  # psutil compares start ticks before it sends.
     except psutil.NoSuchProcess:
         return

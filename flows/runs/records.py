@@ -1,17 +1,24 @@
 """Records of a flow run on disk, independent of Prefect's database, so that they survive a crash of any process."""
 
-import json
+import contextlib
+import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from flows.runs import places
 from model.storage.atomic import write_json
 
+T = TypeVar("T")
 
-class Death(BaseModel):
+
+class _Record(BaseModel):
+    model_config = ConfigDict(allow_inf_nan=False)
+
+
+class Death(_Record):
     """An unexpected end of a run."""
 
     stage: str
@@ -22,7 +29,7 @@ class Death(BaseModel):
     """Unix time."""
 
 
-class StageRecord(BaseModel):
+class StageRecord(_Record):
     """One execution of a stage."""
 
     stage: str
@@ -34,7 +41,7 @@ class StageRecord(BaseModel):
     """'done', or the reason of the failure."""
 
 
-class Progress(BaseModel):
+class Progress(_Record):
     """Current stage and update of a run."""
 
     stage: str = ""
@@ -50,7 +57,7 @@ class Progress(BaseModel):
 
 def progress(run: str) -> Progress:
     """The last recorded progress of the run."""
-    return Progress.model_validate(_read(run, "progress", {}))
+    return read(places.folder_of(run) / "progress.json", Progress, Progress())
 
 
 def set_progress(run: str, value: Progress) -> None:
@@ -60,12 +67,12 @@ def set_progress(run: str, value: Progress) -> None:
 
 def stages(run: str) -> list[StageRecord]:
     """Stages that the run has executed, over all its starts, in order."""
-    return [StageRecord.model_validate(row) for row in _read(run, "stages", [])]
+    return read(places.folder_of(run) / "stages.json", list[StageRecord], [])
 
 
 def add_stage(run: str, row: StageRecord) -> None:
     """Record a stage that has ended."""
-    _write(run, "stages", [*_read(run, "stages", []), row.model_dump()])
+    _write(run, "stages", [before.model_dump() for before in [*stages(run), row]])
     set_progress(run, progress(run).model_copy(update={"began": 0.0, "taken": 0.0}))
 
 
@@ -83,7 +90,7 @@ def end_stage(run: str, outcome: str) -> None:
 
 def deaths(run: str) -> list[Death]:
     """Every death of the run, in order."""
-    return [Death.model_validate(row) for row in _read(run, "deaths", [])]
+    return read(places.folder_of(run) / "deaths.json", list[Death], [])
 
 
 def add_death(run: str, reason: str) -> bool:
@@ -100,6 +107,20 @@ def _write(run: str, name: str, value: Any) -> None:
     write_json(path, value)
 
 
-def _read(run: str, name: str, default: Any) -> Any:
-    path: Path = places.folder_of(run) / f"{name}.json"
-    return json.loads(path.read_text()) if path.exists() else default
+def read(path: Path, kind: Any, default: T) -> T:
+    """The content of a record as `kind`; `default` if there is none.
+
+    A damaged record is set aside under another name and reported on stderr: one bad file must not stop the worker.
+    """
+    try:
+        value: T = TypeAdapter(kind).validate_json(path.read_bytes())
+        return value
+    except FileNotFoundError:
+        return default
+    except (OSError, ValueError) as error:
+        aside = path.with_name(f"{path.name}.damaged")
+        with contextlib.suppress(OSError):
+            path.replace(aside)
+        reason = str(error).splitlines()[0]
+        print(f"{path} is damaged ({reason}) and was set aside as {aside.name}", file=sys.stderr, flush=True)
+        return default

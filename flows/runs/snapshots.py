@@ -19,7 +19,7 @@ from pathlib import Path
 
 import psutil
 
-from flows.runs import places
+from flows.runs import places, process_identity
 from flows.runs.places import FlowError, git
 from flows.runs.request import Request
 from model.storage.digests import digest_text
@@ -170,7 +170,8 @@ def remove_unused(needed: Iterable[str], commits: Iterable[str]) -> list[str]:
 
 def foreground_name(process: psutil.Process) -> str:
     """Name of the worktree of an `arc run`, derived from its process."""
-    return f"now-{process.pid}-{process.create_time():.2f}"
+    known = process_identity.identity(process.pid)
+    return f"now-{process.pid}-{known.ticks if known else 0}"
 
 
 def _foreground_worktrees() -> set[str]:

@@ -16,7 +16,7 @@ import psutil
 
 from flows.queue import flow_runs
 from flows.runs import places, snapshots
-from flows.runs.places import FlowError, git
+from flows.runs.places import FlowError, git, one_line
 from flows.worker import server
 from tasks.commands import prefect_server
 from tasks.machine import gpu_lock
@@ -41,8 +41,11 @@ def examine() -> list[Finding]:
     for check in CHECKS:
         try:
             findings += check()
-        except (OSError, FlowError, ValueError) as error:
-            findings.append(Finding(check.__name__.strip("_"), str(error), "the check itself failed; see the message"))
+        except FlowError as error:
+            findings.append(Finding(check.__name__, str(error), "see the message"))
+        except Exception as error:  # A check of damaged things may fail in any way; the others still run.
+            found = f"{type(error).__name__}: {one_line(error)}"
+            findings.append(Finding(check.__name__, found, "the check itself failed; see the message"))
     return findings
 
 

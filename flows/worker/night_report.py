@@ -1,25 +1,48 @@
 """`arc night`: duration, cost, scores and failures of recent runs, and their difference to the best run."""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import ArtifactCreate
 from prefect.client.schemas.objects import StateType
 from prefect.types._datetime import now
+from pydantic import BaseModel, ConfigDict, Field
 
 from flows.queue import flow_runs
 from flows.runs import places, records
+from flows.runs.places import one_line
 from flows.runs.progress import duration
 from flows.worker import recovery
 from model.scoring.statistics import paired_difference
 
 HOURS = 16.0
 RESAMPLES = 2000
+COLUMNS = ("run", "state", "took", "GPU-minutes", "from cache", "pass@2", "against the best", "why")
 ENDED = (StateType.COMPLETED, StateType.FAILED, StateType.CRASHED, StateType.CANCELLED)
+
+
+class _Grid(BaseModel):
+    solved: bool
+
+
+class _Source(BaseModel):
+    experiment: str
+    seed: int
+
+
+class _Score(BaseModel):
+    """What this report reads of a score file."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    pass_at_2: float
+    ci95: tuple[float, float]
+    n_tasks: int
+    tasks: Annotated[dict[str, Annotated[list[_Grid], Field(min_length=1)]], Field(min_length=1)]
+    source: _Source
 
 
 def since(hours: float) -> Any:
@@ -35,7 +58,15 @@ def rows(connection: SyncPrefectClient, start: Any) -> list[dict[str, str]]:
         if run.start_time and (run.start_time >= start or (run.end_time or start) > start)
     ]
     scores = every_score()
-    return [row(run, scores) for run in sorted(recent, key=lambda run: run.start_time)]
+    return [_row_or_error(run, scores) for run in sorted(recent, key=lambda run: run.start_time)]
+
+
+def _row_or_error(run: Any, scores: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    try:
+        return row(run, scores)
+    except Exception as error:  # One damaged record must not hide the other runs.
+        why = f"its records are damaged: {type(error).__name__}: {one_line(error)}"
+        return dict.fromkeys(COLUMNS, "") | {"run": run.name, "GPU-minutes": "0.0", "why": why}
 
 
 def row(run: Any, scores: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
@@ -69,7 +100,9 @@ def every_score() -> dict[str, dict[str, Any]]:
     """Recorded scores by run and evaluation."""
     scores: dict[str, dict[str, Any]] = {}
     for path in sorted((places.scratch() / "runs").glob("*/scores/*.json")):
-        scores.setdefault(path.parent.parent.name, {})[path.stem] = json.loads(path.read_text())
+        score: _Score | None = records.read(path, _Score, None)
+        if score:
+            scores.setdefault(path.parent.parent.name, {})[path.stem] = score.model_dump()
     return scores
 
 

@@ -16,16 +16,26 @@ from prefect.types._datetime import now
 
 from flows.queue.flow_runs import PAGE, runs
 from flows.runs import processes, records
+from flows.runs.places import one_line
 
 ACTIVE = (StateType.RUNNING, StateType.PENDING, StateType.CANCELLING)
 
 
 def recover(connection: SyncPrefectClient) -> list[tuple[UUID, str]]:
-    """Settle every run that Prefect shows as active. Call it while no worker runs. Returns a log line for each."""
-    settled = [(run.id, settle(connection, run, "its worker ended")) for run in runs(connection, *ACTIVE) if _lost(run)]
+    """Settle every run of ours that Prefect shows as active. Call it while no worker runs. Returns a log line for each.
+
+    A run that cannot be settled is reported and stays as it is; the others are settled.
+    """
+    lost = [(run, "its worker ended") for run in runs(connection, *ACTIVE) if _lost(run)]
     # A run could report its crash although no worker was left to settle it.
-    crashed = [run for run in runs(connection, StateType.CRASHED) if run.deployment_id]
-    return settled + [(run.id, settle(connection, run, run.state.message or "crashed")) for run in crashed]
+    crashed = [(run, run.state.message or "crashed") for run in runs(connection, StateType.CRASHED)]
+    log = []
+    for run, reason in [*lost, *((run, reason) for run, reason in crashed if run.deployment_id)]:
+        try:
+            log.append((run.id, settle(connection, run, reason)))
+        except Exception as error:  # Whatever is wrong with one run; `arc doctor` finds what is left of it.
+            log.append((run.id, f"{run.name}: cannot be recovered: {type(error).__name__}: {one_line(error)}"))
+    return log
 
 
 def settle(connection: SyncPrefectClient, run: Any, reason: str) -> str:

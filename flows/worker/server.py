@@ -1,8 +1,6 @@
 """The Prefect server of this machine, started on demand; it listens on 127.0.0.1 unless configured otherwise."""
 
 import contextlib
-import fcntl
-import json
 import os
 import subprocess
 import sys
@@ -10,10 +8,10 @@ import time
 from pathlib import Path
 
 import psutil
+from filelock import FileLock
 
 from flows.runs import places
 from flows.runs.places import FlowError
-from model.storage.atomic import write_json
 from tasks.commands import prefect_server, ui
 
 START_SECONDS = 120.0
@@ -34,13 +32,20 @@ def ours() -> bool:
     """Whether the server on the port belongs to this checkout; runs of another checkout must not be recovered here."""
     if os.environ.get("PREFECT_API_URL"):
         return True  # Chosen by the user.
-    page = ui.prefect_page()
+    process = _listener()
+    with contextlib.suppress(psutil.Error):
+        return process is not None and ui.prefect_page().ours(process)
+    return False
+
+
+def _listener() -> psutil.Process | None:
+    """The process of this user that listens on the port; None if there is none."""
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
             listens = {c.laddr.port for c in process.net_connections("tcp") if c.status == psutil.CONN_LISTEN}
             if prefect_server.port() in listens:
-                return page.ours(process)
-    return False
+                return process
+    return None
 
 
 def ensure() -> None:
@@ -55,10 +60,8 @@ def ensure() -> None:
         return
     if prefect_server.foreign():
         raise FlowError(f"{address()} (PREFECT_API_URL) does not answer; start that server, or unset the variable")
-    state().parent.mkdir(parents=True, exist_ok=True)
-    with state().with_suffix(".lock").open("w") as lock:
-        # Two simultaneous commands must not start two servers on one port and database.
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    # Two simultaneous commands must not start two servers on one port and database.
+    with FileLock(_file("lock"), mode=0o600):
         if not answers():
             _start()
 
@@ -70,7 +73,9 @@ def check_secret() -> None:
     key = places.environment()["PREFECT_API_AUTH_STRING"]
     # An answer may be late while the server is busy: 0 says nothing.
     accepted, open_to_all = (prefect_server.status(f"{address()}/admin/version", given) for given in (key, None))
-    again = "end it once its runs have ended (`make ui`, or its process), and `arc worker` starts it again"
+    listener = _listener()
+    end = f"`kill {listener.pid}`" if listener else "end it"
+    again = f"{end} once its runs have ended, and `arc worker` starts it again"
     if accepted == 401:
         raise FlowError(f"the server at {address()} refuses the secret in {secret_file()}; {again}")
     if open_to_all == 200:
@@ -83,7 +88,7 @@ def secret_file() -> Path:
 
 
 def _start() -> None:
-    log = state().with_suffix(".log")
+    log = _file("log")
     log.touch(mode=0o600)
     with log.open("ab") as file:
         process = subprocess.Popen(
@@ -102,9 +107,8 @@ def _start() -> None:
             start_new_session=True,
             umask=0o077,  # Databases and logs are for this user.
         )
-    for path in state().parent.glob("*.db*"):
+    for path in log.parent.glob("*.db*"):
         path.chmod(0o600)
-    write_json(state(), {"process": process.pid, "started": psutil.Process(process.pid).create_time()})
     deadline = time.monotonic() + START_SECONDS
     while not answers():
         if process.poll() is not None:
@@ -114,18 +118,5 @@ def _start() -> None:
         time.sleep(0.2)
 
 
-def state() -> Path:
-    """File that records the PID and start time of the server."""
-    return Path(places.environment()["PREFECT_HOME"]) / "server.json"
-
-
-def process() -> psutil.Process | None:
-    """The server process that this checkout started; None if it has ended."""
-    if not state().exists():
-        return None
-    row = json.loads(state().read_text())
-    try:
-        started = psutil.Process(row["process"])
-        return started if abs(started.create_time() - row["started"]) < 0.05 else None
-    except psutil.NoSuchProcess:
-        return None
+def _file(suffix: str) -> Path:
+    return Path(places.environment()["PREFECT_HOME"]) / f"server.{suffix}"

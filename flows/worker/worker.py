@@ -14,9 +14,9 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 from uuid import UUID
 
 import anyio
@@ -28,10 +28,11 @@ from prefect.workers.process import ProcessJobConfiguration, ProcessWorker, Proc
 
 from flows.queue import admission, deployment, flow_runs
 from flows.runs import places, processes, snapshots
-from flows.runs.places import FlowError
+from flows.runs.places import FlowError, one_line
 from flows.runs.request import parse
 from flows.worker import after_run, recovery, refusal, server
 
+T = TypeVar("T")
 WATCH_SECONDS = 2.0
 CANCEL_SECONDS = 3.0
 """Prefect ends a cancelled run within this time, unless it missed the cancellation."""
@@ -53,16 +54,19 @@ class Worker(ProcessWorker):
         """Admit runs that were queued in the UI, then poll the queue."""
         try:
             await asyncio.to_thread(_admit)
-        except (FlowError, PrefectException, httpx.HTTPError) as error:
-            # Git failed, or a run was deleted meanwhile: the next poll tries again.
-            print(f"admitting: {error}", file=sys.stderr, flush=True)
+        except Exception as error:  # Git failed, or the server is away: the next poll tries again.
+            print(f"admitting: {type(error).__name__}: {one_line(error)}", file=sys.stderr, flush=True)
             return []
         return await super().get_and_submit_flow_runs()
 
     async def _submit_scheduled_flow_runs(self, flow_run_response: list[Any]) -> list[Any]:
         """Submit what is ours; whatever else is in our pool fails with the reason."""
         new = [row for row in flow_run_response if row.flow_run.id not in self._submitting_flow_run_ids]
-        refused = await asyncio.to_thread(_refuse, [row.flow_run for row in new], self.work_pool.base_job_template)
+        try:
+            refused = await asyncio.to_thread(_refuse, [row.flow_run for row in new], self.work_pool.base_job_template)
+        except Exception as error:  # As above.
+            print(f"checking: {type(error).__name__}: {one_line(error)}", file=sys.stderr, flush=True)
+            return []
         return await super()._submit_scheduled_flow_runs([row for row in new if row.flow_run.id not in refused])
 
     async def run(
@@ -96,11 +100,17 @@ class Worker(ProcessWorker):
 
     async def _submit_run_and_capture_errors(self, flow_run: Any, task_status: Any = None) -> Any:
         result = await super()._submit_run_and_capture_errors(flow_run, task_status)
-        try:
-            await asyncio.to_thread(_after, flow_run.id)
-        except Exception as error:  # The worker must survive any problem of one run; `arc doctor` finds the remains.
-            print(f"after run {flow_run.id}: {error!r}", file=sys.stderr, flush=True)
+        await asyncio.to_thread(_alone, flow_run.id, _after, flow_run.id)
         return result
+
+
+def _alone(what: object, function: Callable[..., T], *arguments: Any) -> T | None:
+    """Call a function on one run. An error is printed: the worker survives it, and `arc doctor` finds the remains."""
+    try:
+        return function(*arguments)
+    except Exception as error:
+        print(f"{what}: {type(error).__name__}: {one_line(error)}", file=sys.stderr, flush=True)
+        return None
 
 
 def log_of(run: str) -> Path:
@@ -130,10 +140,10 @@ def work() -> None:
             deployment.ensure(connection, slots)
             for run, line in recovery.recover(connection):
                 print(line, flush=True)
-                after_run.close(connection, run)
+                _alone(run, after_run.close, connection, run)
             waiting = flow_runs.runs(connection, StateType.SCHEDULED)
         commits = [commit for run in waiting if (commit := admission.commit_of(run))]
-        for line in snapshots.remove_unused([str(run.id) for run in waiting], commits):
+        for line in _alone("leftovers", snapshots.remove_unused, [str(run.id) for run in waiting], commits) or ():
             print(f"removed {line}", flush=True)
         page = server.address().removesuffix("/api")
         print(f"working: {slots} at once, {page}; the page asks once for `cat {server.secret_file()}`", flush=True)
@@ -174,9 +184,9 @@ def _watch(worker: Worker) -> None:
             server.ensure()
             _cancel(worker)
             printed = ""
-        except (OSError, FlowError, PrefectException, httpx.HTTPError) as error:  # Tried again; printed once.
+        except Exception as error:  # Tried again; printed once.
             if repr(error) != printed:
-                print(f"watching server and cancellations: {error}", file=sys.stderr, flush=True)
+                print(f"watching server and cancellations: {one_line(error)}", file=sys.stderr, flush=True)
                 printed = repr(error)
         time.sleep(WATCH_SECONDS)
 
@@ -189,9 +199,9 @@ def _cancel(worker: Worker) -> None:
                 continue
             if str(run.id) in worker.started:
                 processes.end(str(run.id))  # Then `_after` sets its state.
-            else:
-                print(recovery.settle(connection, run, "cancelled"), flush=True)
-                after_run.close(connection, run.id)
+            elif line := _alone(run.id, recovery.settle, connection, run, "cancelled"):
+                print(line, flush=True)
+                _alone(run.id, after_run.close, connection, run.id)
 
 
 def _after(run: UUID) -> None:

@@ -88,7 +88,11 @@ def override(values: Mapping[str, Any], assignment: str) -> dict[str, Any]:
     key, equals, text = assignment.partition("=")
     if not equals or not key:
         raise ConfigurationError(f"override {assignment!r} is no KEY=VALUE, such as train.optimizer_steps=2000")
-    value: Any = yaml.load(text, Loader=_Loader)
+    try:
+        value: Any = yaml.load(text, Loader=_Loader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        problem = getattr(error, "problem", None) or next(iter(str(error).splitlines()), "nested too deeply")
+        raise ConfigurationError(f"override {assignment[:80]!r}: the value is no YAML: {problem}") from None
     for part in reversed(key.split(".")):
         value = {part: value}
     return merge(values, value)

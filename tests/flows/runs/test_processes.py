@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from flows.runs import failure_reasons, processes, records
+from flows.runs import failure_reasons, processes, records, snapshots
 from flows.runs.stage_process import Outcome, run_stage
 from tests.conftest import ROOT
 
@@ -34,10 +34,28 @@ def test_a_reused_pid_is_not_the_same_process(tmp_path: Path) -> None:
     assert processes.recorded("a") == psutil.Process()
     path = tmp_path / "runs" / "a" / "process.json"
     row = json.loads(path.read_text())
-    path.write_text(json.dumps({**row, "started": row["started"] - 3600}))
+    path.write_text(json.dumps({**row, "ticks": row["ticks"] - 1}))
     assert processes.recorded("a") is None
-    path.write_text(json.dumps({**row, "process": 2**22 - 1}))
+    path.write_text(json.dumps({**row, "boot": "another"}))
     assert processes.recorded("a") is None
+    for pid in (2**22 - 1, 2**70, 0, -1):
+        path.write_text(json.dumps({**row, "process": pid}))
+        assert processes.recorded("a") is None
+
+
+def test_a_step_of_the_clock_ends_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    child = started(STUBBORN, "clock")
+    try:
+        processes.record("clock", child.pid)
+        name = snapshots.foreground_name(psutil.Process(child.pid))
+        # What psutil adds to the ticks to get a time of the day.
+        monkeypatch.setattr(psutil._pslinux, "boot_time", lambda: 10**9)
+        assert processes.recorded("clock")
+        assert snapshots.foreground_name(psutil.Process(child.pid)) == name
+        assert processes.end("clock", grace=0.1) == 1
+    finally:
+        child.kill()
+        child.wait()
 
 
 def test_ending_ends_all_of_a_run_and_nothing_else() -> None:

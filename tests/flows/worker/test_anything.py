@@ -1,0 +1,220 @@
+"""Whatever the server and the disk hold, the worker goes on, and the runs that are in order run."""
+
+import itertools
+import json
+import shutil
+import uuid
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.exceptions import ObjectNotFound
+
+from flows.queue import admission, flow_runs
+from flows.runs import places, processes, records, snapshots
+from flows.runs.places import FlowError
+from flows.worker import night_report, recovery
+from tests.conftest import ROOT
+
+NOW = datetime(2026, 11, 24, 3, tzinfo=UTC)
+OURS = uuid.uuid4()
+GOOD = {"request": {"version": "v3", "size": "tiny", "dataset": "aa1-6x6"}}
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner, max_size=3),
+    max_leaves=6,
+)
+TYPED = st.sampled_from(["publish.experiment=@night", "x", "=", "a=[", "a=!!python/x y", "train.batch=&a [*a]", "a=\0"])
+OVERRIDES = st.lists(TYPED | st.text(max_size=12) | st.builds("{}={}".format, st.text(max_size=8), st.text(max_size=8)))
+PARAMETERS = (
+    JSON.map(lambda value: value if isinstance(value, dict) else {"request": value})
+    | OVERRIDES.map(lambda overrides: {"request": {**GOOD["request"], "overrides": overrides}})
+    | st.builds(
+        lambda key, value: {"request": {**GOOD["request"], key: value}}, st.sampled_from(["version", "seed"]), JSON
+    )
+)
+STATES = st.none() | st.tuples(st.sampled_from(list(StateType)), st.none() | st.text(max_size=9))
+Plain = tuple[Any, Any, Any, bool, str]
+RUNS: st.SearchStrategy[Plain] = st.tuples(PARAMETERS, JSON, STATES, st.booleans(), st.text(max_size=9))
+FILES = st.dictionaries(
+    st.sampled_from(["progress.json", "stages.json", "deaths.json", "process.json", "scores/best-votes.json"]),
+    st.binary(max_size=12) | JSON.map(lambda value: json.dumps(value).encode()) | st.sampled_from([b"", b"{", b"[]"]),
+)
+WHATEVER = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def flow_run(state: State[Any] | None = None, **fields: Any) -> FlowRun:
+    moments = {"expected_start_time": NOW, "start_time": NOW, "total_run_time": timedelta(seconds=9)}
+    made = FlowRun(flow_id=uuid.uuid4(), **{"deployment_id": OURS, "parameters": GOOD, **moments, **fields})
+    return made.model_copy(update={"state": state, "state_type": state.type if state else None})
+
+
+def drawn(plain: Plain) -> FlowRun:
+    """A run of whatever the strategy drew; a client does not check what it sets."""
+    parameters, variables, state, own, name = plain
+    run = flow_run(State(type=state[0], message=state[1]) if state else None, name=name)
+    return run.model_copy(
+        update={"parameters": parameters, "job_variables": variables, "deployment_id": OURS if own else None}
+    )
+
+
+class Server:
+    """Stands in for Prefect's client: holds runs, and writes down what becomes of them."""
+
+    def __init__(self, runs: list[FlowRun]) -> None:
+        self.held = runs
+        self.states: dict[uuid.UUID, list[str]] = {}
+        self.created: list[Any] = []
+
+    def read_flow_runs(self, flow_run_filter: Any, deployment_filter: Any, limit: int, offset: int, **_: Any) -> Any:
+        kinds = flow_run_filter.state.type.any_ if flow_run_filter.state else list(StateType)
+        chosen = [
+            run
+            for run in self.held
+            if (run.deployment_id is None) == (deployment_filter is None)
+            and (run.state is None or run.state.type in kinds)
+        ]
+        return chosen[offset : offset + limit]
+
+    def set_flow_run_state(self, run: uuid.UUID, state: Any, force: bool = False) -> None:
+        self.states.setdefault(run, []).append(state.name)
+
+    def create_flow_run_from_deployment(self, _: Any, **fields: Any) -> None:
+        self.created.append(fields)
+
+    def delete_flow_run(self, run: uuid.UUID) -> None:
+        self.states.setdefault(run, []).append("deleted")
+
+    def read_task_runs(self, **_: Any) -> list[Any]:
+        return []
+
+
+@pytest.fixture(autouse=True)
+def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("ARC_SCRATCH", str(tmp_path))
+    monkeypatch.setattr(snapshots, "freeze", lambda requests, _: [snapshots.Snapshot("0" * 40, ()) for _ in requests])
+    monkeypatch.setattr(processes, "end", lambda _: 0)
+    return tmp_path
+
+
+def connection(runs: list[FlowRun]) -> Any:
+    return Server(runs)
+
+
+@WHATEVER
+@given(st.lists(RUNS, max_size=3))
+def test_a_run_in_order_is_admitted_among_any_others(others: list[Plain]) -> None:
+    good = flow_run(State(type=StateType.SCHEDULED))
+    server = connection([*map(drawn, others), good])
+    log = admission.admit(server)
+    assert server.states[good.id] == ["deleted"]
+    assert GOOD["request"].items() <= server.created[-1]["parameters"]["request"].items()
+    assert all(set(named) <= {"Failed", "deleted"} for named in server.states.values())
+    assert all("\n" not in line for line in log)
+
+
+def test_one_typo_in_the_form_fails_its_own_run_with_a_reason() -> None:
+    scheduled = State(type=StateType.SCHEDULED)
+    typo = flow_run(scheduled, parameters={"request": {**GOOD["request"], "overrides": ["publish.experiment=@night"]}})
+    server = connection([typo])
+    [line] = admission.admit(server)
+    assert server.states == {typo.id: ["Failed"]}
+    assert "refused: override 'publish.experiment=@night': the value is no YAML" in line
+
+
+@pytest.mark.parametrize(
+    "error",
+    [FlowError("git failed"), OSError("no space"), httpx.ConnectError("away"), ObjectNotFound(Exception())],
+    ids=repr,
+)
+def test_a_passing_trouble_loses_no_run(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    runs = [flow_run(State(type=StateType.SCHEDULED), name=str(i)) for i in range(2)]
+    server, calls = connection(runs), itertools.count()
+
+    def freeze(requests: Any, _: Any) -> Any:
+        if next(calls) == 0:
+            raise error
+        return [snapshots.Snapshot("0" * 40, ()) for _ in requests]
+
+    monkeypatch.setattr(snapshots, "freeze", freeze)
+    admission.admit(server)
+    assert server.states == {runs[1].id: ["deleted"]}
+    server.held = runs[:1]
+    admission.admit(server)
+    assert len(server.created) == 2
+
+
+def write(run: FlowRun, files: dict[str, bytes]) -> None:
+    folder = places.folder_of(str(run.id))
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+
+
+@pytest.mark.slow
+@WHATEVER
+@given(st.lists(st.tuples(RUNS, FILES), max_size=3), FILES)
+def test_a_dead_run_is_recovered_once_among_any_others_and_any_records(
+    plain: list[tuple[Plain, dict[str, bytes]]], files: dict[str, bytes]
+) -> None:
+    shutil.rmtree(places.scratch() / "runs", ignore_errors=True)
+    dead, others = flow_run(State(type=StateType.RUNNING)), [(drawn(run), of_run) for run, of_run in plain]
+    for run, records_of_run in [*others, (dead, files)]:
+        write(run, records_of_run)
+    server = connection([*(run for run, _ in others), dead])
+    logged = dict(recovery.recover(server))
+    # Its records may say that it died at this place before.
+    assert server.states[dead.id][-1] in ("Resuming", "Failed")
+    if not files:
+        assert server.states[dead.id] == ["Crashed", "Resuming"]
+    assert dead.id in logged
+    recovery.recover(server)
+    assert server.states[dead.id][-1] == "Failed", "it has died twice at the same place"
+
+
+@pytest.mark.slow
+@WHATEVER
+@given(st.lists(st.tuples(RUNS, FILES), max_size=3))
+def test_the_night_is_reported_with_any_records(plain: list[tuple[Plain, dict[str, bytes]]]) -> None:
+    shutil.rmtree(places.scratch() / "runs", ignore_errors=True)
+    good = flow_run(State(type=StateType.COMPLETED, name="Completed"), name="good")
+    others = [(drawn(run), of_run) for run, of_run in plain]
+    row = records.StageRecord(stage="train", seconds=120, device_seconds=120, cached=False, outcome="done")
+    records.add_stage(str(good.id), row)
+    for run, files in others:
+        write(run, files)
+    rows = night_report.rows(connection([*(run for run, _ in others), good]), NOW - timedelta(hours=1))
+    [mine] = [row for row in rows if row["run"] == "good"]
+    assert (mine["state"], mine["GPU-minutes"], mine["why"]) == ("Completed", "2.0", "")
+    assert {tuple(row) for row in rows} == {night_report.COLUMNS}
+    night_report.markdown(rows)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"step": "x"}', b"\xff", b"[" * 10**5, b"9" * 5000])
+def test_a_damaged_record_is_named_set_aside_and_begun_anew(
+    scratch: Path, capsys: pytest.CaptureFixture[str], content: bytes
+) -> None:
+    path = scratch / "runs" / "a" / "progress.json"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content)
+    assert records.progress("a") == records.Progress()
+    message = capsys.readouterr().err
+    assert str(path) in message
+    assert message.count("\n") == 1
+    assert (path.parent / "progress.json.damaged").read_bytes() == content
+    records.set_progress("a", records.Progress(stage="train", step=3))
+    assert records.progress("a").step == 3
+
+
+def test_every_page_of_runs_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flow_runs, "PAGE", 3)
+    dead = [flow_run(State(type=StateType.RUNNING)) for _ in range(10)]
+    server = connection(dead)
+    assert len(recovery.recover(server)) == 10
+    assert set(server.states) == {run.id for run in dead}
