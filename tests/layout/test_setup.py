@@ -99,3 +99,20 @@ def test_no_git_at_all_is_one_sentence(checkout, tmp_path):
 def test_a_colon_in_the_path_is_one_sentence(tmp_path):
     (tmp_path / "a:b").mkdir()
     assert "move the checkout" in checked(tmp_path / "a:b")
+
+
+@pytest.mark.slow
+def test_the_python_of_a_deleted_environment_makes_the_next_one(checkout):
+    """Make puts .venv/bin first in PATH: after an interruption the half-made environment's Python runs set_up.py."""
+    for name in ("pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, checkout / name)
+    folder = checkout.parent.parent / "plain"
+    checkout.rename(folder)
+    venv.create(folder / ".venv", with_pip=False, symlinks=True)
+    (folder / ".venv.incomplete").touch()
+    done = run(
+        str(folder / ".venv/bin/python3"), str(ROOT / "set_up.py"),
+        cwd=folder, env={**os.environ, "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": ""},
+    )  # fmt: skip
+    assert "pip install" in done.stderr  # Nothing can be installed without an index.
+    assert run(str(folder / ".venv/bin/python"), "-m", "pip", "--version").returncode == 0
