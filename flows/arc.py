@@ -21,7 +21,7 @@ Set = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE over the
 def one_line_errors() -> Iterator[None]:
     """Print errors that a user can correct as one line, without a traceback, and exit with code 1."""
     from flows.runs.places import FlowError
-    from tasks.common.params import ConfigurationError
+    from tasks.common.presets import ConfigurationError
 
     try:
         yield

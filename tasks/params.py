@@ -7,7 +7,8 @@ import typer
 import yaml
 
 from tasks.common import paths
-from tasks.common.params import ConfigurationError, load
+from tasks.common.params import load
+from tasks.common.presets import ConfigurationError
 
 
 def main(

@@ -40,7 +40,7 @@ def main(
             "cells": answer.grid.tobytes(),
             "size_log_probability": answer.size_log_probability,
             "confidence": answer.confidence,
-            "lock": answer.lock,
+            "last_changed_step": answer.last_changed_step,
             # Of view 0 alone: for all views they would be most of the file.
             "change": None if answer.view else answer.change.tolist(),
             "confidences": None if answer.view else answer.confidences.tolist(),

@@ -89,7 +89,7 @@ def scored(
     attempts = attempts_of(views, source.evaluation, config.rule, config.size_first, config.views)
     result = score(solutions, attempts, views, config.bootstrap)
     result |= diagnosis(frame, solutions, attempts, given)
-    if source.evaluation.votes:
+    if source.evaluation.voting:
         replay = Replay(solutions, views)
         result["votes"] = {
             "rule": config.rule,
@@ -112,7 +112,7 @@ def check(path: Path, frame: pd.DataFrame, source: predictions.Source, solutions
         )
     test_count = frame["task"].map({name: len(grids) for name, grids in solutions.items()}).astype("int64")
     config = source.evaluation
-    views, attempts = (config.votes, 1) if config.votes else (1, config.attempts)
+    views, attempts = config.views, config.attempts
     for column, count in (("test", test_count), ("view", views), ("attempt", attempts)):
         wrong = frame[(frame[column] < 0) | (frame[column] >= count)]
         if len(wrong):
@@ -140,7 +140,7 @@ def diagnosis(
         change, confidence, entropy = (
             np.stack(first[name].tolist()).astype(np.float64) for name in ("change", "confidences", "entropy")
         )
-        denoising = trajectory(change, confidence, entropy, first["lock"].to_numpy(np.int64))
+        denoising = trajectory(change, confidence, entropy, first["last_changed_step"].to_numpy(np.int64))
     answers = {(name, i): grid for name, grids in solutions.items() for i, grid in enumerate(grids)}
     copied = copying(answers, attempts, given)
     return {"trajectory": denoising, "copying": copied, "warnings": warnings(denoising, copied)}

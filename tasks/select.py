@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from model.config.evaluation import Evaluation
+from model.scoring.proposals import collect_proposals
 from model.scoring.scores import attempts_of, score
-from model.scoring.votes import collect_proposals
 from model.storage.atomic import write_json
 from model.storage.checkpoints import describe
 from tasks.common import paths

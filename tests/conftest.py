@@ -13,6 +13,7 @@ import yaml
 
 from model.config.experiment import Experiment
 from tasks.common import params
+from tasks.common.presets import merge
 from tasks.common import paths
 
 ROOT = Path(__file__).parent.parent
@@ -31,14 +32,14 @@ SMALL: dict[str, Any] = {
         "log_every": 4,
     },
     "select": {"steps": 2},
-    "evaluations": {"attempts": {"steps": 3}, "votes": {"steps": 2, "votes": 8}},
+    "evaluations": {"attempts": {"steps": 3}, "votes": {"steps": 2, "answers": {"views": 8}}},
 }
 """params.yaml of an experiment that takes seconds."""
 
 
 def experiment(**changes: Any) -> Experiment:
     """The small experiment with sections merged into it."""
-    return params.resolve(params.merge(SMALL, changes), presets())
+    return params.resolve(merge(SMALL, changes), presets())
 
 
 @functools.cache

@@ -10,15 +10,16 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from flows.runs.places import FlowError
-from model.config.experiment import Experiment
+from model.config.experiment import Experiment, experiment_name
 from model.storage.digests import digest_text
 from tasks.common import paths
-from tasks.common.params import KINDS, RENAMED, ConfigurationError, override, read, resolve
+from tasks.common.params import RENAMED, override, read, resolve
+from tasks.common.presets import ConfigurationError, parse_name
 
 Priority = Literal["high", "normal"]
 LONGEST_TITLE = 60
 """Maximum number of characters that overrides take in the name of a run."""
-NAMED = ("version", "size", "dataset", "seed")
+NAMED = ("version", "size", "dataset", "finetuning", "budget", "seed")
 """Fields of the request, which overrides may not set."""
 
 
@@ -100,7 +101,7 @@ class Request(BaseModel):
     size: Annotated[
         str,
         Field(
-            description="Width, depth, batch and number of updates.",
+            description="Width, depth and batch.",
             json_schema_extra=lambda schema: schema.update(enum=names("sizes")),
         ),
     ]
@@ -111,6 +112,20 @@ class Request(BaseModel):
             json_schema_extra=lambda schema: schema.update(enum=names("datasets")),
         ),
     ]
+    finetuning: Annotated[
+        str,
+        Field(
+            description="How the checkpoint data/own/start is trained on; none trains from the beginning.",
+            json_schema_extra=lambda schema: schema.update(enum=names("finetunings")),
+        ),
+    ] = "none"
+    budget: Annotated[
+        str,
+        Field(
+            description="Number of updates; own is what version and size say.",
+            json_schema_extra=lambda schema: schema.update(enum=names("budgets")),
+        ),
+    ] = "own"
     seed: Annotated[int, Field(ge=0, lt=2**31, description="Of data order, initialisation, noise and sampling.")] = 0
     overrides: Annotated[
         list[str],
@@ -131,14 +146,15 @@ class Request(BaseModel):
 
     @classmethod
     def of(cls, name: str, seed: int, overrides: list[str], priority: Priority) -> Self:
-        """The request for an experiment named version/size/dataset. Raises ConfigurationError."""
-        parts = name.split("/")
-        if len(parts) != len(KINDS):
-            raise ConfigurationError(f"experiment {name!r} is no VERSION/SIZE/DATASET, such as v3/smol/aa1")
-        version, size, dataset = parts
-        chosen = {"version": version, "size": size, "dataset": dataset, "seed": seed}
+        """The request for an experiment by its name, see `parse_name`. Raises ConfigurationError."""
+        chosen = {**parse_name(name), "seed": seed}
         resolve({**chosen, **_set({}, overrides)}, read(paths.PRESETS), name)
         return cls.model_validate({**chosen, "overrides": overrides, "priority": priority})
+
+    @property
+    def experiment(self) -> str:
+        """Name of the experiment."""
+        return experiment_name(self.version, self.size, self.dataset, self.finetuning, self.budget)
 
     @property
     def title(self) -> str:
@@ -146,7 +162,7 @@ class Request(BaseModel):
         chosen = " ".join(sorted(self.overrides))
         if len(chosen) > LONGEST_TITLE:
             chosen = f"{chosen[: LONGEST_TITLE - 12].rsplit(' ', 1)[0]} … {digest_text(chosen)[:6]}"
-        return " ".join(filter(None, [f"{self.version}/{self.size}/{self.dataset} seed {self.seed}", chosen]))
+        return " ".join(filter(None, [f"{self.experiment} seed {self.seed}", chosen]))
 
     def params(self) -> dict[str, Any]:
         """The values of params.yaml."""

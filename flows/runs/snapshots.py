@@ -142,7 +142,7 @@ def score_lines(worktree: Path) -> list[str]:
 
 def slug(request: Request) -> str:
     """Name of the git branch of a request, without exp/."""
-    name = f"{request.version}/{request.size}/{request.dataset}/seed-{request.seed}"
+    name = f"{request.experiment}/seed-{request.seed}"
     chosen = ",".join(sorted(request.overrides))
     text = re.sub(r"[^A-Za-z0-9_.,=+-]+|\.\.+|\.lock$", "-", chosen).strip("-.")
     if len(text) > LONGEST_NAME:

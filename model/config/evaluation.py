@@ -1,10 +1,31 @@
 """How tasks are answered and scored."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from model.config.base import Count, Frozen, Names
+
+SamplerName = Literal["draw", "argmax", "posterior", "renoise"]
+"""The functions of model/inference/samplers.py."""
+
+VoteRule = Literal["most-frequent", "confidence", "most-visited"]
+"""The functions of model/scoring/vote_rules.py."""
+
+
+class Attempts(Frozen):
+    """Independent attempts on the grids as they are; they are what is scored."""
+
+    by: Literal["attempts"]
+    count: Annotated[int, Field(ge=1, le=2)]
+
+
+class Votes(Frozen):
+    """Votes of a task's views; the two heaviest grids are what is scored."""
+
+    by: Literal["votes"]
+    views: Annotated[int, Field(ge=1, le=100_000)]
+    """The first of augment.voting_views."""
 
 
 class Evaluation(Frozen):
@@ -15,28 +36,33 @@ class Evaluation(Frozen):
     time_map: Literal["spaced", "raw-index"]
     """The noise levels that the steps stand for: evenly from the last to the first; or, as the lab did before v2,
     levels steps - 1 ... 0, so that pure noise is called nearly clean unless there are as many steps as levels."""
-    sampler: Literal["draw", "argmax", "posterior", "renoise"]
-    """What a step makes of the estimate: the whole of it, drawn (v0-v6) or its argmax (v7); a draw from the exact
-    posterior of the next level; its argmax with the least sure cells noised to the next level. The last step takes the
-    argmax."""
+    sampler: SamplerName
+    """How a step makes the next grid from the estimate (inference/samplers.py); the last step takes the argmax."""
     self_conditioning: Literal["as-trained", "temporal", "two-pass", "none"]
-    """What the network is told of its estimate: as train.self_conditioning.inference says, or otherwise."""
-    attempts: Annotated[int, Field(ge=0, le=2)]
-    """Independent attempts on the grids as they are; 0 when views vote."""
-    votes: Annotated[int, Field(ge=0, le=100_000)]
-    """Views that vote; 0 when there are attempts."""
+    """The estimate that the network is conditioned on: as train.self_conditioning.inference says, or otherwise."""
+    answers: Annotated[Attempts | Votes, Field(discriminator="by")]
+    """Where the two attempts of a test input come from."""
     sizes: Literal["own", "voted", "split", "rule"]
     """The size at which a view answers: its own; the most frequent of all views; its own if that is one of the two most
-    frequent, else the one of these that it holds likelier (the lab's confidence split, mended); the one that the
-    demonstrations agree on (voting.agreed_size), and as 'split' where they agree on none."""
+    frequent, else the likelier of these (the lab's confidence split, without its errors); the one that all
+    demonstrations agree on (model/inference/sizes.py), else as 'split'."""
     limit: Count
     """Only the first so many tasks; 0 for all."""
 
-    @model_validator(mode="after")
-    def _attempts_or_votes(self) -> Self:
-        if bool(self.attempts) == bool(self.votes):
-            raise ValueError(f"attempts is {self.attempts} and votes is {self.votes}; exactly one of them is 0")
-        return self
+    @property
+    def voting(self) -> bool:
+        """Whether views vote."""
+        return self.answers.by == "votes"
+
+    @property
+    def views(self) -> int:
+        """Views that answer each test input."""
+        return self.answers.views if self.answers.by == "votes" else 1
+
+    @property
+    def attempts(self) -> int:
+        """Answers of each view."""
+        return self.answers.count if self.answers.by == "attempts" else 1
 
 
 class Predict(Frozen):
@@ -49,7 +75,7 @@ class Predict(Frozen):
 class Score(Frozen):
     """How the views vote, and the statistics of a score."""
 
-    rule: Literal["most-frequent", "confidence", "most-visited"]
+    rule: VoteRule
     """What a view adds to its grid: one vote; its confidence in it; the share of its steps that were at it."""
     size_first: bool
     """The views vote on the size first; grids of another size than the winner's follow after all others."""

@@ -27,12 +27,23 @@ class Publish(Frozen):
     """Name of the MLflow experiment."""
 
 
+def experiment_name(version: str, size: str, dataset: str, finetuning: str, budget: str) -> str:
+    """VERSION[+FINETUNING]/SIZE[+BUDGET]/DATASET, such as v3/smol/aa1 or v3+lora/smol+1m/aa2."""
+    version += "" if finetuning == "none" else f"+{finetuning}"
+    size += "" if budget == "own" else f"+{budget}"
+    return f"{version}/{size}/{dataset}"
+
+
 class Experiment(Frozen):
     """One resolved experiment: everything that the stages read."""
 
     version: Name
     size: Name
     dataset: Name
+    finetuning: Name
+    """'none', or how a given checkpoint is trained on."""
+    budget: Name
+    """'own' for the number of updates that version and size say, or another one by name."""
     seed: Annotated[int, Field(ge=0, lt=2**31)]
     fetch: Fetch
     prepare: Prepare
@@ -48,8 +59,8 @@ class Experiment(Frozen):
 
     @property
     def name(self) -> str:
-        """version/size/dataset."""
-        return f"{self.version}/{self.size}/{self.dataset}"
+        """See `experiment_name`."""
+        return experiment_name(self.version, self.size, self.dataset, self.finetuning, self.budget)
 
     @model_validator(mode="after")
     def _names(self) -> Self:
@@ -62,15 +73,15 @@ class Experiment(Frozen):
             if name not in self.evaluations:
                 raise ValueError(f"predict names evaluation {name!r}; defined are {sorted(self.evaluations)}")
         for name, evaluation in {**self.evaluations, "select": self.select}.items():
-            if evaluation.votes > self.augment.voting_views:
+            if evaluation.views > self.augment.voting_views:
                 raise ValueError(
-                    f"{name}: votes is {evaluation.votes}; augment.voting_views has {self.augment.voting_views}"
+                    f"{name}: answers.views is {evaluation.views}; augment.voting_views is {self.augment.voting_views}"
                 )
             trained = min(self.augment.training_views, self.augment.evaluation_views)
-            if self.train.network.conditioning == "augmented-task" and evaluation.votes > trained:
+            if self.train.network.conditioning == "augmented-task" and evaluation.views > trained:
                 raise ValueError(
-                    f"{name}: votes is {evaluation.votes}; with conditioning 'augmented-task' only the {trained} views "
-                    "trained on have an embedding"
+                    f"{name}: answers.views is {evaluation.views}; with conditioning 'augmented-task' only the "
+                    f"{trained} views trained on have an embedding"
                 )
             if evaluation.time_map == "raw-index" and evaluation.steps > self.train.noise.steps:
                 raise ValueError(

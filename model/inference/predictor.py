@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from model.config.evaluation import Evaluation
 from model.diffusion.schedule import Levels, cosine_schedule, levels
-from model.inference.sampler import denoise
+from model.inference.denoising import denoise
 from model.inference.sizes import assign_sizes
 from model.network.denoiser import Denoiser
 from model.network.device_data import DeviceData, to_device
@@ -52,8 +52,8 @@ class Answer(NamedTuple):
     change: NDArray[np.float32]
     confidences: NDArray[np.float32]
     entropy: NDArray[np.float32]
-    """(steps,) each: see sampling.Denoised."""
-    lock: int
+    """(steps,) each: see denoising.Denoised."""
+    last_changed_step: int
     """The step after which no cell changed any more, 0 if none ever did."""
     frames: tuple[Grid, ...]
     """Grids along the denoising; only of view 0."""
@@ -92,7 +92,7 @@ class Predictor:
 
         An answer that raises is added to `failures`; without such a list the error is raised.
         """
-        views, attempts = (config.votes, 1) if config.votes else (1, config.attempts)
+        views, attempts = config.views, config.attempts
         available = self.dataset.views.count[self.dataset.pairs.task]
         queries = [(pair, view) for pair in range(len(available)) for view in range(min(views, int(available[pair])))]
         failed: dict[int, str] | None = None if failures is None else {}
@@ -187,7 +187,7 @@ class Predictor:
                     change=statistics[0][i],
                     confidences=statistics[1][i],
                     entropy=statistics[2][i],
-                    lock=int(np.flatnonzero(statistics[0][i] > 0).max(initial=-1)) + 1,
+                    last_changed_step=int(np.flatnonzero(statistics[0][i] > 0).max(initial=-1)) + 1,
                     frames=() if view else tuple(undo[f[cells]].reshape(height, width) for f in frames),
                 )
             )

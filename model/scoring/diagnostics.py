@@ -13,8 +13,10 @@ STILL, SURE = 0.01, 0.95
 """A grid has locked at the first step that changes at most this share of cells with at least this confidence."""
 
 
-def trajectory(change: Floats, confidence: Floats, entropy: Floats, lock: NDArray[np.int64]) -> dict[str, Any]:
-    """Means over grids of what `sampling.Denoised` measures, (grids, steps) each; `lock` (grids,) as in an Answer.
+def trajectory(
+    change: Floats, confidence: Floats, entropy: Floats, last_changed_step: NDArray[np.int64]
+) -> dict[str, Any]:
+    """Means over grids of what a denoising measures, (grids, steps) each; `last_changed_step` (grids,).
 
     `early_locks` counts the grids that locked, `early_lock_step` is the mean step (from 1) at which they did;
     `last_change` the mean step that changed a cell last.
@@ -30,7 +32,7 @@ def trajectory(change: Floats, confidence: Floats, entropy: Floats, lock: NDArra
         "final_confidence": round(float(confidence[:, -1].mean()), 4),
         "early_locks": int(early.sum()),
         "early_lock_step": round(float(locked[early].argmax(1).mean()) + 1, 2) if early.any() else None,
-        "last_change": round(float(lock.mean()), 2),
+        "last_change": round(float(last_changed_step.mean()), 2),
     }
 
 

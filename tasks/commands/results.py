@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from tasks.common import paths
-from tasks.common.params import ConfigurationError, check, flatten, read
+from tasks.common.params import check, flatten, read
+from tasks.common.presets import ConfigurationError
 from tasks.common.stage import StageError
 from tasks.files import cost
 from tasks.tracking.mlflow_runs import KEY, KIND

@@ -11,13 +11,11 @@ from model.config.experiment import Experiment
 from model.network.denoiser import build
 from model.puzzles import grids
 from tasks.common import params, paths
-from tasks.common.params import ConfigurationError
+from tasks.common.presets import LAYERS, parse_name
 from tasks.common.stage import StageError, stage
 from tasks.files import arckit_tasks
 from tasks.files.official import read_json
 from tasks.files.selection import keep
-
-NAMES = ("version", "size", "dataset")
 
 
 @stage("show")
@@ -51,11 +49,8 @@ def main(
 
 
 def resolve(name: str, overrides: list[str]) -> Experiment:
-    """The experiment of VERSION/SIZE/DATASET with KEY=VALUE overrides, seed 0. Raises ConfigurationError."""
-    parts = name.split("/")
-    if len(parts) != len(NAMES):
-        raise ConfigurationError(f"{name!r} is no VERSION/SIZE/DATASET, such as v3/smol/aa1")
-    values: Mapping[str, Any] = dict(zip(NAMES, parts, strict=True))
+    """The experiment of a name with KEY=VALUE overrides, seed 0. Raises ConfigurationError."""
+    values: Mapping[str, Any] = parse_name(name)
     for assignment in overrides:
         values = params.override(values, assignment)
     return params.resolve(values, params.read(paths.PRESETS), name)
@@ -63,7 +58,7 @@ def resolve(name: str, overrides: list[str]) -> Experiment:
 
 def differences(a: Experiment, b: Experiment) -> list[tuple[str, Any, Any]]:
     """Every parameter in which two experiments differ, with both values; their names are left out."""
-    ours, theirs = (dict(_leaves(e.model_dump(mode="json", exclude=set(NAMES)))) for e in (a, b))
+    ours, theirs = (dict(_leaves(e.model_dump(mode="json", exclude=set(LAYERS)))) for e in (a, b))
     return [
         (key, ours.get(key, "nothing"), theirs.get(key, "nothing"))
         for key in sorted(ours.keys() | theirs.keys())

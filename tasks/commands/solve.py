@@ -20,8 +20,9 @@ from model.puzzles import grids
 from model.puzzles.arrays import Dataset, Pairs
 from model.puzzles.grids import Grid, GridError, Task
 from model.puzzles.views import make_views, output_only_colours, voting_seed
+from model.scoring.proposals import Proposals, collect_proposals
 from model.scoring.scores import Key, attempts_of
-from model.scoring.votes import Proposals, collect_proposals, visited_share
+from model.scoring.votes import visited_share
 from model.storage import checkpoints
 from model.storage.checkpoints import Description
 from tasks.common import paths
@@ -61,10 +62,10 @@ def main(
     if evaluation not in experiment.evaluations:
         raise StageError(f"--evaluation is {evaluation!r}; defined are {', '.join(experiment.evaluations)}")
     config = experiment.evaluations[evaluation]
-    if config.votes > description.augment.voting_views:
+    if config.views > description.augment.voting_views:
         raise StageError(
-            f"evaluation {evaluation} has {config.votes} votes; {stem} has {description.augment.voting_views} voting "
-            "views: choose another evaluation, or set votes in params.yaml"
+            f"evaluation {evaluation} has {config.views} views; {stem} has {description.augment.voting_views} voting "
+            "views: choose another evaluation, or set answers.views in params.yaml"
         )
     known, unknown, checked = recognise(tasks, description)
     if not known:
@@ -148,7 +149,7 @@ def answer(
         answers = list(predictor.answer(config, lambda done: progress.update(bar, completed=done), failures))
     rows: dict[Key, list[tuple[Grid, int, float, float]]] = {}
     for a in sorted(answers, key=lambda a: (a.pair, a.view, a.attempt)):
-        number, visited = a.view if config.votes else a.attempt, visited_share(a.lock, config.steps)
+        number, visited = a.view if config.voting else a.attempt, visited_share(a.last_changed_step, config.steps)
         rows.setdefault(keys[a.pair], []).append((a.grid, number, a.confidence, visited))
     views = {key: collect_proposals(*zip(*proposed, strict=True)) for key, proposed in rows.items()}
     failed = [

@@ -1,15 +1,12 @@
 """Resolve params.yaml: names out of presets.yaml, overrides on top, checked once into frozen types.
 
 `python -m tasks.params` prints the resolved experiment; with `--write` it is the stage `params`, whose output every
-other stage reads. Presets merge in the order dataset, size, version, so that a version may insist on what it is; what
-it insists on for one size or dataset alone stands under its `by_size` or `by_dataset`.
+other stage reads.
 """
 
-import difflib
-import functools
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
@@ -19,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 from model.config.base import Frozen
 from model.config.experiment import Experiment
 from tasks.common import paths
+from tasks.common.presets import ConfigurationError, extended_evaluations, merge, named, nearest
 
 RENAMED = {
     "train.optimizer": "train.optimizer.name",
@@ -29,13 +27,12 @@ RENAMED = {
     "train.pixel_noise_rate": "train.pixel_noise.rate",
     "train.pixel_noise_share": "train.pixel_noise.share",
     "train.self_conditioning.zeros_rate": "train.self_conditioning.null_conditioning_rate",
+    "evaluations.<name>.votes": "evaluations.<name>.answers.views",
+    "evaluations.<name>.attempts": "evaluations.<name>.answers.count",
+    "select.votes": "select.answers.views",
+    "select.attempts": "select.answers.count",
 }
 """Old key -> new key. Old keys are refused, in params.yaml, in overrides and in the form, and the new one is named."""
-KINDS = {"dataset": "datasets", "size": "sizes", "version": "versions"}
-
-
-class ConfigurationError(ValueError):
-    """A configuration that is refused. The message says which key, what was given and what is allowed."""
 
 
 def load(params: Path = paths.PARAMS, presets: Path = paths.PRESETS) -> Experiment:
@@ -52,27 +49,7 @@ def resolved() -> Experiment:
 
 def resolve(params: Mapping[str, Any], presets: Mapping[str, Any], where: str = "params.yaml") -> Experiment:
     """Merge presets and overrides and check the result. Raises ConfigurationError."""
-    merged: dict[str, Any] = dict(presets.get("defaults", {}))
-    for kind, section in KINDS.items():
-        name, known = params.get(kind), presets.get(section, {})
-        if name not in known:
-            raise ConfigurationError(
-                f"{where}: {kind} is {name!r}; allowed are {', '.join(known)} "
-                f"(presets.yaml, {section}){_nearest(str(name), known)}"
-            )
-        preset = dict(known[name])
-        layers = [preset]
-        for other in ("size", "dataset"):
-            cases = preset.pop(f"by_{other}", {})
-            unknown = sorted(set(cases) - set(presets.get(KINDS[other], {})))
-            if unknown:
-                raise ConfigurationError(
-                    f"presets.yaml: {section}.{name}.by_{other} names {unknown[0]!r}; allowed are "
-                    f"{', '.join(presets[KINDS[other]])}{_nearest(unknown[0], presets[KINDS[other]])}"
-                )
-            layers.append(cases.get(params.get(other), {}))
-        merged = functools.reduce(merge, layers, merged)
-    return check(merge(merged, params), where)
+    return check(extended_evaluations(merge(named(presets, params, where), params), where), where)
 
 
 def check(values: Mapping[str, Any], where: str) -> Experiment:
@@ -96,15 +73,6 @@ def override(values: Mapping[str, Any], assignment: str) -> dict[str, Any]:
     for part in reversed(key.split(".")):
         value = {part: value}
     return merge(values, value)
-
-
-def merge(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with `top` over it, section by section."""
-    result = dict(base)
-    for key, value in top.items():
-        both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
-        result[key] = merge(result[key], value) if both else value
-    return result
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # Twenty times as fast in C.
@@ -140,38 +108,75 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def _explain(error: Any) -> str:
-    *section, key = error["loc"] or ("",)
-    name = ".".join(str(part) for part in error["loc"])
+    *section, key = _location(error["loc"]) or ("",)
+    name = ".".join(str(part) for part in (*section, key))
     fields = _fields(section)
-    if name in RENAMED and error["type"] != "missing":
-        return f"{name} is now {RENAMED[name]}; rename it (given: {error['input']!r})"
+    new = _renamed(name)
+    if new and error["type"] != "missing":
+        return f"{name} is now {new}; rename it (given: {error['input']!r})"
+    if error["type"] == "union_tag_invalid":
+        tags = error["ctx"]["expected_tags"]
+        given = error["ctx"]["tag"]
+        return f"{name}.by is {given!r}; allowed are {tags}{nearest(given, tags.strip(chr(39)).split(chr(39)))}"
     if error["type"] == "extra_forbidden":
-        near = _nearest(str(key), fields)
+        near = nearest(str(key), fields)
         return f"unknown key {name} (given: {error['input']!r}); allowed here: {', '.join(fields)}{near}"
     if error["type"] == "missing":
         return f"{name} is missing; neither params.yaml nor the presets give it"
     given = f"is {error['input']!r}; " if not isinstance(error["input"], dict) else ""
     allowed = error["ctx"].get("expected", "") if error["type"] == "literal_error" else ""
-    near = _nearest(str(error["input"]), re.findall(r"'([^']+)'", allowed)) if allowed else ""
+    near = nearest(str(error["input"]), re.findall(r"'([^']+)'", allowed)) if allowed else ""
     message = str(error["msg"]).removeprefix("Value error, ")
     return f"{name} {given}{message}{near}"
+
+
+def _renamed(name: str) -> str | None:
+    """The key that replaces an old one; None if the key is no old one."""
+    for old, new in RENAMED.items():
+        match = re.fullmatch(re.escape(old).replace("<name>", "(.+)"), name)
+        if match:
+            return new.replace("<name>", "".join(match.groups()))
+    return None
+
+
+def _location(parts: Iterable[Any]) -> list[Any]:
+    """Where an error is, without the tags of unions that pydantic puts between a section and its key."""
+    kind: Any = Experiment
+    result = []
+    for part in parts:
+        tagged = _tagged(kind)
+        if part in tagged:
+            kind = tagged[part]
+            continue
+        result.append(part)
+        kind = _inside(kind, part)
+    return result
+
+
+def _tagged(kind: Any) -> dict[str, Any]:
+    """The types of a union by their tag, the literal `by`."""
+    types = [part for part in get_args(kind) if isinstance(part, type) and issubclass(part, Frozen)]
+    return {get_args(part.model_fields["by"].annotation)[0]: part for part in types if "by" in part.model_fields}
+
+
+def _inside(kind: Any, part: Any) -> Any:
+    """The type of `part` of a section, the values of a mapping or list included; None if it is unknown."""
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        kind = kind.model_fields[part].annotation if part in kind.model_fields else None
+        return get_args(kind)[0] if type(None) in get_args(kind) else kind
+    tagged = _tagged(kind)
+    if tagged:
+        return next((_inside(k, part) for k in tagged.values() if part in k.model_fields), None)
+    return get_args(kind)[-1] if get_args(kind) else None
 
 
 def _fields(section: list[Any]) -> list[str]:
     kind: Any = Experiment
     for part in section:
-        if isinstance(kind, type) and issubclass(kind, BaseModel) and part in kind.model_fields:
-            kind = kind.model_fields[part].annotation
-            if type(None) in get_args(kind):
-                kind = get_args(kind)[0]
-        elif get_args(kind):
-            kind = get_args(kind)[-1]
-    return list(kind.model_fields) if isinstance(kind, type) and issubclass(kind, Frozen) else []
-
-
-def _nearest(name: str, known: Any) -> str:
-    match = difflib.get_close_matches(name, [str(k) for k in known], n=1, cutoff=0.5)
-    return f"; did you mean {match[0]!r}?" if match else ""
+        kind = _inside(kind, part)
+    types = list(_tagged(kind).values()) or [kind]
+    known = [type_ for type_ in types if isinstance(type_, type) and issubclass(type_, Frozen)]
+    return list(dict.fromkeys(field for type_ in known for field in type_.model_fields))
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

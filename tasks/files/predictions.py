@@ -26,7 +26,7 @@ SCHEMA = pa.schema(
         ("cells", pa.binary()),
         ("size_log_probability", pa.float32()),
         ("confidence", pa.float32()),
-        ("lock", pa.int16()),
+        ("last_changed_step", pa.int16()),
         ("change", pa.list_(pa.float32())),
         ("confidences", pa.list_(pa.float32())),
         ("entropy", pa.list_(pa.float32())),

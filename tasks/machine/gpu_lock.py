@@ -18,7 +18,8 @@ from typing import Any
 import torch
 
 from tasks.common import events, paths
-from tasks.common.params import ConfigurationError, resolved
+from tasks.common.params import resolved
+from tasks.common.presets import ConfigurationError
 from tasks.common.stage import StageError
 
 POLL_SECONDS = 1.0

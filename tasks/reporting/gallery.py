@@ -93,7 +93,7 @@ def cards(score: Mapping[str, Any], puzzles: Mapping[str, Puzzle], solutions: So
         submission = json.loads(path.read_text())
     except (OSError, json.JSONDecodeError) as error:
         raise StageError(f"{path} cannot be read: {error}; run the stage score again") from error
-    unit = "views" if score["source"]["evaluation"]["votes"] else "attempts"
+    unit = "views" if score["source"]["evaluation"]["answers"]["by"] == "votes" else "attempts"
     drawn = []
     for name, results in sorted(score["tasks"].items()):
         if name not in puzzles or name not in solutions or name not in submission:
@@ -181,7 +181,7 @@ def _denoising(row: Mapping[str, Any], source: Row, solutions: Solutions) -> Den
     frames = [np.frombuffer(cells, dtype=np.uint8).reshape(row["grid"].shape) for cells in row["frames"]]
     done = (
         np.linspace(0, len(row["change"]), len(frames)).round().astype(int).tolist()
-    )  # As model.inference.sampler keeps them.
+    )  # As model.inference.denoising keeps them.
     number = int(row["view"] if source.votes else row["attempt"])
     return Denoising(
         row["task"],

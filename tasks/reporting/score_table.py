@@ -7,6 +7,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from model.config.evaluation import Evaluation
 from model.config.experiment import Experiment
 from model.scoring.wording import caveats, interval, percent
 from tasks.common import paths
@@ -80,13 +81,11 @@ def rows(experiment: Experiment) -> list[Row]:
 
 def _row(score: dict[str, Any]) -> Row:
     source = score["source"]
-    evaluation = source["evaluation"]
-    settings = [f"{evaluation['steps']} steps", evaluation["sampler"]]
-    settings.append(
-        f"{evaluation['votes']} views vote" if evaluation["votes"] else f"{evaluation['attempts']} attempts"
-    )
-    if evaluation["limit"]:
-        settings.append(f"first {evaluation['limit']} tasks")
+    evaluation = Evaluation.model_validate(source["evaluation"])
+    settings = [f"{evaluation.steps} steps", evaluation.sampler]
+    settings.append(f"{evaluation.views} views vote" if evaluation.voting else f"{evaluation.attempts} attempts")
+    if evaluation.limit:
+        settings.append(f"first {evaluation.limit} tasks")
     return Row(
         checkpoint=score["checkpoint"],
         step=source["step"],
@@ -95,7 +94,7 @@ def _row(score: dict[str, Any]) -> Row:
         data=source["data"],
         evaluation=source["evaluation_name"],
         settings=", ".join(settings),
-        votes=evaluation["votes"],
+        votes=evaluation.views if evaluation.voting else 0,
         ci95=(score["ci95"][0], score["ci95"][1]),
         caveats=caveats(score),
         warnings=tuple(score["warnings"]),

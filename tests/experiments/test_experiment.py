@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tasks.common.params import merge
+from tasks.common.presets import merge
 from tests.conftest import ROOT, SMALL
 
 pytestmark = pytest.mark.slow

@@ -15,16 +15,14 @@ from model.network.device_data import task_rows
 from model.storage.atomic import write_json
 from model.training.trainer import Training
 from tasks import augment, fetch, prepare, select, train
-from tasks.common import params, paths
+from tasks.common import paths
 from tests.conftest import ROOT, experiment
+from tests.support.presets import FINETUNINGS, VERSIONS
 from tests.support.small_training import dataset
 
 FOLDER = ROOT / "tests" / "golden"
 EIGHT = {"optimizer_steps": 8, "warmup_steps": 4, "log_every": 1}
 KEPT = ("loss", "size_cross_entropy", "gradient_norm")
-PRESETS: dict[str, Any] = params.read(ROOT / paths.PRESETS)["versions"]
-FINE_TUNED = [version for version, values in PRESETS.items() if "finetune" in values.get("train", {})]
-VERSIONS = [version for version in PRESETS if version not in FINE_TUNED]
 
 
 def curve(version: str) -> dict[str, list[float]]:
@@ -48,12 +46,12 @@ def fine_tuned_curves() -> dict[str, dict[str, list[float]]]:
         paths.OWN.mkdir(parents=True)
         for suffix in (".safetensors", ".json"):
             (paths.OWN / f"start{suffix}").write_bytes((paths.CHECKPOINTS / f"final{suffix}").read_bytes())
-        histories = {version: _train(version) for version in FINE_TUNED}
+        histories = {version: _train("v3", version) for version in FINETUNINGS}
     return {version: {key: [row[key] for row in history] for key in KEPT} for version, history in histories.items()}
 
 
-def _train(version: str) -> list[Mapping[str, float]]:
-    config = experiment(version=version, train=EIGHT, prepare={"validation_tasks": 1})
+def _train(version: str, finetuning: str = "none") -> list[Mapping[str, float]]:
+    config = experiment(version=version, finetuning=finetuning, train=EIGHT, prepare={"validation_tasks": 1})
     paths.EXPERIMENT.write_text(yaml.safe_dump(config.model_dump(mode="json")))
     fetch.copy_start(config.train.finetune.start)
     for stage in (prepare, augment, train):

@@ -82,7 +82,7 @@ def predict(now, checkpoint, evaluation, proposed, leaks=0):
                     "cells": cells.tobytes(),
                     "size_log_probability": -0.5,
                     "confidence": 0.5,
-                    "lock": STEPS,
+                    "last_changed_step": STEPS,
                     **{
                         name: None if view else DRAWS.random(STEPS).tolist()
                         for name in ("change", "confidences", "entropy")
@@ -129,7 +129,7 @@ def house(workspace, built, tmp_path_factory):
     def build(leaks=0, selected=False, proposed=None, tasks_drawn=6):
         key = repr((leaks, selected, proposed, tasks_drawn))
         now = experiment(
-            evaluations={"attempts": {"steps": STEPS}, "votes": {"steps": STEPS, "votes": VIEWS}},
+            evaluations={"attempts": {"steps": STEPS}, "votes": {"steps": STEPS, "answers": {"views": VIEWS}}},
             predict={"checkpoints": ["best", "final"], "evaluations": ["attempts", "votes"]},
             prepare={"validation": "evaluation-solutions" if selected else "held-out-training"},
             score={"bootstrap": 100, "allow_leaks": leaks > 0},

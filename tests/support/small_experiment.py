@@ -49,8 +49,7 @@ VOTING: dict[str, Any] = {
     "time_map": "spaced",
     "sampler": "draw",
     "self_conditioning": "as-trained",
-    "attempts": 0,
-    "votes": 4,
+    "answers": {"by": "votes", "views": 4},
     "sizes": "own",
     "limit": 0,
 }

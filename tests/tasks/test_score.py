@@ -12,6 +12,8 @@ from tasks.files import predictions
 from tests.conftest import experiment
 from tests.support.small_experiment import ANSWERS, CHALLENGES, FILES, arc_1, build, save_checkpoint
 
+VOTES_72 = {"steps": 32, "answers": {"views": 72}}
+
 
 def test_a_task_that_raises_stays_in_the_denominator(workspace, monkeypatch, capsys):
     from model.inference.predictor import Predictor
@@ -94,7 +96,7 @@ def test_votes_replayed_are_the_votes_taken_live(workspace, rule):
     assert (frame.groupby(["task", "test"])["cells"].nunique() > 2).any()
     score.main("best", "votes")
     replayed = json.loads(paths.submission("best", "votes").read_text())
-    build(evaluations={"votes": {"sizes": "own", "votes": 5}}, score={"rule": rule})
+    build(evaluations={"votes": {"sizes": "own", "answers": {"views": 5}}}, score={"rule": rule})
     predict.main("best", "votes")
     score.main("best", "votes")
     assert json.loads(paths.submission("best", "votes").read_text()) == replayed
@@ -124,7 +126,7 @@ def test_72_votes_of_419_grids_replay_within_10_seconds(workspace):
                         "cells": answer.tobytes(),
                         "size_log_probability": -0.1,
                         "confidence": float(draws.random()),
-                        "lock": int(draws.integers(0, 32)),
+                        "last_changed_step": int(draws.integers(0, 32)),
                         "change": curve,
                         "confidences": curve,
                         "entropy": curve,
@@ -138,7 +140,7 @@ def test_72_votes_of_419_grids_replay_within_10_seconds(workspace):
         experiment="v3/tiny/aa1",
         seed=0,
         evaluation_name="votes",
-        evaluation=experiment(dataset="aa1", evaluations={"votes": {"steps": 32, "votes": 72}}).evaluations["votes"],
+        evaluation=experiment(dataset="aa1", evaluations={"votes": VOTES_72}).evaluations["votes"],
         data="0" * 64,
         leaks=0,
         failures=(),

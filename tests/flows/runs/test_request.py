@@ -10,7 +10,8 @@ from jsonschema import Draft202012Validator
 from flows.runs import snapshots
 from flows.runs.request import EXPECTED, NAMED, Request, names, override_schema
 from tasks.common import paths
-from tasks.common.params import RENAMED, ConfigurationError, read, resolve
+from tasks.common.params import RENAMED, read, resolve
+from tasks.common.presets import ConfigurationError
 from tests.conftest import ROOT
 
 NAME = "v3/tiny/aa1-6x6"
@@ -56,6 +57,7 @@ def test_the_form_accepts_every_value_that_an_experiment_has(version: str, size:
         " train.batch=8",
         "train.compile=maybe",
         "evaluations.votes=3",
+        "evaluations.votes.answers.vews=3",
     ],
 )
 def test_the_schema_alone_refuses(wrong: str) -> None:
@@ -102,7 +104,7 @@ def test_params_mean_what_was_asked() -> None:
 def test_the_same_experiment_keeps_the_bytes_of_its_params() -> None:
     present = yaml.safe_load((ROOT / paths.PARAMS).read_text())
     name = "/".join(present[key] for key in PLAIN)
-    overrides = [f"{key}={json.dumps(value)}" for key, value in present.items() if key not in (*PLAIN, "seed")]
+    overrides = [f"{key}={json.dumps(value)}" for key, value in present.items() if key not in NAMED]
     assert Request.of(name, present["seed"], overrides, "normal").text(ROOT) == (ROOT / paths.PARAMS).read_text()
 
 
@@ -112,7 +114,7 @@ def test_the_same_experiment_keeps_the_bytes_of_its_params() -> None:
         [],
         ["predict.checkpoints=[best]"],
         ["prepare.training_subset=data/own/a..b~^:?*[x].lock"],
-        [f"evaluations.{'x' * 90}.votes=8", "a.lock"],
+        [f"evaluations.{'x' * 90}.answers.views=8", "a.lock"],
     ],
 )
 def test_branches_have_names_that_git_takes(overrides: list[str]) -> None:

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from model.config.base import check_name
 from model.puzzles import grids
 from model.puzzles.grids import GridError
-from tasks.common.params import ConfigurationError
+from tasks.common.presets import ConfigurationError
 from tests.conftest import experiment
 
 BAD = ["", " ", "a b", "a;b", "$(id)", "`id`", "../x", "/etc/passwd", "a/b", "..", "a..b", ".a", "-a", "a-", "a.lock"]
 BAD += ["a\n", "\x1b[31m", "[/red]", "é", "٤", "a\udc80", "a" * 65, "a|b", "a&b", "a'b", 'a"b', "~", "*", "%20", "a\0b"]
-EVALUATION = {"steps": 3, "attempts": 2, "votes": 0, "sampler": "draw", "sizes": "own", "limit": 0}
+EVALUATION = {"steps": 3, "answers": {"by": "attempts", "count": 2}, "sampler": "draw", "sizes": "own", "limit": 0}
 EVALUATION |= {"time_map": "spaced", "self_conditioning": "none"}
 
 
@@ -67,7 +67,7 @@ def test_a_name_is_itself_in_a_shell_a_path_and_a_branch(text: str) -> None:
         ({"train": {"network": {"layers": 10**6}}}, 1024),
         ({"train": {"optimizer_steps": 10**12}}, 10**9),
         ({"score": {"bootstrap": 10**12}}, 100_000),
-        ({"evaluations": {"votes": {"votes": 10**7}}}, 100_000),
+        ({"evaluations": {"votes": {"answers": {"views": 10**7}}}}, 100_000),
         ({"evaluations": {"votes": {"steps": 10**7}}}, 100_000),
         ({"augment": {"voting_views": 10**7}}, 100_000),
         ({"train": {"noise": {"steps": 10**7}}}, 100_000),

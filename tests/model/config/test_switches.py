@@ -9,7 +9,6 @@ import pytest
 import torch
 import yaml
 
-from model.diffusion import self_conditioning
 from model.network.denoiser import build
 from model.network.device_data import task_rows
 from model.network.packing import pack, pad_to_budget
@@ -17,11 +16,12 @@ from model.ops.keyed_random import hash_key
 from model.training import objective
 from model.training.trainer import Training
 from tasks import augment, prepare, train
-from tasks.common import params, paths
+from tasks.common import paths
+from tasks.common.presets import merge
 from tasks.common.stage import StageError
 from tasks.files import tables
 from tests.conftest import experiment, puzzles
-from tests.support.small_training import dataset, training
+from tests.support.small_training import dataset
 
 HOW = "self_conditioning"
 
@@ -30,7 +30,7 @@ BASE = {"optimizer_steps": 6, "warmup_steps": 2, "log_every": 1, "save_seconds":
 
 
 def _training(**train):
-    config = experiment(train=params.merge(BASE, train)).train
+    config = experiment(train=merge(BASE, train)).train
     data = dataset()
     rows = task_rows(config.network, data.views)
     subject = Training(data, np.ones(len(data.pairs)), rows, config, 0, torch.device("cpu"))
@@ -41,7 +41,7 @@ def _training(**train):
 @functools.cache
 def _aspects(text):
     """Everything of a training that a switch may change, by name."""
-    config = experiment(train=params.merge(BASE, json.loads(text))).train
+    config = experiment(train=merge(BASE, json.loads(text))).train
     data, candidates, saves = dataset(), [], []
     rows = task_rows(config.network, data.views)
     subject = Training(data, np.ones(len(data.pairs)), rows, config, 0, torch.device("cpu"))
@@ -194,7 +194,7 @@ def test_no_switch_of_the_training_is_left_out():
 
 @pytest.mark.parametrize(("base", "switch", "changes"), SWITCHES, ids=[json.dumps(s) for _, s, _ in SWITCHES])
 def test_a_switch_of_the_training_changes_what_it_claims_and_only_that(base, switch, changes):
-    before, after = _aspects(json.dumps(base)), _aspects(json.dumps(params.merge(base, switch)))
+    before, after = _aspects(json.dumps(base)), _aspects(json.dumps(merge(base, switch)))
     assert {name for name in before if before[name] != after[name]} == changes
 
 
@@ -276,44 +276,3 @@ def test_pixel_noise_takes_every_black_cell_as_often():
     assert len(cells) == 25
     assert cells.sum() == 600 * 5
     assert (cells - 120).abs().max() < 5 * (600 * 0.2 * 0.8) ** 0.5
-
-
-def test_the_gain_is_the_ledgers():
-    config = experiment().train.self_conditioning
-    progress = config.model_copy(update={"gain": "progress"})
-    alpha_bar = torch.tensor([0.0, 0.5, 1.0])
-    assert self_conditioning.gain(config, alpha_bar, 0.9).tolist() == pytest.approx([0.3, 0.65, 1.0])
-    assert self_conditioning.gain(progress, alpha_bar, 0.5).tolist() == pytest.approx([0.65] * 3)
-
-
-@pytest.mark.parametrize(("step", "strength"), [(0, 0.3), (250, 0.51875), (500, 0.7375), (800, 1.0), (999, 1.0)])
-def test_the_gain_of_v0_and_v1_is_full_after_80_percent_of_training(monkeypatch, step, strength):
-    """0.3 + 0.7 min(1, step / (0.8 steps)), the lab's 587f399c training:194, as the updates themselves receive it."""
-    config = experiment(version="v1", train={"optimizer_steps": 1000, "warmup_steps": 4}).train
-    subject = training(config)
-    seen: list[torch.Tensor] = []
-    monkeypatch.setattr(subject, "add_gradient", lambda table, key, progress, *_: seen.append(progress))
-    subject.step = step
-    subject.update([next(subject.stream.batches())])
-    gain = self_conditioning.gain(config.self_conditioning, torch.tensor([0.1, 0.9]), seen[0])
-    assert gain.tolist() == pytest.approx([strength] * 2)
-
-
-def test_every_micro_batch_tosses_its_own_coin_of_self_conditioning():
-    """The lab's 7779c5e4 training:281. One of `accumulation` 1 is that of the update."""
-    updates, parts = 300, 4
-    many = training(experiment(train={"accumulation": parts, "optimizer_steps": 1000}).train)
-    coins = np.zeros((updates, parts), dtype=bool)
-    for many.step in range(updates):
-        coins[many.step] = [many.branch(micro).estimate for micro in range(parts)]
-    rate = many.config.self_conditioning.rate
-    assert coins.mean() == pytest.approx(rate, abs=4 * (rate * (1 - rate) / coins.size) ** 0.5)
-    alike = (coins[:, :1] == coins).all(1).mean()
-    assert alike == pytest.approx(rate**parts + (1 - rate) ** parts, abs=0.08)
-
-
-def test_log_probabilities_are_tempered_and_centred():
-    config = experiment(train={HOW: {"features": "log-probabilities", "temperature": 1.5}}).train.self_conditioning
-    logits = torch.randn(7, 10, dtype=torch.float64)
-    found = self_conditioning.features(config, logits).double()
-    assert torch.allclose(found, logits / 1.5 - (logits / 1.5).mean(-1, keepdim=True), atol=1e-5)

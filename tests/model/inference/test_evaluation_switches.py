@@ -9,13 +9,16 @@ import pytest
 from model.config.evaluation import Evaluation
 from model.diffusion.schedule import cosine_schedule, inference_levels
 from model.network.denoiser import Denoiser
-from tasks.common import params, paths
+from tasks.common import paths
+from tasks.common.presets import ConfigurationError, merge
 from tasks.machine.answers import answers
 from tests.conftest import experiment
 from tests.support.small_experiment import VOTING, build, save_checkpoint
 
 ASKED = {"asked"}
 GRIDS = {"answers"}
+
+TWICE = {"by": "attempts", "count": 2}
 
 SWITCHES: list[tuple[dict[str, Any], dict[str, Any], set[str]]] = [
     # What it is switched from beyond the base, the switch, and all that it changes.
@@ -28,9 +31,9 @@ SWITCHES: list[tuple[dict[str, Any], dict[str, Any], set[str]]] = [
     ({}, {"self_conditioning": "none"}, GRIDS | {"told"}),
     ({}, {"self_conditioning": "temporal"}, set()),  # as trained
     ({}, {"self_conditioning": "two-pass"}, GRIDS | {"told", "levels"}),
-    ({}, {"votes": 6}, ASKED),
-    ({}, {"votes": 0, "attempts": 2}, ASKED),
-    ({"votes": 0, "attempts": 2}, {"attempts": 1}, ASKED),
+    ({}, {"answers": {"views": 6}}, ASKED),
+    ({}, {"answers": TWICE}, ASKED),
+    ({"answers": TWICE}, {"answers": {"count": 1}}, ASKED),
     ({}, {"limit": 1}, ASKED),
     ({}, {"sizes": "voted"}, GRIDS | {"sizes"}),
     ({}, {"sizes": "split"}, GRIDS | {"sizes"}),
@@ -56,7 +59,7 @@ def look(workspace, monkeypatch):
 
     def run(switch):
         calls.clear()
-        evaluation = Evaluation.model_validate(params.merge(VOTING, switch))
+        evaluation = Evaluation.model_validate(merge(VOTING, switch))
         found = list(answers(paths.CHECKPOINTS / "best", "evaluation", evaluation, 0)[0])
         indices = [int(np.abs(levels.log_snr.numpy() - time).argmin()) for time, _ in calls]
         return {
@@ -83,7 +86,7 @@ def test_no_switch_of_an_evaluation_is_left_out():
     ],
 )
 def test_a_switch_of_an_evaluation_changes_what_it_claims_and_only_that(look, base, switch, changes):
-    before, after = look(base), look(params.merge(base, switch))
+    before, after = look(base), look(merge(base, switch))
     found = {name for name in ("levels", "told", "asked") if before[name] != after[name]}
     # What both were asked: fewer views or tasks leave the answers of the others as they were.
     common = before["asked"] & after["asked"]
@@ -107,5 +110,5 @@ def test_the_network_is_told_the_levels_of_the_time_map(look, time_map, steps):
 
 
 def test_more_raw_indices_than_levels_are_refused():
-    with pytest.raises(params.ConfigurationError, match=r"attempts: steps is 129; with time_map 'raw-index' .* 128"):
+    with pytest.raises(ConfigurationError, match=r"attempts: steps is 129; with time_map 'raw-index' .* 128"):
         experiment(evaluations={"attempts": {"time_map": "raw-index", "steps": 129}})

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from model.config.data import Augment
-from model.config.evaluation import Evaluation
+from model.config.evaluation import Attempts, Evaluation, Votes
 from model.inference import predictor as prediction
 from model.inference.predictor import Failure, Predictor, batches, bisect_failures
 from model.puzzles.arrays import Dataset, Pairs
@@ -64,8 +64,15 @@ class Oracle:
         return logits
 
 
+TWICE = Attempts(by="attempts", count=2)
+
+
+def votes(views):
+    return Votes(by="votes", views=views)
+
+
 def _evaluation(**changes):
-    values = {"steps": 2, "sampler": "draw", "self_conditioning": "none", "attempts": 0, "votes": 72} | changes
+    values = {"steps": 2, "sampler": "draw", "self_conditioning": "none", "answers": votes(72)} | changes
     return Evaluation(**values, time_map="spaced", sizes="own", limit=0)
 
 
@@ -99,7 +106,7 @@ def test_with_the_labs_unswapped_sizes_it_gets_36_of_72(description, monkeypatch
 @pytest.mark.parametrize(
     "sampler", ["draw", "renoise", *(pytest.param(name, marks=pytest.mark.slow) for name in ("argmax", "posterior"))]
 )
-@pytest.mark.parametrize("how", [{"votes": 10}, {"votes": 0, "attempts": 2}])
+@pytest.mark.parametrize("how", [{"answers": votes(10)}, {"answers": TWICE}])
 def test_batches_of_any_size_give_the_same_predictions(workspace, monkeypatch, sampler, how):
     _same_in_batches(monkeypatch, 2, _evaluation(steps=4, sampler=sampler, **how))
 
@@ -136,13 +143,13 @@ def _same_in_batches(monkeypatch, tasks, evaluation):
         cut.clear()
         predictor = Predictor(network, description, dataset, names, 0, torch.device("cpu"))
         found[size] = sorted(predictor.answer(evaluation), key=lambda a: a[:3])
-        assert max(cut) == min(size, tasks * max(evaluation.votes, evaluation.attempts))
+        assert max(cut) == min(size, tasks * evaluation.views * evaluation.attempts)
     assert len({np.stack(a.frames).tobytes() for a in found[1] if a.frames}) > 1
     for size in (7, 512):
         for one, other in zip(found[1], found[size], strict=True):
             assert one[:3] == other[:3]
             assert np.array_equal(one.grid, other.grid)
-            assert one.lock == other.lock
+            assert one.last_changed_step == other.last_changed_step
             assert one.confidence == pytest.approx(other.confidence, abs=1e-5)
             assert all(np.array_equal(a, b) for a, b in zip(one.frames, other.frames, strict=True))
 
@@ -157,7 +164,7 @@ def test_another_seed_gives_other_draws_and_the_two_attempts_differ(workspace):
 
     def frames(seed):
         predictor = Predictor(network, description, dataset, ["a", "b"], seed, torch.device("cpu"))
-        answers = sorted(predictor.answer(_evaluation(votes=0, attempts=2, steps=4)), key=lambda a: a[:3])
+        answers = sorted(predictor.answer(_evaluation(answers=TWICE, steps=4)), key=lambda a: a[:3])
         return [np.stack(answer.frames).tobytes() for answer in answers]
 
     assert frames(0) == frames(0)

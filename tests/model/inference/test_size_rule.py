@@ -85,7 +85,7 @@ def test_every_view_answers_at_the_agreed_size_and_elsewhere_as_split(workspace)
     save_checkpoint(build())
     found = {}
     for sizes in ("split", "rule"):
-        evaluation = Evaluation.model_validate(VOTING | {"votes": 8, "sizes": sizes})
+        evaluation = Evaluation.model_validate(VOTING | {"answers": {"by": "votes", "views": 8}, "sizes": sizes})
         given, dataset, names = answers(paths.CHECKPOINTS / "best", "evaluation", evaluation, 0)
         found[sizes] = {(names[dataset.pairs.task[a.pair]], a.pair, a.view): a for a in given}
     for key, answer in found["rule"].items():

@@ -4,6 +4,7 @@ import json
 import math
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,11 +16,11 @@ from model.network.device_data import task_rows
 from model.training.trainer import Training
 from tasks import augment, fetch, predict, prepare, select, train
 from tasks.commands import show_experiment
-from tasks.common import params, paths
+from tasks.common import paths
+from tasks.common.presets import merge
 from tasks.files import tables
 from tests.conftest import experiment, puzzles
-from tests.golden import FINE_TUNED
-from tests.support.presets import DATASETS, SIZES, named
+from tests.support.presets import DATASETS, FINETUNINGS, SIZES, named
 from tests.support.small_training import dataset
 
 FEW = {"optimizer_steps": 2, "candidates": 2, "warmup_steps": 1, "log_every": 1, "batch": 2, "accumulation": 2}
@@ -28,9 +29,10 @@ FEW = {"optimizer_steps": 2, "candidates": 2, "warmup_steps": 1, "log_every": 1,
 def _whole(version, size):
     """The configuration of a version and size in presets.yaml, except the length of training."""
     changes = {"version": version, "size": size, "select": {"steps": 2, "limit": 2}}
-    evaluations = {name: {"steps": 2, "limit": 2} for name in ("attempts", "votes")}
+    evaluations: dict[str, Any] = {name: {"steps": 2, "limit": 2} for name in ("attempts", "votes")}
+    evaluations["votes"]["answers"] = {"views": 2}
     train = {"network": named(version, size).train.network.model_dump()} | FEW
-    return changes | {"train": train, "evaluations": evaluations | {"votes": {"steps": 2, "limit": 2, "votes": 2}}}
+    return changes | {"train": train, "evaluations": evaluations}
 
 
 def _stages(config, *stages):
@@ -39,7 +41,7 @@ def _stages(config, *stages):
         stage.main()
 
 
-HEAVY = ("smol-1m", "smol-deep", "mediom", "mediom-500k", "lorge")
+HEAVY = ("smol-deep", "mediom", "lorge")
 MEMORY = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 HUOGE = [pytest.mark.night, pytest.mark.skipif(MEMORY < 14e9, reason="262 million parameters in training take 11 GB")]
 EVERY = [
@@ -72,7 +74,8 @@ def test_every_size_trains_at_its_own_width_and_depth(size):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", DATASETS)
 def test_every_dataset_trains_and_predicts(workspace: Path, name):
-    config = experiment(dataset=name, train=FEW, select={"limit": 2}, evaluations={"votes": {"votes": 2, "limit": 2}})
+    votes = {"answers": {"views": 2}, "limit": 2}
+    config = experiment(dataset=name, train=FEW, select={"limit": 2}, evaluations={"votes": votes})
     paths.EXPERIMENT.write_text(yaml.safe_dump(config.model_dump(mode="json")))
     fetch.main()
     _stages(config, prepare, augment, train, select)
@@ -85,19 +88,20 @@ def test_every_dataset_trains_and_predicts(workspace: Path, name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("version", FINE_TUNED)
-def test_every_fine_tuning_runs_at_smol(raw, version):
+@pytest.mark.parametrize("finetuning", FINETUNINGS)
+def test_every_fine_tuning_runs_at_smol(raw, finetuning):
     raw(puzzles())
     _stages(experiment(**_whole("v3", "smol")), prepare, augment, train, select)
     paths.OWN.mkdir(parents=True)
     for suffix in (".safetensors", ".json"):
         (paths.OWN / f"start{suffix}").write_bytes((paths.CHECKPOINTS / f"final{suffix}").read_bytes())
-    config = experiment(**params.merge(_whole(version, "smol"), {"augment": {"voting_views": 2}}))
+    values = merge(_whole("v3", "smol"), {"augment": {"voting_views": 2}})
+    config = experiment(finetuning=finetuning, **values)
     assert config.train.network == named("v3", "smol").train.network
     fetch.copy_start(config.train.finetune.start)
     _stages(config, prepare, augment, train, select)
     predict.main("final", "votes")
     described = json.loads((paths.CHECKPOINTS / "final.json").read_text())
-    assert (described["experiment"], described["step"]) == (f"{version}/smol/aa1-6x6", 2)
+    assert (described["experiment"], described["step"]) == (f"v3+{finetuning}/smol/aa1-6x6", 2)
     rows = pd.read_parquet(paths.predictions("final", "votes"))
     assert list(zip(rows["task"], rows["view"], strict=True)) == [("cccccccc", 0), ("cccccccc", 1)]

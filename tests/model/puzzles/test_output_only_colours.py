@@ -13,7 +13,8 @@ from hypothesis.extra.numpy import arrays
 from model.config.data import Augment
 from model.puzzles.views import make_views, output_only_colours
 from tasks import augment, prepare
-from tasks.common import params, paths
+from tasks.common import paths
+from tasks.common.presets import ConfigurationError
 from tests.conftest import experiment, puzzles
 
 VIEWS = {"training_views": 64, "evaluation_views": 64, "voting_views": 64}
@@ -84,7 +85,7 @@ def test_fewer_views_are_the_first_of_more():
 def test_kept_needs_the_colours_of_every_task_and_permutations():
     with pytest.raises(ValueError, match="needs the colours of every task"):
         make_views(_config("kept"), np.array([8, 8]), 0, [frozenset()])
-    with pytest.raises(params.ConfigurationError, match="'kept' needs scheme 'permutations'; scheme is 'all'"):
+    with pytest.raises(ConfigurationError, match="'kept' needs scheme 'permutations'; scheme is 'all'"):
         experiment(augment={"output_only_colours": "kept"})
 
 

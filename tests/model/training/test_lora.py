@@ -13,7 +13,8 @@ from model.training import noised_batch
 from model.training.lora import adapt, adapters, merged
 from model.training.trainer import Training, TrainingError
 from tasks import augment, fetch, predict, prepare, select, train
-from tasks.common import params, paths
+from tasks.common import paths
+from tasks.common.presets import ConfigurationError
 from tests.conftest import experiment, puzzles
 from tests.support.small_training import dataset
 
@@ -120,7 +121,7 @@ def test_a_switch_of_fine_tuning_changes_what_it_claims_and_only_that(start, swi
 
 
 def test_adapters_without_a_start_and_a_rank_beyond_the_matrix_are_refused(start):
-    with pytest.raises(params.ConfigurationError, match="nothing to adapt"):
+    with pytest.raises(ConfigurationError, match="nothing to adapt"):
         experiment(train={"finetune": {"adapters": "lora"}})
     config = experiment(train={"finetune": LORA | {"rank": 33}}).train
     with pytest.raises(ValueError, match="rank is 33; a matrix of"):
@@ -209,13 +210,13 @@ def _keep_as_start() -> None:
         (paths.OWN / f"start{suffix}").write_bytes((paths.CHECKPOINTS / f"final{suffix}").read_bytes())
 
 
-@pytest.mark.parametrize("version", ["lora", *(pytest.param(name, marks=pytest.mark.slow) for name in WHOLE)])
-def test_fine_tuning_by_name_through_the_stages(raw, version):
+@pytest.mark.parametrize("finetuning", ["lora", *(pytest.param(name, marks=pytest.mark.slow) for name in WHOLE)])
+def test_fine_tuning_by_name_through_the_stages(raw, finetuning):
     raw(puzzles())
     _stages(experiment(), prepare, augment, train, select)
     _keep_as_start()
     rank = {"train": {"finetune": {"rank": 1}}}
-    config = experiment(version=version, predict={"evaluations": ["votes"]}, **rank)
+    config = experiment(finetuning=finetuning, predict={"evaluations": ["votes"]}, **rank)
     paths.EXPERIMENT.write_text(yaml.safe_dump(config.model_dump(mode="json")))
     fetch.copy_start(config.train.finetune.start)
     _stages(config, prepare, augment, train, select)

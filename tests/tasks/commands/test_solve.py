@@ -39,7 +39,7 @@ def test_the_attempts_are_those_of_predict_with_kept_colours_and_agreed_sizes(wo
         files,
         augment={"scheme": "permutations", "output_only_colours": "kept"} | views,
         train={"network": {"conditioning": "d4"}},
-        evaluations={"votes": {"votes": 24, "sizes": "rule"}},
+        evaluations={"votes": {"answers": {"views": 24}, "sizes": "rule"}},
     )
     save_checkpoint(config)
     predict.main("best", "votes")
@@ -133,10 +133,10 @@ def test_what_cannot_be_solved_is_refused_and_nothing_written(stem, contents, ch
 
 
 def test_more_votes_than_the_checkpoint_has_views(stem):
-    build(evaluations={"votes": {"votes": 20}})
+    build(evaluations={"votes": {"answers": {"views": 20}}})
     save_checkpoint(build(augment={"voting_views": 8}))
-    build(evaluations={"votes": {"votes": 20}})
-    with pytest.raises(SystemExit, match="evaluation votes has 20 votes"):
+    build(evaluations={"votes": {"answers": {"views": 20}}})
+    with pytest.raises(SystemExit, match="evaluation votes has 20 views"):
         _solve(paths.RAW / CHALLENGES, stem)
 
 

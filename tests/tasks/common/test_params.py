@@ -5,7 +5,7 @@ import pytest
 import yaml
 
 from tasks.common import params, paths
-from tasks.common.params import ConfigurationError
+from tasks.common.presets import ConfigurationError
 from tests.conftest import ROOT, SMALL, experiment
 
 PRESETS = params.read(ROOT / paths.PRESETS)
@@ -33,8 +33,13 @@ def _refused(**changes):
         ({"train": {"candidates": 3}}, r"candidates is 3; it must be even .* allowed up to 20: \[2, 4, 6, 12\]"),
         ({"train": {"optimizer_steps": 1}}, r"train.optimizer_steps is 1"),
         ({"train": {"optimizer": {"learning_rate": float("nan")}}}, r"train.optimizer.learning_rate is nan"),
-        ({"evaluations": {"votes": {"attempts": 2}}}, r"attempts is 2 and votes is 8; exactly one of them is 0"),
-        ({"evaluations": {"votes": {"votes": 73}}}, r"votes is 73; augment.voting_views has 72"),
+        (
+            {"evaluations": {"votes": {"attempts": 2}}},
+            r"votes.attempts is now evaluations.votes.answers.count",
+        ),
+        ({"evaluations": {"votes": {"answers": {"views": 73}}}}, r"answers.views is 73; augment.voting_views is 72"),
+        ({"evaluations": {"votes": {"answers": {"vews": 3}}}}, r"unknown key evaluations.votes.answers.vews .*'views'"),
+        ({"select": {"answers": {"by": "vote"}}}, r"select.answers.by is 'vote'.*'attempts', 'votes'"),
         ({"predict": {"evaluations": ["vote"]}}, r"predict names evaluation 'vote'"),
         ({"predict": {"checkpoints": ["first"]}}, r"predict.checkpoints.0 is 'first'"),
         ({"augment": {"training_views": 8}}, r"scheme 'all' has 72 views"),
@@ -75,7 +80,7 @@ def test_a_versions_values_for_a_size_win_over_both_and_a_misspelt_size_is_named
     assert params.resolve(values, presets).train.batch == 24
     assert params.resolve(values | {"size": "smol"}, presets).train.batch == 128
     presets["versions"]["v3"]["by_size"]["smoll"] = {}
-    with pytest.raises(ConfigurationError, match=r"versions.v3.by_size names 'smoll'.*did you mean 'smol'"):
+    with pytest.raises(ConfigurationError, match=r"versions.v3.by_size is 'smoll'.*did you mean 'smol'"):
         params.resolve(values, presets)
 
 
@@ -89,7 +94,7 @@ def test_what_a_version_says_of_a_dataset_wins_over_what_it_says_of_a_size():
     assert (train.batch, train.log_every) == (48, 7)
     assert params.resolve(values | {"dataset": "aa2", "train": {"batch": 8}}, presets).train.batch == 8
     presets["versions"]["v3"]["by_dataset"]["aa3"] = {}
-    with pytest.raises(ConfigurationError, match=r"versions.v3.by_dataset names 'aa3'.*did you mean 'aa2'"):
+    with pytest.raises(ConfigurationError, match=r"versions.v3.by_dataset is 'aa3'.*did you mean 'aa2'"):
         params.resolve(values, presets)
 
 
@@ -117,8 +122,11 @@ def test_overrides_on_the_command_line():
 @pytest.mark.parametrize(("old", "new"), params.RENAMED.items())
 def test_an_old_key_is_refused_and_the_new_one_named(old, new):
     """In params.yaml and in overrides, which take the same way; the form: tests/flows/runs/test_request.py."""
+    old, new = old.replace("<name>", "votes"), new.replace("<name>", "votes")
     with pytest.raises(ConfigurationError, match=re.escape(f"{old} is now {new}; rename it (given: ")):
         params.resolve(params.override(SMALL, f"{old}=1"), PRESETS)
-    known = params.flatten(experiment().model_dump(mode="json"))
+    both = {"by": "votes", "views": 2}, {"by": "attempts", "count": 1}
+    each = [experiment(select={"answers": a}, evaluations={"votes": {"answers": a}}) for a in both]
+    known = {key for e in each for key in params.flatten(e.model_dump(mode="json"))}
     assert new in known
     assert old not in known

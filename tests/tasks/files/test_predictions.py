@@ -51,7 +51,7 @@ def test_what_is_written_is_read(scored):
         ("dddddddd", 1),
     ]
     assert all(grid.shape == (h, w) for grid, h, w in zip(frame["grid"], frame["height"], frame["width"], strict=True))
-    assert (source.evaluation.votes, source.failures, source.leaks) == (8, (), 0)
+    assert (source.evaluation.views, source.failures, source.leaks) == (8, (), 0)
     # Curves and frames of view 0 alone: of all views they would be most of the file.
     first = frame["view"] == 0
     assert all(len(curve) == source.evaluation.steps for curve in frame[first]["change"])
@@ -80,7 +80,7 @@ def test_a_file_that_is_missing(scored, capsys):
 
 CHANGES: dict[str, tuple[Callable[[pa.Table], Any], str]] = {
     "no source": (lambda t: t.replace_schema_metadata({}), "is no complete predictions file"),
-    "other columns": (lambda t: t.drop_columns(["lock"]), "has columns"),
+    "other columns": (lambda t: t.drop_columns(["last_changed_step"]), "has columns"),
     "cells that are cut": (
         lambda t: _with(t, "cells", [c[:-1] for c in t["cells"].to_pylist()]),
         "cells; run the stage predict again",

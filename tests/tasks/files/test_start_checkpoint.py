@@ -34,7 +34,7 @@ def _start(files, raw, **changes):
 
 
 def _fine_tuning(**changes):
-    config = experiment(version="lora", train={"finetune": {"rank": 1}}, **changes)
+    config = experiment(finetuning="lora", train={"finetune": {"rank": 1}}, **changes)
     paths.EXPERIMENT.write_text(yaml.safe_dump(config.model_dump(mode="json")))
     fetch.copy_start("start")
     return config

@@ -1,6 +1,7 @@
 """The samplers with a network whose estimate is known."""
 
 from types import SimpleNamespace
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -9,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.config.diffusion import SelfConditioning
-from model.config.evaluation import Evaluation
+from model.config.evaluation import Attempts, Evaluation, SamplerName
 from model.diffusion.schedule import cosine_schedule, inference_levels, levels
-from model.inference.sampler import denoise, least_sure
+from model.inference.denoising import denoise
+from model.inference.samplers import SAMPLERS, least_confident
 from model.ops.keyed_random import hash_key
 from tests.conftest import experiment
 
@@ -21,10 +23,10 @@ TOLD = experiment().train.self_conditioning
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=8), st.integers(0, 1000), st.floats(0, 1))
 @settings(deadline=None)
-def test_the_least_sure_are_counted_within_their_own_grid(lengths, seed, share):
+def test_the_least_confident_are_counted_within_their_own_grid(lengths, seed, share):
     confidence = torch.from_numpy(np.random.default_rng(seed).integers(0, 4, sum(lengths)) / 4).float()
     sequence = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
-    found = least_sure(confidence, sequence, torch.tensor(lengths), torch.full((sum(lengths),), share))
+    found = least_confident(confidence, sequence, torch.tensor(lengths), torch.full((sum(lengths),), share))
     start = 0
     for length in lengths:
         own = confidence[start : start + length].tolist()
@@ -62,8 +64,7 @@ def _denoise(steps, sampler, self_conditioning="as-trained", how=TOLD, grids=40,
         time_map="spaced",
         sampler=sampler,
         self_conditioning=self_conditioning,
-        attempts=1,
-        votes=0,
+        answers=Attempts(by="attempts", count=1),
         sizes="own",
         limit=0,
     )
@@ -109,3 +110,7 @@ def test_what_the_network_is_told():
     assert told("as-trained", other) == [False, True] * 3
     without = SelfConditioning.model_validate(TOLD.model_dump() | {"features": "none"})
     assert told("two-pass", without) == told("temporal", without) == [False] * 3
+
+
+def test_every_name_in_the_configuration_is_a_sampler_and_no_other():
+    assert tuple(SAMPLERS) == get_args(SamplerName)
