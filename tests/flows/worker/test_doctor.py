@@ -111,9 +111,12 @@ def test_the_morning_after_tells_all_and_prefects_block_is_notified(
     lab = Lab(tmp_path, ARC_NOTIFY="custom-webhook/lab")
     try:
         lab.start_worker()
-        lab.environment["PREFECT_API_URL"] = f"http://127.0.0.1:{lab.port}/api"
+        secret = (lab.folder / ".prefect" / "secret").read_text().strip()
+        ours = {"PREFECT_API_URL": f"http://127.0.0.1:{lab.port}/api", "PREFECT_API_AUTH_STRING": secret}
+        lab.environment |= ours
         lab.sh(sys.executable, "-c", BLOCK, heard[0])
-        del lab.environment["PREFECT_API_URL"]
+        for name in ours:
+            del lab.environment[name]
         runs = lab.queue(SHORT, "--seeds", "0,1") + lab.queue({**SHORT, "train.optimizer.learning_rate": "1e30"})
         until(lambda: all(lab.state(run) in ENDED for run in runs), 300)
         assert [lab.state(run) for run in runs] == ["COMPLETED", "COMPLETED", "FAILED"]
