@@ -14,7 +14,7 @@ from dvc.dependency import ParamsDependency
 from dvc.repo import Repo
 from dvc.repo.reproduce import plan_repro
 
-from tasks.common.params import merge
+from tasks.common.presets import merge
 from tests.conftest import ROOT, SMALL
 from tests.support.small_experiment import FILES
 
