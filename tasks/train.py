@@ -29,8 +29,9 @@ from model.storage import checkpoints
 from model.storage.atomic import write_json
 from model.storage.checkpoints import Description
 from model.storage.digests import digest
+from model.training.history import Diverged
 from model.training.sharding import Sharded
-from model.training.trainer import Diverged, Stopped, Training
+from model.training.trainer import Stopped, Training
 from model.training.validation import CROSS_ENTROPY, lowest
 from tasks.common import events, paths
 from tasks.common.params import resolved

@@ -1,6 +1,6 @@
 """Answering test inputs with a checkpoint: sizes of every view, then denoising in packed batches under a row budget.
 
-A batch that raises is halved until the one answer is found that cannot be had; that one is reported, the others live.
+A batch that raises is bisected down to the answers that fail: failures are reported, the rest are kept.
 """
 
 import zlib
@@ -60,7 +60,7 @@ class Answer(NamedTuple):
 
 
 class Failure(NamedTuple):
-    """An answer that could not be had."""
+    """An answer that failed."""
 
     pair: int
     view: int
@@ -70,7 +70,7 @@ class Failure(NamedTuple):
 
 @dataclass(frozen=True)
 class Predictor:
-    """A checkpoint at work on a dataset whose pairs are test inputs."""
+    """A checkpoint that answers a dataset whose pairs are test inputs."""
 
     network: Denoiser
     description: Description
@@ -88,7 +88,7 @@ class Predictor:
         on_progress: Callable[[float], None] = lambda _: None,
         failures: list[Failure] | None = None,
     ) -> Iterator[Answer]:
-        """Answers to every pair, in batches of like length; `on_progress` hears the share done.
+        """Answers to every pair, in batches of like length; `on_progress` receives the share done.
 
         An answer that raises is added to `failures`; without such a list the error is raised.
         """
@@ -125,8 +125,8 @@ class Predictor:
 
     @cached_property
     def _levels(self) -> Levels:
-        how = self.description.train
-        return levels(cosine_schedule(how.noise), how.network.time_input, self.device)
+        config = self.description.train
+        return levels(cosine_schedule(config.noise), config.network.time_input, self.device)
 
     def _sizes(self, queries: list[tuple[int, int]], failed: dict[int, str] | None) -> NDArray[np.float64]:
         """Log-probabilities of heights and widths in the task's frame, (queries, 2, 30); NaN where it failed."""
@@ -164,10 +164,10 @@ class Predictor:
             for pair, view, attempt in queries
         ]
         key = hash_key(self.seed, *torch.tensor(parts, device=self.device).T)
-        how = self.description.train
+        conditioning = self.description.train.self_conditioning
         with self._fast():
             packed = self._pack(rows)
-            denoised = denoise(self.network, packed, self._levels, how.self_conditioning, config, key)
+            denoised = denoise(self.network, packed, self._levels, conditioning, config, key)
         colours, frames = denoised.colours.cpu().numpy(), denoised.frames.cpu().numpy()
         statistics = [x.cpu().numpy().T for x in (denoised.change, denoised.confidence, denoised.entropy)]
         answers, start = [], 0
@@ -221,7 +221,9 @@ class Predictor:
             yield
 
 
-def _assign(how: Literal["own", "voted", "split", "rule"], scores: NDArray[np.float64], pairs: list[int]) -> list[Size]:
+def _assign(
+    rule: Literal["own", "voted", "split", "rule"], scores: NDArray[np.float64], pairs: list[int]
+) -> list[Size]:
     """The size each query answers at, from log-probabilities (queries, 2, 30); (0, 0) for NaN.
 
     `pairs` (queries,) rises; the queries of one pair decide together.
@@ -231,7 +233,7 @@ def _assign(how: Literal["own", "voted", "split", "rule"], scores: NDArray[np.fl
     for queries in np.split(np.arange(len(pairs)), np.flatnonzero(np.diff(pairs)) + 1):
         block = queries[known[queries]]
         own = [(int(h) + 1, int(w) + 1) for h, w in scores[block].argmax(-1)]
-        for i, size in zip(block, assign_sizes(how, own, scores[block]) if own else [], strict=True):
+        for i, size in zip(block, assign_sizes(rule, own, scores[block]) if own else [], strict=True):
             sizes[i] = size
     return sizes
 

@@ -12,15 +12,15 @@ from model.puzzles.grids import LARGEST_SIDE, Size
 
 
 def assign_sizes(
-    how: Literal["own", "voted", "split", "rule"], sizes: Sequence[Size], confidence: NDArray[np.float64]
+    config: Literal["own", "voted", "split", "rule"], sizes: Sequence[Size], confidence: NDArray[np.float64]
 ) -> list[Size]:
     """The size at which each view answers, see `Evaluation.sizes`; arguments as in `split_sizes`.
 
-    Under 'rule' the split, for grids whose demonstrations agree on no size.
+    'rule' is as 'split' here, for grids whose demonstrations agree on no size.
     """
-    if how == "own":
+    if config == "own":
         return list(sizes)
-    if how == "voted":
+    if config == "voted":
         return [Counter(sizes).most_common(1)[0][0]] * len(sizes)
     return split_sizes(sizes, confidence)
 
@@ -43,7 +43,7 @@ def split_sizes(sizes: Sequence[Size], confidence: NDArray[np.float64]) -> list[
 def agreed_size(demonstrations: Sequence[tuple[Size, Size]], given: Size) -> Size | None:
     """(height, width) of the output for an input of size `given`, by what all demonstrations agree on.
 
-    `demonstrations` are sizes (input, output). Each side follows a rule of its own, the first of these that holds in
+    `demonstrations` are sizes (input, output). Each side follows a rule of its own, the first of these that is true in
     all of them: it is the input's, it is constant, or it is the input's times one ratio. A single demonstration shows
     the first alone. None where a side follows no rule, or where the rules lead to no whole size of 1 to 30 cells.
     """

@@ -1,4 +1,4 @@
-"""ARC tasks as they are: grids of colours 0-9, pairs of grids, and the checks that hold every later stage.
+"""ARC tasks: grids of colours 0-9, pairs of grids, and the checks that every later stage relies on.
 
 The layout is the ARC Prize's: `{task_id: {"train": [{"input", "output"}], "test": [{"input"}]}}` beside
 `{task_id: [output, ...]}` with the solutions of the test inputs.
@@ -35,7 +35,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Task:
-    """One puzzle: demonstrations and test inputs (whose outputs live elsewhere)."""
+    """One puzzle: demonstrations and test inputs (their outputs are stored elsewhere)."""
 
     name: str
     train: tuple[Pair, ...]

@@ -34,12 +34,12 @@ def make_views(config: Augment, counts: Ints, seed: int, output_only: Sequence[f
 def output_only_colours(demonstrations: Iterable[tuple[Grid, Grid]]) -> frozenset[int]:
     """Colours 1-9 that the output of some demonstration (input, output) has and the input of the same one lacks.
 
-    A test input does not tell what a permutation made of such a colour, so the answer cannot be known.
+    The test input does not determine how a permutation maps such a colour, so the answer would be ambiguous.
     """
-    found: set[int] = set()
+    colours: set[int] = set()
     for given, answer in demonstrations:
-        found.update(np.setdiff1d(answer, given).tolist())
-    return frozenset(found) - {0}
+        colours.update(np.setdiff1d(answer, given).tolist())
+    return frozenset(colours) - {0}
 
 
 def join(parts: list[tuple[Ints, Ints, Ints]]) -> Views:

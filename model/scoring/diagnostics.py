@@ -1,4 +1,4 @@
-"""How denoising went, and how much of an answer is its input (version ledger 2.6)."""
+"""Trajectories of denoising, and how much of an answer copies its input (version ledger 2.6)."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -63,13 +63,13 @@ def copying(answers: Mapping[Any, Grid], attempts: Mapping[Any, Sequence[Grid]],
 def warnings(trajectory: Mapping[str, Any] | None, copying: Mapping[str, Any]) -> list[str]:
     """The lab's two signs of a model that stays with its input."""
     edit, keep, copied = copying["edit_accuracy"], copying["keep_accuracy"], copying["copy_rate"]
-    found = []
+    messages = []
     if edit is not None and keep is not None and keep > edit + 0.1:
-        found.append("identity attractor: cells to keep are right more often than cells to edit, by over 10 points")
+        messages.append("identity attractor: cells to keep are right more often than cells to edit, by over 10 points")
     early = trajectory is not None and trajectory["early_locks"] > 0.5 * trajectory["grids"]
     if early and copied is not None and copied > 0.7:
-        found.append("input gravity: over half of the grids lock early, and over 70 % of cells equal the input")
-    return found
+        messages.append("input gravity: over half of the grids lock early, and over 70 % of cells equal the input")
+    return messages
 
 
 def _fitted(grid: Grid, shape: tuple[int, ...]) -> Grid:

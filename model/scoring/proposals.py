@@ -10,7 +10,7 @@ from model.puzzles.grids import Grid
 
 
 class Proposals(NamedTuple):
-    """What the views of one test input propose, in their order; a replay costs no look at a cell."""
+    """Proposals of the views of one test input, in their order; recounts compare no cells."""
 
     candidates: tuple[Grid, ...]
     """The distinct grids, in the order of their first view."""

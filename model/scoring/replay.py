@@ -1,4 +1,4 @@
-"""What fewer views or another rule would have made of the same proposals, and how the votes fell."""
+"""Recount of the same proposals with fewer views or another rule, and the distribution of votes."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ from model.scoring.votes import vote
 
 
 class Replay:
-    """Votes that can be counted again and again: the answers are looked up once."""
+    """Proposals with the correct ones marked once, so that recounts are cheap."""
 
     def __init__(self, solutions: Mapping[str, Sequence[Grid]], views: Mapping[Key, Proposals]) -> None:
         keys = [(name, i) for name, grids in solutions.items() for i in range(len(grids))]
@@ -58,7 +58,7 @@ class Replay:
         ]
 
     def histogram(self) -> dict[str, list[list[int]]]:
-        """How many test grids got how many views: for the answer, and for the most frequent grid; [views, grids]."""
+        """Histogram of views per test grid: for the solution, and for the most frequent grid; [views, grids]."""
         answer, winner = Counter[int](), Counter[int]()
         for given, right in zip(self.proposals, self.right, strict=True):
             counts = np.bincount(given.choice) if given else np.zeros(1, dtype=np.int64)

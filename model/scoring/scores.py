@@ -70,7 +70,7 @@ def attempts_of(
 ) -> dict[Key, list[Grid]]:
     """The two attempts of each test input: the vote over its views, or its independent attempts as they are.
 
-    NOTHING stands for a first attempt that failed where the second did not.
+    NOTHING replaces a first attempt that failed if the second did not.
     """
     if not evaluation.voting:
         return {

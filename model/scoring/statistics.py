@@ -2,7 +2,7 @@
 
 Tasks are what varies: a score is a mean over them, and another draw of tasks would give another. Values are shares of
 0..1 per task; several seeds of one experiment answer the same tasks, so that they are averaged per task before anything
-is resampled: they are not more tasks. What seeds vary in as a whole is added apart, see `seed_error`.
+is resampled: they are not more tasks. The variance between seeds is added separately, see `seed_error`.
 
 Few values occur (with one test grid 0 and 1), so that a resample is drawn as counts of the distinct values: the same
 distribution as drawing task by task, at a cost that does not depend on the number of tasks.
@@ -20,7 +20,7 @@ _RESAMPLE, _FLIP, _SEEDS = range(3)
 
 
 class Spread(NamedTuple):
-    """What seeds vary in as a whole, beside the tasks."""
+    """Standard error from the variation between seeds, in addition to that between tasks."""
 
     error: float
     """Standard error of the mean."""
@@ -59,7 +59,7 @@ def bootstrap_interval(
         raise ValueError("an interval needs at least one task")
     edge = (1 - LEVEL) / 2
     if np.all(values == 0) or np.all(values == 1):
-        width = 1 - edge ** (1 / len(values))  # An event that none of them had may still be this frequent.
+        width = 1 - edge ** (1 / len(values))  # An event that no task showed may still be this frequent.
         return (0.0, width) if values[0] == 0 else (1 - width, 1.0)
     return _interval(_resampled(values, resamples, seed), spread, seed)
 
@@ -68,7 +68,7 @@ def paired_difference(a: Floats, b: Floats, resamples: int, seed: int = 0) -> Di
     """B - A over the same tasks, in the same order: (tasks,) each, or (seeds, tasks) with any number of seeds.
 
     The interval resamples tasks, the test flips the signs of the tasks' differences: under the null hypothesis either
-    experiment could have had either value of a task. It holds for any number of tasks and any correlation of A and B.
+    experiment could have had either value of a task. Both are valid for any number of tasks and any correlation.
     """
     a, b = np.atleast_2d(a), np.atleast_2d(b)
     if a.shape[1] != b.shape[1] or a.shape[1] == 0:
@@ -78,7 +78,7 @@ def paired_difference(a: Floats, b: Floats, resamples: int, seed: int = 0) -> Di
     spread = Spread(float(np.hypot(of_a.error, of_b.error)), of_a.doubt + of_b.doubt)
     if np.any(values):
         low, high = _interval(_resampled(values, resamples, seed), spread, seed)
-    else:  # They agree on every task, which does not say that they would on all.
+    else:  # Agreement on every task here does not mean agreement on all tasks.
         _, high = bootstrap_interval(values, resamples)
         low = -high
     return Difference(float(values.mean()), low, high, permutation_p(values, resamples, seed, spread))
@@ -95,7 +95,7 @@ def permutation_p(values: Floats, resamples: int, seed: int = 0, spread: Spread 
 
 
 def seed_error(values: Floats) -> Spread:
-    """The error of a mean over (seeds, tasks) by what whole seeds vary in: trainings that went better or worse.
+    """Standard error of a mean over (seeds, tasks) that comes from differences between whole trainings.
 
     By the analysis of variance of a two-way table: the variance of the seeds' scores, less what the chances of single
     tasks make of it, which resampling tasks covers already. None for one seed: nothing is known of others then, and an
@@ -133,7 +133,7 @@ def _interval(means: Floats, spread: Spread, seed: int) -> tuple[float, float]:
 def _spread(means: Floats, spread: Spread, seed: int) -> Floats:
     """With the seeds' error added, stretched from a normal quantile to Student's at Satterthwaite's freedom (1946).
 
-    A handful of seeds says little about how much seeds vary; without this, differences that are none would be shown.
+    A handful of seeds estimates the variation between seeds badly; without this, false differences would appear.
     """
     if spread.error == 0:
         return means

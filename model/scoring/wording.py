@@ -1,4 +1,4 @@
-"""How a score is put into words, and the caveats that must stand beside it wherever it is shown."""
+"""Scores in words, and the caveats that must accompany a score wherever it is shown."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,8 +12,8 @@ TRAINED_ON = "trained on evaluated pairs"
 def caveats(score: Mapping[str, Any]) -> tuple[str, ...]:
     """What a reader must know before believing this score."""
     leaks = int(score["source"]["leaks"])
-    found = {SELECTED_ON: score["selected_on_the_reported_set"], f"{TRAINED_ON} ({leaks})": leaks > 0}
-    return tuple(caveat for caveat, holds in found.items() if holds)
+    applies = {SELECTED_ON: score["selected_on_the_reported_set"], f"{TRAINED_ON} ({leaks})": leaks > 0}
+    return tuple(caveat for caveat, true in applies.items() if true)
 
 
 def percent(share: float) -> str:

@@ -43,7 +43,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def _sync(path: Path) -> None:
-    """Have the disk hold what was written to a file or a folder."""
+    """Flush a file or a folder to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

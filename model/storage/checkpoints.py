@@ -1,4 +1,4 @@
-"""A checkpoint describes itself: weights in safetensors, everything needed to use them in JSON beside.
+"""A checkpoint describes itself: weights in safetensors, everything needed to use them in a JSON file.
 
 Both files are functions of their content: no time, no path, the same bytes for the same training.
 """
@@ -30,7 +30,7 @@ class CheckpointError(ValueError):
 
 
 class Description(Frozen):
-    """The JSON beside the weights."""
+    """Contents of the JSON file."""
 
     format: Literal[3]
     experiment: str
@@ -42,7 +42,7 @@ class Description(Frozen):
     stopped_early: bool
     """Whether train.early_stop ended the training at this step."""
     weights: str
-    """ema or raw: the weights beside."""
+    """ema or raw."""
     train: Train
     prepare: Prepare
     augment: Augment
@@ -84,12 +84,12 @@ def load(stem: Path, device: torch.device) -> tuple[Denoiser, Description]:
         weights = load_file(stem.with_name(stem.name + ".safetensors"))
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{stem}.safetensors cannot be read: {error}; train or fetch it again") from error
-    expected, found = network.state_dict(), set(weights)
-    wrong = sorted(name for name in found & set(expected) if weights[name].shape != expected[name].shape)
-    if found != set(expected) or wrong:
+    expected, given = network.state_dict(), set(weights)
+    wrong = sorted(name for name in given & set(expected) if weights[name].shape != expected[name].shape)
+    if given != set(expected) or wrong:
         raise CheckpointError(
-            f"{stem}.safetensors does not hold the network that {stem}.json describes: missing "
-            f"{sorted(set(expected) - found)}, spare {sorted(found - set(expected))}, other shape {wrong}"
+            f"{stem}.safetensors is not the network that {stem}.json describes: missing "
+            f"{sorted(set(expected) - given)}, spare {sorted(given - set(expected))}, other shape {wrong}"
         )
     network.load_state_dict(weights)
     return network.to(device).eval(), description
@@ -168,7 +168,7 @@ _SAME: dict[str, tuple[str, ...]] = {
     "noise": (),
     "self_conditioning": ("features", "temperature", "projection", "gain"),
 }
-"""What a fine-tuning shares with its start; () for the whole section."""
+"""Settings that a fine-tuning shares with its start; () for the whole section."""
 
 
 def _blocks(first_rows: Sequence[int], task_rows: int) -> list[range]:
@@ -177,7 +177,7 @@ def _blocks(first_rows: Sequence[int], task_rows: int) -> list[range]:
 
 
 def describe(stem: Path) -> Description:
-    """The description beside the weights. Raises CheckpointError."""
+    """The description of a checkpoint. Raises CheckpointError."""
     path = stem.with_name(stem.name + ".json")
     try:
         text = path.read_bytes()
@@ -185,12 +185,12 @@ def describe(stem: Path) -> Description:
         raise CheckpointError(f"{path} cannot be read: {error}; run the stages train and select") from error
     try:
         values = json.loads(text)
-        found = values.get("format")
+        given = values.get("format")
     except (ValueError, AttributeError) as error:
         raise CheckpointError(f"{path} is no checkpoint description: {error}") from error
-    if found != FORMAT:
+    if given != FORMAT:
         raise CheckpointError(
-            f"{path} is of format {found}, but this code reads format {FORMAT}; train again with this code, or use the "
+            f"{path} has format {given}, but this code reads format {FORMAT}; train again with this code, or use the "
             "checkpoint with the code of the commit that wrote it"
         )
     try:

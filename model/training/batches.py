@@ -18,7 +18,7 @@ from model.network.packing import Budget
 from model.puzzles.arrays import Pairs, Views
 
 _CHUNK = 512
-"""Batches a chunk holds, on average; its last one is not full."""
+"""Batches of a chunk, on average; its last one is not full."""
 _STEP = 128
 """Rows by which budgets grow."""
 _LOOK_AHEAD = 128
@@ -63,7 +63,7 @@ class Stream:
         context, target = _round(most[0] + prefix * sequences), _round(most[1])
         self.budget = Budget(sequences, context, target, int(longest[0]) + prefix, int(longest[1]))
         self.place = _BEGINNING
-        """Where the batch drawn last lies."""
+        """Position of the batch drawn last."""
         self._longest = int(longest[0]), int(longest[1])
         self._most = context - prefix * sequences, target
 
@@ -73,7 +73,7 @@ class Stream:
         A `place` at or before it, such as `self.place` of when it was drawn, spares making all batches before.
         """
         if place.batch > first:
-            raise ValueError(f"batch {first} lies before chunk {place.chunk}, which begins with batch {place.batch}")
+            raise ValueError(f"batch {first} is before chunk {place.chunk}, which begins with batch {place.batch}")
         chunk, number = place
         while True:
             start = Place(chunk, number)

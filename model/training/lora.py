@@ -1,6 +1,6 @@
 """Low-rank adapters in weight space: W + alpha / rank * up @ down (LoRA, Hu et al. 2021).
 
-The network multiplies by `module.weight` wherever it stands, so a parametrised weight acts everywhere, also where a
+The network reads `module.weight` everywhere, so a parametrised weight acts everywhere, also where a
 layer that wraps another one would never be called. The fused query, key and value share one adapter.
 """
 
@@ -41,19 +41,19 @@ def adapt(network: Denoiser, config: Finetune) -> None:
 
 def adapters(network: nn.Module) -> dict[str, LowRank]:
     """Every adapter by the name of the module that it adapts."""
-    found = [(name, module) for name, module in network.named_modules() if isinstance(module, LowRank)]
-    return {name.removesuffix(".parametrizations.weight.0"): module for name, module in found}
+    modules = [(name, module) for name, module in network.named_modules() if isinstance(module, LowRank)]
+    return {name.removesuffix(".parametrizations.weight.0"): module for name, module in modules}
 
 
 @torch.no_grad()
 def merged(network: nn.Module) -> dict[str, Tensor]:
     """Weights of the plain network that computes the same as this one without dropout; this one stays as it is."""
-    found, weights = adapters(network), {}
+    low_rank, weights = adapters(network), {}
     for name, tensor in network.state_dict().items():
         module, adapted, part = name.partition(".parametrizations.weight.")
         if not adapted:
             weights[name] = tensor
         elif part == "original":
-            adapter = found[module]
+            adapter = low_rank[module]
             weights[f"{module}.weight"] = tensor + adapter.scale * adapter.up @ adapter.down
     return weights

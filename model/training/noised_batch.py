@@ -1,4 +1,4 @@
-"""One batch under noise that is the same at every look, for probes and validation."""
+"""One batch under fixed noise, for probes and validation."""
 
 import torch
 from torch import Tensor
@@ -18,10 +18,10 @@ _DRAWS = 64
 
 
 class NoisedBatch:
-    """One batch, noised once, and what a network says of it without dropout."""
+    """One batch, noised once, and the logits of a network for it, without dropout."""
 
-    def __init__(self, packed: Packed, table: Levels, how: SelfConditioning, key: Tensor) -> None:
-        self.packed, self.table, self.how, self.key = packed, table, how, key
+    def __init__(self, packed: Packed, table: Levels, conditioning: SelfConditioning, key: Tensor) -> None:
+        self.packed, self.table, self.conditioning, self.key = packed, table, conditioning, key
         self.row = torch.arange(len(packed.target_colour), device=key.device)
         example = packed.target_example
         count = len(table.beta) - 1
@@ -33,17 +33,19 @@ class NoisedBatch:
     @torch.no_grad()
     def logits(self, network: Denoiser, features: Tensor | None = None) -> Tensor:
         """Of the real cells, float (cells, 10)."""
-        return self._all(network, features)[self.real]
+        return self._logits(network, features)[self.real]
 
     @torch.no_grad()
-    def told(self, network: Denoiser) -> Tensor:
-        """The same when the network is told of its own estimate."""
-        return self._all(network, self_conditioning.features(self.how, self._all(network, None)))[self.real]
+    def conditioned_logits(self, network: Denoiser) -> Tensor:
+        """The same, conditioned on the network's own estimate."""
+        return self._logits(network, self_conditioning.features(self.conditioning, self._logits(network, None)))[
+            self.real
+        ]
 
     @torch.no_grad()
     def moved(self, network: Denoiser) -> float:
         """Share of the real cells that a reverse step changes."""
-        logits = self._all(network, None)
+        logits = self._logits(network, None)
         shares = [
             (reverse_step(logits, self.noisy, self.level, self.table, draw) != self.noisy)[self.real]
             for draw in (uniform(self.key, ProbeDraw.REVERSE_STEP, i, self.row) for i in range(_DRAWS))
@@ -52,8 +54,8 @@ class NoisedBatch:
 
     @torch.no_grad()
     def blended(self, network: Denoiser) -> float:
-        """Share of the real cells that a blend with the estimate changes, before they are noised anew."""
-        logits, clean = self._all(network, None), self.packed.target_colour.clamp(max=9)
+        """Share of the real cells that a blend with the estimate changes, before new noise."""
+        logits, clean = self._logits(network, None), self.packed.target_colour.clamp(max=9)
         shares = []
         for i in range(_DRAWS):
             share = uniform(self.key, ProbeDraw.BLEND_SHARE, i, self.packed.target_example)
@@ -61,7 +63,7 @@ class NoisedBatch:
             shares.append((mixed != clean)[self.real])
         return float(torch.stack(shares).float().mean())
 
-    def _all(self, network: Denoiser, features: Tensor | None) -> Tensor:
-        gain = self_conditioning.gain(self.how, self.table.alpha_bar[self.level], 1.0)
+    def _logits(self, network: Denoiser, features: Tensor | None) -> Tensor:
+        gain = self_conditioning.gain(self.conditioning, self.table.alpha_bar[self.level], 1.0)
         encoded = network.encode(self.packed)
         return network.denoise(self.packed, encoded, self.noisy, self.table.time[self.level], features, gain)

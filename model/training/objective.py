@@ -39,32 +39,32 @@ METRICS = (
 
 
 class BatchRandomness(NamedTuple):
-    """What a batch is told, scalars on the device, so that one compiled step serves every batch."""
+    """Scalars on the device that differ from batch to batch, so that one compiled step serves every batch."""
 
     key: Tensor
     """int64: stands for (seed, step, micro-batch)."""
     progress: Tensor
-    """float in 0..1: share of the training done."""
+    """float in 0..1: see `self_conditioning.training_progress`."""
 
 
 class StepMode(NamedTuple):
-    """What kind of update a batch is in."""
+    """Which passes a batch takes."""
 
     estimate: bool
-    """A first pass makes an estimate for self-conditioning."""
-    told: bool
-    """Its features (zeros without an estimate) reach the network."""
+    """Whether a first pass makes an estimate."""
+    conditioned: bool
+    """Whether features reach the network: those of the estimate, or zeros without one."""
 
 
 class Noised(NamedTuple):
-    """What was drawn for a batch."""
+    """The noise drawn for a batch."""
 
     hidden: Tensor
-    """bool (S,): sequences that hide their input."""
+    """bool (S,): sequences whose input grid is hidden."""
     level: Tensor
     """int64 (T,): noise level of the targets' rows."""
     time: Tensor
-    """float (T,): what the network is told of it."""
+    """float (T,): the time input of that level."""
     clean: Tensor
     """int64 (T,) colours."""
     noisy: Tensor
@@ -72,14 +72,14 @@ class Noised(NamedTuple):
 
 
 def training_loss(
-    network: Denoiser, packed: Packed, table: Levels, config: Train, draw: BatchRandomness, branch: StepMode
+    network: Denoiser, packed: Packed, table: Levels, config: Train, draw: BatchRandomness, mode: StepMode
 ) -> tuple[Tensor, Tensor]:
     """Loss (scalar) and METRICS of one packed batch."""
     noised = _noised(packed, table, config, draw.key)
-    # One row each for contexts, estimate and the pass that is learned from.
+    # One row each for the contexts, the estimate, and the pass with gradients.
     seeds = dropout.seeds(draw.key, 3, network.dropouts)
     encoded = network.encode(pixel_noise(packed, config, draw.key), noised.hidden, seeds[0])
-    features, noisy, seen = _first_pass(network, packed, encoded, table, config, draw, branch, noised, seeds[1])
+    features, noisy, seen = _first_pass(network, packed, encoded, table, config, draw, mode, noised, seeds[1])
     time, gain = _time_and_gain(table, seen, config.self_conditioning, draw)
     logits = network.denoise(packed, encoded, noisy, time, features, gain, seeds[2])
     return _measured(packed, logits, encoded.size_logits, noised, len(table.beta), config.size_loss_weight)
@@ -102,9 +102,11 @@ def _noised(packed: Packed, table: Levels, config: Train, key: Tensor) -> Noised
 
 
 @functools.partial(maybe_compile, static=True)
-def _time_and_gain(table: Levels, level: Tensor, how: SelfConditioning, draw: BatchRandomness) -> tuple[Tensor, Tensor]:
-    """What the network is told of the levels, and how strongly of its estimate; (T,) each."""
-    return table.time[level], self_conditioning.gain(how, table.alpha_bar[level], draw.progress)
+def _time_and_gain(
+    table: Levels, level: Tensor, conditioning: SelfConditioning, draw: BatchRandomness
+) -> tuple[Tensor, Tensor]:
+    """Time input, and strength of self-conditioning; (T,) each."""
+    return table.time[level], self_conditioning.gain(conditioning, table.alpha_bar[level], draw.progress)
 
 
 @functools.partial(maybe_compile, static=True)
@@ -135,21 +137,21 @@ def _first_pass(
     table: Levels,
     config: Train,
     draw: BatchRandomness,
-    branch: StepMode,
+    mode: StepMode,
     noised: Noised,
     seeds: Tensor,
 ) -> tuple[Tensor | None, Tensor, Tensor]:
-    """Features, noisy grid and level of the pass that is learned from."""
-    how, key = config.self_conditioning, draw.key
+    """Features, noisy grid and level of the pass with gradients."""
+    conditioning, key = config.self_conditioning, draw.key
     level, clean, noisy = noised.level, noised.clean, noised.noisy
-    told = branch.told and how.features != "none"
-    nothing = torch.zeros(len(clean), COLOURS, device=clean.device) if told else None
-    if not branch.estimate:
+    conditioned = mode.conditioned and conditioning.features != "none"
+    nothing = torch.zeros(len(clean), COLOURS, device=clean.device) if conditioned else None
+    if not mode.estimate:
         return nothing, noisy, level
     with torch.no_grad():
         logits = network.denoise(packed, encoded.detached(), noisy, noised.time, None, None, seeds)
         row = torch.arange(len(clean), device=clean.device)
-        if how.training == "blend":  # Version ledger, v5.
+        if conditioning.training == "blend":  # Version ledger, v5.
             share = uniform(key, TrainingDraw.BLEND_SHARE, packed.target_example)
             mixed = blend(logits, clean, share, uniform(key, TrainingDraw.BLEND_CELL, row))
             keep, replacement = (
@@ -157,8 +159,8 @@ def _first_pass(
                 uniform(key, TrainingDraw.RENOISE_REPLACEMENT, row),
             )
             return nothing, add_noise(mixed, table.alpha_bar[level], keep, replacement), level
-        features = self_conditioning.features(how, logits) if told else None
-        if how.training == "reverse-step":
+        features = self_conditioning.features(conditioning, logits) if conditioned else None
+        if conditioning.training == "reverse-step":
             return (
                 features,
                 reverse_step(logits, noisy, level, table, uniform(key, TrainingDraw.REVERSE_STEP, row)),

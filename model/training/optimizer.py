@@ -1,4 +1,4 @@
-"""AdamW, Muon beside it, and the learning rate at each step."""
+"""AdamW, Muon, the moving average, and the learning rate at each step."""
 
 import copy
 import functools
@@ -79,7 +79,7 @@ _PIECES = {"attention_in": 3, "feed_in": 2, "attention_out": 1, "feed_out": 1}
 def optimizers(network: nn.Module, config: Train) -> list[Optimizer]:
     """AdamW on every parameter (version ledger 2.4), or Muon on the blocks' matrices and AdamW on the rest.
 
-    On a GPU the rate is a tensor, which a recorded step reads anew at each replay; see `set_rate`.
+    On a GPU the rate is a tensor, so that graph replays see its updates; see `set_rate`.
     """
     matrices: list[tuple[nn.Parameter, int]] = []
     rest: list[nn.Parameter] = []
@@ -133,7 +133,7 @@ def clip(gradient: Tensor, most: float) -> Tensor:
 
 
 class Average:
-    """Exponential moving average of a network (version ledger 2.4), whose decay a recorded step reads anew.
+    """Exponential moving average of a network (version ledger 2.4); decay is a tensor, so graph replays see updates.
 
     torch's AveragedModel counts its updates in Python, which a replayed step does not run.
     """

@@ -19,7 +19,7 @@ def difference(a: Tensor, b: Tensor) -> dict[str, float]:
 
 
 def probe(
-    network: Denoiser, average: Denoiser, look: NoisedBatch, *, averaged: bool
+    network: Denoiser, average: Denoiser, batch: NoisedBatch, *, averaged: bool
 ) -> tuple[dict[str, Any], list[str]]:
     """What each mechanism does, by name, and those that are on and do nothing.
 
@@ -28,31 +28,31 @@ def probe(
     network.eval()
     average.eval()
     evaluated = average if averaged else network
-    found: dict[str, Any] = {}
+    effects: dict[str, Any] = {}
     idle = []
     if averaged:
-        found["ema"] = difference(look.logits(average), look.logits(network))
-        if found["ema"]["logits"] == 0:
+        effects["ema"] = difference(batch.logits(average), batch.logits(network))
+        if effects["ema"]["logits"] == 0:
             idle.append("train.evaluated_weights: ema (the averaged weights answer as the raw ones do)")
-    if look.how.features != "none":
-        found["self_conditioning"] = difference(look.told(evaluated), look.logits(evaluated))
-        if found["self_conditioning"]["logits"] == 0:
-            idle.append("train.self_conditioning.features (what the network is told does not change its logits)")
-    if look.how.training == "reverse-step":
-        found["reverse_step"] = {"cells_moved": look.moved(evaluated)}
-        if found["reverse_step"]["cells_moved"] == 0:
+    if batch.conditioning.features != "none":
+        effects["self_conditioning"] = difference(batch.conditioned_logits(evaluated), batch.logits(evaluated))
+        if effects["self_conditioning"]["logits"] == 0:
+            idle.append("train.self_conditioning.features (conditioning does not change the logits)")
+    if batch.conditioning.training == "reverse-step":
+        effects["reverse_step"] = {"cells_moved": batch.moved(evaluated)}
+        if effects["reverse_step"]["cells_moved"] == 0:
             idle.append("train.self_conditioning.training: reverse-step (no cell moves)")
-    if look.how.training == "blend" and look.how.rate > 0:
-        found["blend"] = {"cells_moved": look.blended(evaluated)}
-        if found["blend"]["cells_moved"] == 0:
+    if batch.conditioning.training == "blend" and batch.conditioning.rate > 0:
+        effects["blend"] = {"cells_moved": batch.blended(evaluated)}
+        if effects["blend"]["cells_moved"] == 0:
             idle.append("train.self_conditioning.training: blend (no cell of the truth is replaced)")
-    return found, idle
+    return effects, idle
 
 
 def adapter_gradients(network: Denoiser, value: Tensor) -> tuple[dict[str, float], list[str]]:
     """Norm of every adapter's part of the gradient of a loss, and the adapters that have none."""
-    found = {}
+    effects = {}
     for name, adapter in adapters(network).items():
         gradients = torch.autograd.grad(value, list(adapter.parameters()), retain_graph=True, allow_unused=True)
-        found[name] = float(sum(float(g.square().sum()) for g in gradients if g is not None) ** 0.5)
-    return found, [f"the adapter of {name} (it has no gradient)" for name, norm in found.items() if norm == 0]
+        effects[name] = float(sum(float(g.square().sum()) for g in gradients if g is not None) ** 0.5)
+    return effects, [f"the adapter of {name} (it has no gradient)" for name, norm in effects.items() if norm == 0]

@@ -1,4 +1,4 @@
-"""A training of which every worker holds a part: weights, average, gradients and optimiser states, by torch's FSDP2.
+"""Training with weights, average, gradients and optimiser states sharded over the workers, by torch's FSDP2.
 
 For networks that do not fit on one GPU together with them. Its updates are those of `Training`, up to rounding, but not
 recorded: a recording would keep the gathered weights.
@@ -27,7 +27,7 @@ class _Whole(nn.Module):
         self.network = network
 
     def forward(self, function: Callable[[nn.Module], Any]) -> Any:
-        """What the function makes of the gathered network."""
+        """Result of the function for the gathered network."""
         return function(self.network)
 
 
@@ -53,7 +53,7 @@ class Sharded(Training):
         del self.average.averages, self.average.currents, self.gradient, self.gradients
         self.parameters = list(self.network.parameters())
         config = self.config
-        # Not those of `optimizers`, whose rate is a tensor for the sake of recorded steps.
+        # Not `optimizers`: their rate is a tensor, for CUDA graphs.
         rate, decay = config.optimizer.learning_rate, config.optimizer.weight_decay
         self.optimizers = [torch.optim.AdamW(self.parameters, lr=rate, weight_decay=decay, fused=True)]
         self.add_gradient, self.apply = self._add_gradient, self._apply
@@ -81,14 +81,14 @@ class Sharded(Training):
         return cast("dict[str, Any]", self._gathered(super().probe))
 
     def _add_gradient(
-        self, table: Tensor, key: Tensor, progress: Tensor, budget: Budget, branch: objective.StepMode, first: bool
+        self, table: Tensor, key: Tensor, progress: Tensor, budget: Budget, mode: objective.StepMode, first: bool
     ) -> None:
         table, key, progress = (x.to(self.device) for x in (table, key, progress))
 
         def learn(network: nn.Module) -> tuple[Tensor, Tensor]:
             packed = pack(table, self.data, self.network.prefix_length, budget)
             draw = objective.BatchRandomness(key, progress)
-            return objective.training_loss(cast("Denoiser", network), packed, self.levels, self.config, draw, branch)
+            return objective.training_loss(cast("Denoiser", network), packed, self.levels, self.config, draw, mode)
 
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half, cache_enabled=False):
             value, sums = self.whole(learn)
@@ -113,19 +113,19 @@ class Sharded(Training):
         for average, current in zip(self.average.module.parameters(), self.parameters, strict=True):
             _part(average).lerp_(_part(current), self.average.weight)
 
-    def _look(self, *arguments: Any) -> float:
-        return cast("float", self._gathered(lambda: super(Sharded, self)._look(*arguments)))
+    def _validate(self, *arguments: Any) -> float:
+        return cast("float", self._gathered(lambda: super(Sharded, self)._validate(*arguments)))
 
     def _collected(self, parts: dict[str, Tensor]) -> dict[str, Tensor]:
         result = {}
-        for name, part in parts.items():  # One after the other: no GPU holds more than one of them whole.
+        for name, part in parts.items():  # One after the other: no GPU gathers more than one of them.
             whole = _full(part)
             if self.workers.rank == 0:
                 result[name] = whole.cpu()
         return result
 
     def _gathered(self, work: Callable[[], Any]) -> Any:
-        """What `work` makes of the whole network and its average."""
+        """Result of `work` with the network and its average gathered."""
         try:
             return self.whole(lambda _: self.whole_average(lambda _: work()))
         finally:

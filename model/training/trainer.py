@@ -26,6 +26,7 @@ from model.ops.random_purposes import STEP_MODE_CHUNK
 from model.puzzles.arrays import Dataset
 from model.training import objective
 from model.training.batches import Place, Stream
+from model.training.history import TrainingError, history_row
 from model.training.lora import adapt, adapters, merged
 from model.training.noised_batch import NoisedBatch
 from model.training.optimizer import Average, buffer, clip, learning_rate, optimizers, set_rate
@@ -33,16 +34,8 @@ from model.training.probes import adapter_gradients, probe
 from model.training.validation import CROSS_ENTROPY, Validation, exhausted
 
 
-class TrainingError(RuntimeError):
-    """A training that cannot go on, such as one whose loss is not finite."""
-
-
-class Diverged(TrainingError):
-    """The loss or the gradient norm is not finite."""
-
-
 class Stopped(RuntimeError):
-    """A training asked to stop; its state was saved."""
+    """A training that was asked to stop; its state was saved."""
 
 
 class Training:
@@ -83,8 +76,8 @@ class Training:
         if config.early_stop:
             if validation is None:
                 raise ValueError("train.early_stop needs validation pairs with their solutions")
-            how = config.network, config.self_conditioning, config.batch
-            self.validation = Validation(validation, *how, self.levels, seed)
+            network, conditioning = config.network, config.self_conditioning
+            self.validation = Validation(validation, network, conditioning, config.batch, self.levels, seed)
         self.history: list[dict[str, float]] = []
         self.stopped_early = False
         self.sums = torch.zeros(len(objective.METRICS) + 1, device=device)
@@ -104,9 +97,9 @@ class Training:
         on_save: Callable[[], None],
         stop: Callable[[], bool],
     ) -> None:
-        """Train to the last step, or until config.early_stop ends it, which makes `stopped_early` true.
+        """Train to the last step, or until config.early_stop ends it, which sets `stopped_early`.
 
-        Raises Diverged, or Stopped after a save when `stop()` says so.
+        Raises Diverged, or Stopped after a save if `stop()` returns true.
         """
         batches = self.stream.batches(self.step * self.config.accumulation, self.stream.place)
         every = self.config.optimizer_steps // self.config.candidates
@@ -135,7 +128,7 @@ class Training:
 
     def _update(self, batches: list[list[tuple[int, ...]]]) -> None:
         for micro in self.micro_batches:
-            branch = self.branch(micro)
+            mode = self.step_mode(micro)
             if self.config.finetune.dropout:  # The adapters' draws from torch's own generator.
                 torch.manual_seed((self.seed << 32) + self.step * self.config.accumulation + micro)
             padded = self.stream.budget if self.device.type == "cuda" else None
@@ -143,47 +136,47 @@ class Training:
             key = hash_key(torch.tensor(self.seed), self.step, micro)
             progress = torch.tensor(training_progress(self.step, self.config.optimizer_steps))
             first = micro == self.micro_batches[0]
-            self.add_gradient(torch.from_numpy(table), key, progress, budget, branch, first)
+            self.add_gradient(torch.from_numpy(table), key, progress, budget, mode, first)
         for optimizer in self.optimizers:
             set_rate(optimizer, learning_rate(self.config, self.step))
         self.average.set_weight(self.step)
         self._share_gradient()
         self.apply()
 
-    def branch(self, micro: int) -> objective.StepMode:
+    def step_mode(self, micro: int) -> objective.StepMode:
         """What kind of pass micro-batch `micro` of the next update is: each tosses its own coin (ledger 8)."""
-        how = self.config.self_conditioning
+        conditioning = self.config.self_conditioning
         number = self.step * self.config.accumulation + micro
         key = np.array([self.seed, STEP_MODE_CHUNK + number], dtype=np.uint64)
         coin = np.random.Generator(np.random.Philox(key=key)).random()
-        estimate = coin < how.rate
-        told = estimate or coin < how.rate + how.null_conditioning_rate
-        return objective.StepMode(estimate or how.training == "reverse-step", told)
+        estimate = coin < conditioning.rate
+        conditioned = estimate or coin < conditioning.rate + conditioning.null_conditioning_rate
+        return objective.StepMode(estimate or conditioning.training == "reverse-step", conditioned)
 
     def weights(self) -> dict[str, Tensor]:
-        """What is evaluated: the average, or the raw weights."""
+        """The weights that are evaluated: averaged or raw."""
         source = self.average.module if self.config.evaluated_weights == "ema" else self.network
         return merged(source)
 
     def probe(self) -> dict[str, Any]:
-        """What every mechanism does, on one batch. Raises TrainingError for one that is on and does nothing."""
+        """Effect of every mechanism on one batch. Raises TrainingError for one that is on and has no effect."""
         padded = self.stream.budget if self.device.type == "cuda" else None
         table, budget = pad_to_budget(self._rows(next(self.stream.batches())), self.network.prefix_length, padded)
         key = hash_key(torch.tensor(self.seed, device=self.device), self.step)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half, cache_enabled=False):
             packed = pack(torch.from_numpy(table).to(self.device), self.data, self.network.prefix_length, budget)
-            look = NoisedBatch(packed, self.levels, self.config.self_conditioning, key)
+            batch = NoisedBatch(packed, self.levels, self.config.self_conditioning, key)
             averaged = self.config.evaluated_weights == "ema"
-            found, idle = probe(self.network, cast("Denoiser", self.average.module), look, averaged=averaged)
+            effects, idle = probe(self.network, cast("Denoiser", self.average.module), batch, averaged=averaged)
             if adapters(self.network):
                 draw = objective.BatchRandomness(key, torch.ones((), device=self.device))
-                branch = objective.StepMode(estimate=False, told=True)
-                value, _ = objective.training_loss(self.network, packed, self.levels, self.config, draw, branch)
-                found["adapter_gradients"], without = adapter_gradients(self.network, value)
+                mode = objective.StepMode(estimate=False, conditioned=True)
+                value, _ = objective.training_loss(self.network, packed, self.levels, self.config, draw, mode)
+                effects["adapter_gradients"], without = adapter_gradients(self.network, value)
                 idle += without
         if idle:
             raise TrainingError(f"switched on, but of no effect: {'; '.join(idle)}")
-        return found
+        return effects
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Everything a resumed run needs: tensors by name, and plain values."""
@@ -196,7 +189,7 @@ class Training:
         return tensors | {"sums": self.sums}, plain
 
     def restore(self, tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
-        """Go back to a `state`."""
+        """Restore a `state`."""
 
         def part(prefix: str) -> dict[str, Tensor]:
             return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
@@ -210,20 +203,20 @@ class Training:
                 state.setdefault(int(parameter), {})[entry] = value
             optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
         self.sums.copy_(tensors["sums"])
-        if self.workers.rank:  # The first worker's hold those of all.
+        if self.workers.rank:  # The first worker has the sums of all.
             self.sums.zero_()
         self.step, self.history = plain["step"], plain["history"]
         self.stream.place = Place(*plain["place"])
         self.stopped_early = exhausted(self.history, self.config.early_stop)
 
     def _add_gradient(
-        self, table: Tensor, key: Tensor, progress: Tensor, budget: Budget, branch: objective.StepMode, first: bool
+        self, table: Tensor, key: Tensor, progress: Tensor, budget: Budget, mode: objective.StepMode, first: bool
     ) -> None:
         """Add a packed batch's gradients and METRICS to those of this update, of which it may be the first."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half, cache_enabled=False):
             packed = pack(table, self.data, self.network.prefix_length, budget)
             draw = objective.BatchRandomness(key, progress)
-            value, sums = objective.training_loss(self.network, packed, self.levels, self.config, draw, branch)
+            value, sums = objective.training_loss(self.network, packed, self.levels, self.config, draw, mode)
         gradients = torch.autograd.grad(value / self.config.accumulation, self.parameters, allow_unused=True)
         unused = [total for total, g in zip(self.gradients, gradients, strict=True) if g is None]
         if first and unused:
@@ -252,47 +245,27 @@ class Training:
         return [(view, view, *grids) for _, view, *grids in rows]
 
     def _collect(self, *, keep: bool = False) -> None:
-        """Give the first worker, or with `keep` all of them, the sums of all."""
+        """Sum `sums` over the workers, for the first one, or with `keep` for all."""
         if self.workers.count > 1:
             if self.workers.rank:
-                self.sums[-1] = 0  # Every worker has the norm of the whole gradient.
+                self.sums[-1] = 0  # Every worker has the norm of the sum of all gradients.
             self.workers.add(self.sums)
             if self.workers.rank and not keep:
                 self.sums.zero_()
 
     def _row(self) -> dict[str, float]:
-        """Means since the last row; asks the device for the sums, which waits for it."""
+        """Means since the last row; waits for the device."""
         self._collect(keep=True)
-        sums = dict(zip((*objective.METRICS, "gradient_norm"), self.sums.tolist(), strict=True))
+        last = int(self.history[-1]["step"]) if self.history else 0
+        row = history_row(self.sums.tolist(), self.config, self.step, self.step - last)
         self.sums.zero_()
-        last = self.history[-1]["step"] if self.history else 0
-        row = {
-            "step": float(self.step),
-            "learning_rate": learning_rate(self.config, self.step - 1),
-            "loss": sums["loss"] / sums["batches"],
-            "gradient_norm": sums["gradient_norm"] / (self.step - last),
-            "cross_entropy": sums["cross_entropy"] / sums["cells"],
-            "accuracy": sums["right"] / sums["cells"],
-            "size_cross_entropy": sums["size_cross_entropy"] / sums["grids"],
-            "size_accuracy": sums["size_right"] / sums["grids"],
-            "grids": sums["grids"],
-        }
-        for i in range(objective.BUCKETS):
-            cells = max(1.0, sums[f"cells_{i}"])
-            row[f"cross_entropy_{i}"] = sums[f"cross_entropy_{i}"] / cells
-            row[f"accuracy_{i}"] = sums[f"right_{i}"] / cells
-        if not all(np.isfinite(v) for v in row.values()):
-            raise Diverged(
-                f"update {self.step}: loss {row['loss']}, gradient norm {row['gradient_norm']}; the training diverged. "
-                "Lower train.optimizer.learning_rate or lengthen train.warmup_steps"
-            )
         if self.validation and self.config.early_stop and self.step % self.config.early_stop.every == 0:
-            row[CROSS_ENTROPY] = self._look(self.validation)
+            row[CROSS_ENTROPY] = self._validate(self.validation)
         self.history.append(row)
         self.stopped_early = exhausted(self.history, self.config.early_stop)
         return row
 
-    def _look(self, validation: Validation) -> float:
+    def _validate(self, validation: Validation) -> float:
         averaged = self.config.evaluated_weights == "ema"
         network = cast("Denoiser", self.average.module) if averaged else self.network
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half, cache_enabled=False):

@@ -1,4 +1,4 @@
-"""The validation pairs as a training may look at them: the cross-entropy of their outputs, and when to stop by it."""
+"""Cross-entropy of the validation pairs during training, and early stopping by it."""
 
 from collections.abc import Mapping, Sequence
 
@@ -20,21 +20,21 @@ from model.puzzles.arrays import Dataset
 from model.training.noised_batch import NoisedBatch
 
 CROSS_ENTROPY = "validation_cross_entropy"
-"""Name of a look in the history."""
+"""Its key in the history."""
 _DRAWS = 4
 """Noises of every pair."""
 
 
 class Validation:
-    """Pairs with their outputs, as they are, under noise that is the same at every look."""
+    """Pairs with their outputs, unaugmented, under the same noise every time."""
 
     def __init__(
-        self, dataset: Dataset, config: Network, how: SelfConditioning, batch: int, table: Levels, seed: int
+        self, dataset: Dataset, config: Network, conditioning: SelfConditioning, batch: int, table: Levels, seed: int
     ) -> None:
-        """`batch` pairs are looked at together."""
+        """`batch` pairs are packed together."""
         if len(dataset.pairs) == 0 or (dataset.pairs.output_offset < 0).any():
             raise ValueError("validation needs pairs, each with its output")
-        self.how, self.table, self.seed = how, table, seed
+        self.conditioning, self.table, self.seed = conditioning, table, seed
         device = table.beta.device
         held, prefix = to_device(dataset, config, device), prefix_length(config)
         p, first = dataset.pairs, first_rows(config, dataset.views)
@@ -46,7 +46,7 @@ class Validation:
             self.batches.append(pack(torch.from_numpy(filled).to(device), held, prefix, budget))
 
     def cross_entropy(self, network: Denoiser) -> float:
-        """Mean over the cells in nats, told of no estimate. Draws nothing from torch's generator."""
+        """Mean over the cells in nats, without self-conditioning. Draws nothing from torch's generator."""
         was = network.training
         network.eval()
         total: Tensor | float = 0.0
@@ -54,14 +54,14 @@ class Validation:
             clean = packed.target_colour[packed.target_real]
             for draw in range(_DRAWS):
                 key = hash_key(torch.tensor(self.seed, device=clean.device), VALIDATION_STEP, i, draw)
-                logits = NoisedBatch(packed, self.table, self.how, key).logits(network)
+                logits = NoisedBatch(packed, self.table, self.conditioning, key).logits(network)
                 total = total + functional.cross_entropy(logits, clean, reduction="sum").double()
         network.train(was)
         return float(total) / (_DRAWS * sum(int(packed.target_real.sum()) for packed in self.batches))
 
 
 def lowest(history: Sequence[Mapping[str, float]], config: EarlyStop) -> tuple[float, float]:
-    """The update of the lowest cross-entropy so far, 0 before the first look, and its value."""
+    """The update of the lowest cross-entropy so far, 0 before the first validation, and its value."""
     update, value = 0.0, np.inf
     for row in history:
         if row.get(CROSS_ENTROPY, np.inf) < value - config.improvement:

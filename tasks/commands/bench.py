@@ -109,7 +109,7 @@ def training(experiment: Experiment, kind: str, device: torch.device, updates: i
                 np.array([r[6] * r[7] for r in batch]),
             )
             examples, rows = examples + len(batch), rows + int(lengths.context.sum() + lengths.target.sum())
-            operations += flops.training(config.network, lengths, subject.branch(number).estimate)
+            operations += flops.training(config.network, lengths, subject.step_mode(number).estimate)
         subject.update(micro_batches)
     synchronize(device)
     seconds = time.perf_counter() - started_at

@@ -36,7 +36,7 @@ def test_every_micro_batch_tosses_its_own_coin_of_self_conditioning():
     many = training(experiment(train={"accumulation": parts, "optimizer_steps": 1000}).train)
     coins = np.zeros((updates, parts), dtype=bool)
     for many.step in range(updates):
-        coins[many.step] = [many.branch(micro).estimate for micro in range(parts)]
+        coins[many.step] = [many.step_mode(micro).estimate for micro in range(parts)]
     rate = many.config.self_conditioning.rate
     assert coins.mean() == pytest.approx(rate, abs=4 * (rate * (1 - rate) / coins.size) ** 0.5)
     alike = (coins[:, :1] == coins).all(1).mean()

@@ -133,7 +133,7 @@ def test_an_unknown_task_is_an_error_and_never_the_first(trained):
 @pytest.mark.parametrize("format_", [1, 2, 4, None])
 def test_another_format_is_refused_with_what_to_do(trained, format_):
     _rewrite(trained, format=format_)
-    says = f"final.json is of format {format_}, but this code reads format 3; train again with this code"
+    says = f"final.json has format {format_}, but this code reads format 3; train again with this code"
     assert says in _refused_by_predict()
 
 

@@ -108,7 +108,7 @@ def test_from_its_place_a_batch_is_made_without_the_chunks_before(monkeypatch):
 
 
 def test_a_place_beyond_the_first_batch_is_refused():
-    with pytest.raises(ValueError, match="batch 3 lies before chunk 2, which begins with batch 9"):
+    with pytest.raises(ValueError, match="batch 3 is before chunk 2, which begins with batch 9"):
         next(_stream()[0].batches(3, Place(2, 9)))
 
 

@@ -10,8 +10,9 @@ import yaml
 from model.config.training import Train
 from model.network.denoiser import build
 from model.training import noised_batch
+from model.training.history import TrainingError
 from model.training.lora import adapt, adapters, merged
-from model.training.trainer import Training, TrainingError
+from model.training.trainer import Training
 from tasks import augment, fetch, predict, prepare, select, train
 from tasks.common import paths
 from tasks.common.presets import ConfigurationError

@@ -12,8 +12,8 @@ from model.diffusion.schedule import cosine_schedule, levels
 from model.network.denoiser import build
 from model.network.packing import pack, pad_to_budget
 from model.training import objective
+from model.training.history import TrainingError
 from model.training.optimizer import Average, Muon, learning_rate, newton_schulz
-from model.training.trainer import TrainingError
 from tests.conftest import ROOT, experiment
 from tests.support.small_training import dataset, run, training
 
@@ -65,7 +65,7 @@ def test_the_loss_is_the_cross_entropy_of_the_clean_cells_by_hand():
     packed = pack(torch.from_numpy(table), subject.data, subject.network.prefix_length, budget)
     draw, branch = (
         objective.BatchRandomness(torch.tensor(5), torch.tensor(0.0)),
-        objective.StepMode(estimate=False, told=False),
+        objective.StepMode(estimate=False, conditioned=False),
     )
     value, sums = objective.training_loss(subject.network, packed, subject.levels, config, draw, branch)
 
