@@ -1,9 +1,10 @@
 """Training with weights, average, gradients and optimiser states sharded over the workers, by torch's FSDP2.
 
 For networks that do not fit on one GPU together with them. Its updates are those of `Training`, up to rounding, but not
-recorded: a recording would keep the gathered weights.
+recorded as CUDA graphs, which would keep the gathered weights.
 """
 
+import copy
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -13,14 +14,16 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
+from model.config.training import Train
 from model.network.denoiser import Denoiser
 from model.network.packing import Budget, pack
 from model.training import objective
+from model.training.optimizer import Average
 from model.training.trainer import Training
 
 
 class _Whole(nn.Module):
-    """A network in one piece: FSDP2 gathers it before `forward`, and shares its gradients out after the way back."""
+    """A network in one piece: FSDP2 gathers it before `forward`, and scatters its gradients after the backward pass."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -31,11 +34,19 @@ class _Whole(nn.Module):
         return function(self.network)
 
 
+class _ShardedAverage(Average):
+    """An average whose module is sharded; the parameters of neither network move into a buffer."""
+
+    def __init__(self, network: nn.Module, config: Train, device: torch.device) -> None:
+        self.module = copy.deepcopy(network).requires_grad_(False)
+        self.config, self.weight = config, torch.ones((), device=device)
+
+
 class Sharded(Training):
     """See the module; arguments as for `Training`."""
 
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
+    def _place_weights(self) -> None:
+        """Shard network and average over the workers; no GPU ever holds more than one whole parameter."""
         if self.workers.count == 1:
             raise ValueError("a sharded training needs more than one GPU; set ARC_GPUS, or unset ARC_SHARD")
         optimizer, adapters = self.config.optimizer.name, self.config.finetune.adapters
@@ -45,18 +56,31 @@ class Sharded(Training):
                 "takes 'adamw' without adapters (Muon needs whole matrices); change that or unset ARC_SHARD"
             )
         self.mesh = init_device_mesh(self.device.type, (self.workers.count,))
-        half = MixedPrecisionPolicy(torch.bfloat16 if self.half else None, torch.float32)
-        self.whole, self.whole_average = (_Whole(network) for network in (self.network, self.average.module))
-        for whole in (self.whole, self.whole_average):
-            fully_shard(whole, mesh=self.mesh, mp_policy=half)
-        # The buffers of the whole network.
-        del self.average.averages, self.average.currents, self.gradient, self.gradients
+        self.average = _ShardedAverage(self.network, self.config, self.device)
+        self.whole, self.whole_average = (self._shard(network) for network in (self.network, self.average.module))
         self.parameters = list(self.network.parameters())
-        config = self.config
+        config = self.config.optimizer
         # Not `optimizers`: their rate is a tensor, for CUDA graphs.
-        rate, decay = config.optimizer.learning_rate, config.optimizer.weight_decay
+        rate, decay = config.learning_rate, config.weight_decay
         self.optimizers = [torch.optim.AdamW(self.parameters, lr=rate, weight_decay=decay, fused=True)]
         self.add_gradient, self.apply = self._add_gradient, self._apply
+
+    def _shard(self, network: nn.Module) -> _Whole:
+        """`network`, in the CPU's memory so far, as this worker's shards on its device."""
+        values = {name: tensor.clone() for name, tensor in network.state_dict(keep_vars=False).items()}
+        buffers = {name: tensor.clone() for name, tensor in network.named_buffers()}
+        network.to("meta")
+        whole = _Whole(network)
+        half = MixedPrecisionPolicy(torch.bfloat16 if self.half else None, torch.float32)
+        fully_shard(whole, mesh=self.mesh, mp_policy=half)
+        whole.to_empty(device=self.device)
+        with torch.no_grad():
+            for name, parameter in network.named_parameters():
+                value = values[name].to(self.device)
+                _part(parameter).copy_(_part(distribute_tensor(value, self.mesh, [Shard(0)])))
+            for name, tensor in network.named_buffers():
+                tensor.copy_(buffers[name])
+        return whole
 
     def weights(self) -> dict[str, Tensor]:
         """As Training's, in the CPU's memory and at the first worker alone; every worker must ask."""
@@ -88,7 +112,10 @@ class Sharded(Training):
         def learn(network: nn.Module) -> tuple[Tensor, Tensor]:
             packed = pack(table, self.data, self.network.prefix_length, budget)
             draw = objective.BatchRandomness(key, progress)
-            return objective.training_loss(cast("Denoiser", network), packed, self.levels, self.config, draw, mode)
+            config = self.config
+            loss, sums = objective.training_loss(cast("Denoiser", network), packed, self.levels, config, draw, mode)
+            # Micro-batches of other workers may use parameters that this one does not; all must reduce the same ones.
+            return loss + 0.0 * torch.stack([p.flatten()[0].float() for p in network.parameters()]).sum(), sums
 
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half, cache_enabled=False):
             value, sums = self.whole(learn)

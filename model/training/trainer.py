@@ -65,10 +65,10 @@ class Training:
             self.network.load_state_dict(start)
         if config.finetune.adapters == "lora":
             adapt(self.network, config.finetune)
-        self.network.to(device)
-        self.average = Average(self.network, config)
-        self.parameters = [p for p in self.network.parameters() if p.requires_grad]
-        self.optimizers = optimizers(self.network, config)
+        cuda = device.type == "cuda"
+        self.half = config.precision == "bf16" or (config.precision == "auto" and cuda)
+        self.compiled = config.compile == "always" or (config.compile == "auto" and cuda)
+        self._place_weights()
         self.stream = Stream(dataset.pairs, dataset.views, weight, config.batch, self.network.prefix_length, seed)
         self.data = to_device(dataset, config.network, device)
         self.levels = levels(cosine_schedule(config.noise), config.network.time_input, device)
@@ -82,10 +82,15 @@ class Training:
         self.stopped_early = False
         self.sums = torch.zeros(len(objective.METRICS) + 1, device=device)
         self.step = 0
-        cuda = device.type == "cuda"
-        self.half = config.precision == "bf16" or (config.precision == "auto" and cuda)
-        self.compiled = config.compile == "always" or (config.compile == "auto" and cuda)
+
+    def _place_weights(self) -> None:
+        """Move the network to the device, and make its average, optimisers and gradients there."""
+        self.network.to(self.device)
+        self.average = Average(self.network, self.config)
+        self.parameters = [p for p in self.network.parameters() if p.requires_grad]
+        self.optimizers = optimizers(self.network, self.config)
         self.gradient, self.gradients = buffer(self.parameters)
+        cuda = self.device.type == "cuda"
         self.add_gradient = GraphedFunction(self._add_gradient) if cuda else self._add_gradient
         self.apply = GraphedFunction(self._apply) if cuda else self._apply
 
