@@ -5,7 +5,6 @@ from pathlib import Path
 
 PARAMS = Path("params.yaml")
 PRESETS = Path("presets.yaml")
-CHECKED = Path("data/checked.yaml")
 EXPERIMENT = Path("data/experiment.yaml")
 
 OWN = Path("data/own")

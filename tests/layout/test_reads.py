@@ -41,7 +41,6 @@ CHANGES: dict[str, Any] = {
 }
 """What makes stages read files that they would not read otherwise."""
 BESIDE = {
-    "params": {"params.yaml"},  # The dependency data/checked.yaml is its content without comments.
     "train": {"dvc.yaml"},  # The digest of the code that saved a resume state: it decides where a training resumes.
     "publish": {"mlflow.db"},
 }
@@ -124,7 +123,7 @@ def test_a_stage_reads_its_dependencies_and_nothing_else(tmp_path: Path, monkeyp
     monkeypatch.chdir(root)
     with Repo(".") as repo:
         stages = plan_repro(repo.index.graph)
-    assert len(stages) == 13
+    assert len(stages) == 12
     project, read = Project(root), 0
     for stage in stages:
         opened = project.run(stage)
