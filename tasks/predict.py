@@ -53,7 +53,7 @@ def main(
     source = predictions.Source(
         checkpoint=digest(stem.with_suffix(".safetensors"), stem.with_suffix(".json")),
         step=description.step,
-        weights=description.weights,
+        weights=description.weights if config.weights == "as-trained" else config.weights,
         experiment=description.experiment,
         seed=experiment.seed,
         evaluation_name=evaluation,

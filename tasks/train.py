@@ -20,8 +20,10 @@ import yaml
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from model.config.experiment import Experiment
+from model.config.training import WeightsKind
 from model.network.device_data import first_rows, task_rows
 from model.puzzles.arrays import Dataset
 from model.puzzles.leaks import fingerprints
@@ -116,7 +118,7 @@ def run(training: Training, scratch: Path, description: dict[str, Any]) -> None:
                 print(f"update {step} of {total}: {text}", flush=True)
 
         def on_candidate(step: int) -> None:
-            weights = training.weights()
+            weights: dict[WeightsKind, dict[str, Tensor]] = {kind: training.weights(kind) for kind in ("ema", "raw")}
             if not first:
                 return
             stem = scratch / "candidates" / paths.candidate(step).name

@@ -31,6 +31,8 @@ class Votes(Frozen):
 class Evaluation(Frozen):
     """One way to answer the tasks with a checkpoint."""
 
+    weights: Literal["as-trained", "raw", "ema"]
+    """Raw or averaged weights of the checkpoint: as train.evaluated_weights says, or otherwise."""
     steps: Annotated[int, Field(gt=0, le=100_000)]
     """Denoising steps."""
     time_map: Literal["spaced", "raw-index"]

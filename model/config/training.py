@@ -9,6 +9,9 @@ from model.config.diffusion import Noise, SelfConditioning
 from model.config.finetuning import Finetune
 from model.config.network import Network
 
+WeightsKind = Literal["ema", "raw"]
+"""Averaged weights, or those of the last update."""
+
 
 class Optimizer(Frozen):
     """How a gradient becomes an update of the weights."""
@@ -81,7 +84,7 @@ class Train(Frozen):
     size_loss_weight: Annotated[float, Field(ge=0)]
     pixel_noise: PixelNoise
     ema: Ema
-    evaluated_weights: Literal["ema", "raw"]
+    evaluated_weights: WeightsKind
     precision: Literal["auto", "fp32", "bf16"]
     """auto: bf16 on a GPU, fp32 on a CPU."""
     compile: Literal["auto", "always", "never"]

@@ -4,25 +4,26 @@ Both files are functions of their content: no time, no path, the same bytes for 
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
 from pydantic import Field, ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from model.config.base import Count, Frozen, Names, Positive
 from model.config.data import Augment, Prepare
 from model.config.diffusion import Noise
-from model.config.training import Train
+from model.config.training import Train, WeightsKind
 from model.network.denoiser import Denoiser, build
 from model.storage.atomic import atomic_path, write_json
 
-FORMAT: Literal[3] = 3
-"""2 had optimizer, average and pixel noise as flat keys of `train`; 1 did not say which pairs were trained on."""
+FORMAT: Literal[4] = 4
+"""3 had averaged or raw weights, not both; 2 had optimizer, average and pixel noise as flat keys of `train`; 1 did not
+say which pairs were trained on."""
 
 
 class CheckpointError(ValueError):
@@ -32,7 +33,7 @@ class CheckpointError(ValueError):
 class Description(Frozen):
     """Contents of the JSON file."""
 
-    format: Literal[3]
+    format: Literal[4]
     experiment: str
     """version/size/dataset."""
     seed: int
@@ -41,8 +42,8 @@ class Description(Frozen):
     optimizer_steps: Positive
     stopped_early: bool
     """Whether train.early_stop ended the training at this step."""
-    weights: str
-    """ema or raw."""
+    weights: WeightsKind
+    """Which weights an evaluation uses that does not say otherwise; the file has both."""
     train: Train
     prepare: Prepare
     augment: Augment
@@ -67,32 +68,45 @@ class Description(Frozen):
         return self.train.noise
 
 
-def save(stem: Path, weights: dict[str, Tensor], description: Description) -> None:
-    """Write `stem`.safetensors and `stem`.json, each atomically."""
+def save(stem: Path, weights: Mapping[WeightsKind, Mapping[str, Tensor]], description: Description) -> None:
+    """Write `stem`.safetensors, with the tensors ema/NAME and raw/NAME, and `stem`.json, each atomically."""
     stem.parent.mkdir(parents=True, exist_ok=True)
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(weights.items())}
+    tensors = {
+        f"{kind}/{name}": tensor.detach().cpu().contiguous()
+        for kind, named in sorted(weights.items())
+        for name, tensor in sorted(named.items())
+    }
     with atomic_path(stem.with_name(stem.name + ".safetensors")) as temporary:
         save_file(tensors, temporary)
     write_json(stem.with_name(stem.name + ".json"), description.model_dump(mode="json"))
 
 
-def load(stem: Path, device: torch.device) -> tuple[Denoiser, Description]:
-    """The network of `stem`.safetensors and its description. Raises CheckpointError."""
+def load(
+    stem: Path, device: torch.device, kind: Literal["as-trained"] | WeightsKind = "as-trained"
+) -> tuple[Denoiser, Description]:
+    """The network of `stem`.safetensors with these weights, and its description. Raises CheckpointError."""
     description = describe(stem)
     network = build(description.train, description.task_rows)
     try:
-        weights = load_file(stem.with_name(stem.name + ".safetensors"))
+        weights = read_weights(stem, description.weights if kind == "as-trained" else kind)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{stem}.safetensors cannot be read: {error}; train or fetch it again") from error
     expected, given = network.state_dict(), set(weights)
     wrong = sorted(name for name in given & set(expected) if weights[name].shape != expected[name].shape)
     if given != set(expected) or wrong:
         raise CheckpointError(
-            f"{stem}.safetensors is not the network that {stem}.json describes: missing "
+            f"the {kind} weights of {stem}.safetensors are not the network that {stem}.json describes: missing "
             f"{sorted(set(expected) - given)}, spare {sorted(given - set(expected))}, other shape {wrong}"
         )
     network.load_state_dict(weights)
     return network.to(device).eval(), description
+
+
+def read_weights(stem: Path, kind: WeightsKind) -> dict[str, Tensor]:
+    """The tensors of one kind by name. Raises OSError or SafetensorError."""
+    with safe_open(stem.with_name(stem.name + ".safetensors"), framework="pt") as file:
+        names = [name for name in file.keys() if name.startswith(f"{kind}/")]  # noqa: SIM118
+        return {name.removeprefix(f"{kind}/"): file.get_tensor(name) for name in names}
 
 
 def check_same(stem: Path, description: Description, tasks: list[str], augment: Augment) -> None:

@@ -14,7 +14,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
-from model.config.training import Train
+from model.config.training import Train, WeightsKind
 from model.network.denoiser import Denoiser
 from model.network.packing import Budget, pack
 from model.training import objective
@@ -82,13 +82,12 @@ class Sharded(Training):
                 tensor.copy_(buffers[name])
         return whole
 
-    def weights(self) -> dict[str, Tensor]:
-        """As Training's, in the CPU's memory and at the first worker alone; every worker must ask."""
-        source = self.average.module if self.config.evaluated_weights == "ema" else self.network
-        return self._collected(source.state_dict())
+    def weights(self, kind: WeightsKind) -> dict[str, Tensor]:
+        """As Training's, in the CPU's memory and at the first worker alone; every worker must call it."""
+        return self._collected((self.average.module if kind == "ema" else self.network).state_dict())
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """As Training's, in the CPU's memory and at the first worker alone; every worker must ask."""
+        """As Training's, in the CPU's memory and at the first worker alone; every worker must call it."""
         tensors, plain = super().state()
         return self._collected(tensors), plain
 

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model.config.training import Train
+from model.config.training import Train, WeightsKind
 from model.diffusion.schedule import cosine_schedule, levels
 from model.diffusion.self_conditioning import training_progress
 from model.network.denoiser import Denoiser, build
@@ -158,10 +158,9 @@ class Training:
         conditioned = estimate or coin < conditioning.rate + conditioning.null_conditioning_rate
         return objective.StepMode(estimate or conditioning.training == "reverse-step", conditioned)
 
-    def weights(self) -> dict[str, Tensor]:
-        """The weights that are evaluated: averaged or raw."""
-        source = self.average.module if self.config.evaluated_weights == "ema" else self.network
-        return merged(source)
+    def weights(self, kind: WeightsKind) -> dict[str, Tensor]:
+        """Averaged or raw weights by name, with adapters merged."""
+        return merged(self.average.module if kind == "ema" else self.network)
 
     def probe(self) -> dict[str, Any]:
         """Effect of every mechanism on one batch. Raises TrainingError for one that is on and has no effect."""

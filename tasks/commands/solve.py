@@ -138,7 +138,7 @@ def answer(
     """Attempts and proposals for every test input, and the failures. Draws equal those of the stage `predict`."""
     from tasks.machine.device import choose
 
-    network, description = checkpoints.load(stem, choose())
+    network, description = checkpoints.load(stem, choose(), config.weights)
     dataset, keys = _dataset(tasks, description)
     names, device = list(description.tasks), next(network.parameters()).device
     agreed = agreed_sizes(dataset, names, _shown(tasks, description)) if config.sizes == "rule" else {}

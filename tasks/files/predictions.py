@@ -1,5 +1,6 @@
 """Stored predictions: parquet, one row per task, test input, view and attempt; their source is in the metadata."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -54,6 +55,10 @@ class Source(Frozen):
     """Task, test input, view, attempt and error message of every failed answer."""
 
 
+ADDED = {"weights": "as-trained"}
+"""Settings of an evaluation that older files lack, with the values that those files were made with."""
+
+
 def write(path: Path, rows: Sequence[dict[str, Any]], source: Source) -> None:
     """Write rows of SCHEMA atomically."""
     table = pa.Table.from_pylist(list(rows), SCHEMA.with_metadata({"source": source.model_dump_json()}))
@@ -77,7 +82,7 @@ def read(path: Path) -> tuple[pd.DataFrame, Source]:
     """Rows, with `cells` as grids, and their source. Raises StageError if the file is incomplete or invalid."""
     try:
         table = pq.read_table(path)
-        source = Source.model_validate_json((table.schema.metadata or {}).get(b"source", b""))
+        source = _source((table.schema.metadata or {}).get(b"source", b""))
     except (OSError, pa.ArrowException) as error:
         raise StageError(f"{path} is no complete predictions file: {error}; run the stage predict again") from error
     except ValidationError as error:
@@ -93,6 +98,15 @@ def read(path: Path) -> tuple[pd.DataFrame, Source]:
         _grid(path, c, h, w) for c, h, w in zip(frame["cells"], frame["height"], frame["width"], strict=True)
     ]
     return frame, source
+
+
+def _source(text: bytes) -> Source:
+    try:
+        values = json.loads(text)
+        values["evaluation"] = ADDED | values["evaluation"]
+    except (ValueError, TypeError, KeyError):
+        return Source.model_validate_json(text)  # It explains what is wrong.
+    return Source.model_validate_json(json.dumps(values))
 
 
 def _grid(path: Path, cells: bytes, height: int, width: int) -> Grid:

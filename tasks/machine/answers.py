@@ -32,7 +32,7 @@ def answers(
     only every n-th grid in the order of size, starting at the k-th.
     """
     device, names = choose(), [task["name"] for task in read_tasks()]
-    network, description = checkpoints.load(stem, device)
+    network, description = checkpoints.load(stem, device, evaluation.weights)
     checkpoints.check_same(stem, description, names, resolved().augment)
     dataset = read_dataset(split, paths.VOTING_VIEWS)
     if evaluation.limit:

@@ -7,6 +7,7 @@ import torch
 import yaml
 
 from model.config.experiment import Experiment
+from model.config.training import WeightsKind
 from model.network.denoiser import build as build_network
 from model.puzzles.grids import Grid
 from model.storage import checkpoints
@@ -44,7 +45,10 @@ FILES: dict[str, Any] = {
 CHALLENGES = "arc-agi_evaluation_challenges.json"
 ANSWERS = FILES["arc-agi_evaluation_solutions.json"]
 
+KINDS: tuple[WeightsKind, ...] = ("ema", "raw")
+
 VOTING: dict[str, Any] = {
+    "weights": "as-trained",
     "steps": 6,
     "time_map": "spaced",
     "sampler": "draw",
@@ -96,9 +100,12 @@ def save_checkpoint(config: Experiment, name: str = "best", **changes: Any) -> c
     draws = torch.Generator().manual_seed(3)
     network = build_network(config.train, description.task_rows)
     # All weights random: the colours' are zero at the start, and every answer would be the same.
-    weights = {
-        key: torch.randn(value.shape, generator=draws) / max(1, value.shape[-1]) ** 0.5
-        for key, value in network.state_dict().items()
+    weights: dict[WeightsKind, dict[str, torch.Tensor]] = {
+        kind: {
+            key: torch.randn(value.shape, generator=draws) / max(1, value.shape[-1]) ** 0.5
+            for key, value in network.state_dict().items()
+        }
+        for kind in KINDS
     }
     checkpoints.save(paths.CHECKPOINTS / name, weights, description)
     return description

@@ -17,7 +17,14 @@ from tests.conftest import experiment
 
 BAD = ["", " ", "a b", "a;b", "$(id)", "`id`", "../x", "/etc/passwd", "a/b", "..", "a..b", ".a", "-a", "a-", "a.lock"]
 BAD += ["a\n", "\x1b[31m", "[/red]", "é", "٤", "a\udc80", "a" * 65, "a|b", "a&b", "a'b", 'a"b', "~", "*", "%20", "a\0b"]
-EVALUATION = {"steps": 3, "answers": {"by": "attempts", "count": 2}, "sampler": "draw", "sizes": "own", "limit": 0}
+EVALUATION = {
+    "weights": "as-trained",
+    "steps": 3,
+    "answers": {"by": "attempts", "count": 2},
+    "sampler": "draw",
+    "sizes": "own",
+    "limit": 0,
+}
 EVALUATION |= {"time_map": "spaced", "self_conditioning": "none"}
 
 

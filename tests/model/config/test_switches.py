@@ -60,7 +60,7 @@ def _aspects(text):
         "rates": [row["learning_rate"] for row in subject.history],
         "rows": [row["step"] for row in subject.history],
         "trained": _bytes(subject.network.state_dict()),
-        "kept": _bytes(subject.weights()),
+        "kept": _bytes(subject.weights(subject.config.evaluated_weights)),
         "candidates": candidates,
         "saves": saves,
     }
@@ -82,8 +82,8 @@ def test_evaluated_weights_change_what_is_kept_and_nothing_of_the_training():
     raw, ema = _training(), _training(evaluated_weights="ema")
     assert raw.history == ema.history
     assert _equal(raw.network.state_dict(), ema.network.state_dict())
-    assert _equal(raw.weights(), ema.network.state_dict())
-    assert not _equal(raw.weights(), ema.weights())
+    assert _equal(raw.weights("raw"), ema.network.state_dict())
+    assert not _equal(raw.weights("raw"), ema.weights("ema"))
 
 
 def test_the_schedule_changes_the_rate_after_the_warm_up_alone():

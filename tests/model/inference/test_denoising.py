@@ -60,6 +60,7 @@ def _denoise(steps, sampler, self_conditioning="as-trained", how=TOLD, grids=40,
     )
     network = Known(clean)
     config = Evaluation(
+        weights="as-trained",
         steps=steps,
         time_map="spaced",
         sampler=sampler,

@@ -72,7 +72,13 @@ def votes(views):
 
 
 def _evaluation(**changes):
-    values = {"steps": 2, "sampler": "draw", "self_conditioning": "none", "answers": votes(72)} | changes
+    values = {
+        "weights": "as-trained",
+        "steps": 2,
+        "sampler": "draw",
+        "self_conditioning": "none",
+        "answers": votes(72),
+    } | changes
     return Evaluation(**values, time_map="spaced", sizes="own", limit=0)
 
 

@@ -16,6 +16,7 @@ from tasks.files import submission
 from tests.support.small_experiment import ANSWERS, arc_1
 
 VOTES = Evaluation(
+    weights="as-trained",
     steps=4,
     time_map="spaced",
     sampler="draw",

@@ -77,7 +77,12 @@ def test_what_is_saved_is_what_was_trained(trained):
     weights = load_file(trained.with_suffix(".safetensors"))
     network, description = checkpoints.load(trained, torch.device("cpu"))
     assert description.step == description.optimizer_steps == 12
-    assert all(torch.equal(weights[name], tensor) for name, tensor in network.state_dict().items())
+    assert description.weights == "raw"
+    ema, _ = checkpoints.load(trained, torch.device("cpu"), "ema")
+    for kind, loaded in (("raw", network), ("ema", ema)):
+        assert all(torch.equal(weights[f"{kind}/{name}"], tensor) for name, tensor in loaded.state_dict().items())
+    assert len(weights) == 2 * len(network.state_dict())
+    assert not torch.equal(weights["raw/time.weight"], weights["ema/time.weight"])
 
 
 def _refused_by_predict() -> str:
@@ -112,12 +117,12 @@ def test_another_augmentation_scheme_is_refused(trained):
 def test_missing_spare_and_misshapen_weights_are_named(trained):
     file = trained.with_suffix(".safetensors")
     whole = load_file(file)
-    without = {name: tensor for name, tensor in whole.items() if name != "time.weight"}
+    without = {name: tensor for name, tensor in whole.items() if name != "raw/time.weight"}
     save_file(without, file)
     assert re.search(r"missing \['time.weight'\], spare \[\], other shape \[\]", _refused_by_predict())
-    save_file(whole | {"more.weight": torch.zeros(2)}, file)
+    save_file(whole | {"raw/more.weight": torch.zeros(2)}, file)
     assert re.search(r"missing \[\], spare \['more.weight'\]", _refused_by_predict())
-    save_file(whole | {"time.weight": whole["time.weight"][:, 1:].contiguous()}, file)
+    save_file(whole | {"raw/time.weight": whole["raw/time.weight"][:, 1:].contiguous()}, file)
     assert "other shape ['time.weight']" in _refused_by_predict()
     file.write_bytes(file.read_bytes()[:100])
     assert "cannot be read" in _refused_by_predict()
@@ -130,16 +135,16 @@ def test_an_unknown_task_is_an_error_and_never_the_first(trained):
         checkpoints.check_same(trained, description, [*described["tasks"], "yyyyyyyy"], description.augment)
 
 
-@pytest.mark.parametrize("format_", [1, 2, 4, None])
+@pytest.mark.parametrize("format_", [1, 2, 3, None])
 def test_another_format_is_refused_with_what_to_do(trained, format_):
     _rewrite(trained, format=format_)
-    says = f"final.json has format {format_}, but this code reads format 3; train again with this code"
+    says = f"final.json has format {format_}, but this code reads format 4; train again with this code"
     assert says in _refused_by_predict()
 
 
 def test_a_file_that_is_no_description_is_refused(trained):
     path = trained.with_suffix(".json")
-    for text in ("[]", "{", json.dumps({"format": 3})):
+    for text in ("[]", "{", json.dumps({"format": 4})):
         path.write_text(text)
         assert "final.json is no checkpoint description" in _refused_by_predict()
 

@@ -75,7 +75,7 @@ def test_an_interrupted_training_stops_at_the_same_update_with_the_same_weights(
         run(resumed)
         assert resumed.stopped_early
         assert resumed.history == whole.history
-        assert all(torch.equal(t, whole.weights()[name]) for name, t in resumed.weights().items())
+        assert all(torch.equal(t, whole.weights(weights)[name]) for name, t in resumed.weights(weights).items())
 
 
 def test_the_look_is_the_mean_cross_entropy_over_cells_whatever_the_batch():

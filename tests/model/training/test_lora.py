@@ -38,7 +38,7 @@ def _run(subject: Training) -> Training:
 
 @pytest.fixture
 def start() -> dict[str, torch.Tensor]:
-    return _run(_training(experiment(train={"optimizer_steps": 12}).train)).weights()
+    return _run(_training(experiment(train={"optimizer_steps": 12}).train)).weights("raw")
 
 
 def _look(subject: Training) -> noised_batch.NoisedBatch:
@@ -67,7 +67,7 @@ def test_adapters_change_nothing_at_first_and_merged_weights_answer_as_adapters_
 
 def test_fine_tuning_moves_every_target_and_the_task_table_and_nothing_else(start):
     config = experiment(train={"finetune": LORA, "optimizer": {"weight_decay": 0.5}}).train
-    found = _run(_training(config, start)).weights()
+    found = _run(_training(config, start)).weights("raw")
     moved = {name for name in start if not torch.equal(found[name], start[name])}
     matrices = {n for n in start if n.startswith(("blocks.", "size_head.")) and n.endswith("weight")}
     assert moved == matrices | {"task_table.weight"}
@@ -131,7 +131,7 @@ def test_adapters_without_a_start_and_a_rank_beyond_the_matrix_are_refused(start
 
 def test_a_resumed_fine_tuning_equals_an_unbroken_one(start):
     config = experiment(train={"finetune": LORA | {"dropout": 0.2}, "evaluated_weights": "ema"}).train
-    whole = _run(_training(config, start)).weights()
+    whole = _run(_training(config, start)).weights("ema")
     half = _training(config, start)
     half.network.train()
     batches = half.stream.batches()
@@ -140,7 +140,7 @@ def test_a_resumed_fine_tuning_equals_an_unbroken_one(start):
     tensors, plain = half.state()
     resumed = _training(config, start)
     resumed.restore({name: tensor.clone() for name, tensor in tensors.items()}, json.loads(json.dumps(plain)))
-    found = _run(resumed).weights()
+    found = _run(resumed).weights("ema")
     assert all(torch.equal(found[name], whole[name]) for name in whole)
 
 

@@ -98,7 +98,7 @@ def test_both_pages_answer_on_this_machine_alone_and_sigterm_leaves_no_process(b
     # The page would ask a Prefect at 4200 if the port were set by an option.
     settings = json.loads(get(ports["Prefect"], "/ui-settings"))
     assert settings["api_url"] == f"http://127.0.0.1:{ports['Prefect']}/api"
-    with pytest.raises(urllib.error.HTTPError, match="40[13]"):
+    with pytest.raises(urllib.error.HTTPError, match=r"40[13]"):
         get(ports["Prefect"], "/api/flow_runs/count", {})
     assert json.loads(get(ports["MLflow"], "/ajax-api/3.0/mlflow/ui-telemetry"))["disable_ui_telemetry"]
 
