@@ -35,8 +35,8 @@ SWITCHES: list[tuple[dict[str, Any], dict[str, Any], set[str]]] = [
     ({}, {"answers": TWICE}, ASKED),
     ({"answers": TWICE}, {"answers": {"count": 1}}, ASKED),
     ({}, {"limit": 1}, ASKED),
-    ({}, {"weights": "raw"}, GRIDS | {"sizes"}),
-    ({"weights": "ema"}, {"weights": "as-trained"}, set()),
+    ({}, {"weights": "ema"}, GRIDS | {"sizes"}),
+    ({"weights": "raw"}, {"weights": "as-trained"}, set()),  # The checkpoint names its raw weights.
     ({}, {"sizes": "voted"}, GRIDS | {"sizes"}),
     ({}, {"sizes": "split"}, GRIDS | {"sizes"}),
     ({}, {"sizes": "rule"}, GRIDS | {"sizes"}),
