@@ -1,7 +1,7 @@
 """Reproducible dropout: the mask is a function of (seed, step, micro-batch), pass and layer.
 
 torch.nn.functional.dropout runs ten rounds of Philox for each value, which took longer than the addition around it
-(RESULTS.md), and stores the mask for backward. This one hashes the index of each value in a few 32-bit operations and
+(docs/log.md), and stores the mask for backward. This one hashes the index of each value in a few 32-bit operations and
 recomputes the hash in backward.
 """
 

@@ -1,6 +1,6 @@
 """Variable-length attention on a GPU: flash-attn-4 where it is installed, else the flash 2 kernels inside torch.
 
-At ARC's sequence lengths flash-attn-4 takes two thirds of flash 2's time on an H200 (RESULTS.md). It is installed with
+At ARC's sequence lengths flash-attn-4 takes two thirds of flash 2's time on an H200 (docs/log.md). It is installed with
 the extra `gpu`.
 """
 

@@ -1,7 +1,7 @@
 """`model.ops.qkv` on a GPU: one Triton kernel normalises, rotates and scatters query, key and value rows.
 
 It reads and writes each row once. torch.compile generates five kernels and two copies for the same work, which take
-2.4 ms where this kernel takes 0.3 ms (RESULTS.md). Dimensions as in `model.ops.qkv`.
+2.4 ms where this kernel takes 0.3 ms (docs/log.md). Dimensions as in `model.ops.qkv`.
 """
 
 from typing import Any

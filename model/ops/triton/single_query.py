@@ -1,6 +1,6 @@
 """Attention with one query in each segment, as for the size token, on a GPU.
 
-The flash kernels compute tiles of 128 queries, however few there are (RESULTS.md). Here the keys of a long segment are
+The flash kernels compute tiles of 128 queries, however few there are (docs/log.md). Here the keys of a long segment are
 split over several Triton programs for each head (split-K), and their partial softmaxes are merged by a second kernel:
 a single program would be the last to finish.
 """

@@ -1,7 +1,7 @@
 """SwiGLU on a GPU: Triton kernels that read and write each value once.
 
 The backward kernel of torch.compile reads all inputs once for each half of the columns and takes 1.6 times as long
-(RESULTS.md).
+(docs/log.md).
 """
 
 from typing import Any

@@ -73,7 +73,7 @@ def test_no_padding_sequence_is_longer_than_the_longest_example():
 
 @pytest.mark.parametrize("batch", [8, 64, 800])
 def test_grids_of_one_size_need_hardly_any_padding(batch):
-    """Padding once took as many sequences as the examples, each a tile of attention (RESULTS.md)."""
+    """Padding once took as many sequences as the examples, each a tile of attention (docs/log.md)."""
     sides, count = np.full((30, 4), 5), np.ones(30, int)
     pairs = Pairs(np.arange(30), np.zeros(30, int), np.zeros(30, int), *sides.T[:2], np.zeros(30, int), *sides.T[2:])
     views = Views(np.arange(30), count, np.zeros(30, int), np.zeros((30, 10), np.uint8), np.zeros(30, int))
