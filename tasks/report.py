@@ -13,7 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from model.puzzles.grids import Grid
-from model.scoring.wording import SELECTED_ON, TRAINED_ON, interval, percent
+from model.scoring.wording import SELECTED_BY_LOSS, SELECTED_ON, TRAINED_ON, interval, percent
 from tasks.common import paths
 from tasks.common.params import resolved
 from tasks.common.stage import StageError, stage
@@ -130,6 +130,7 @@ def render(**context: Any) -> str:
         limit=limit,
         colours=["#" + bytes(colour).hex() for colour in drawing.PALETTE.tolist()],
         selected_on=SELECTED_ON,
+        selected_by_loss=SELECTED_BY_LOSS,
         trained_on=TRAINED_ON,
     )
     return environment.get_template(TEMPLATE.name).render(**context)

@@ -14,7 +14,7 @@ from model.puzzles.grids import Grid
 from model.scoring.diagnostics import copying, trajectory, warnings
 from model.scoring.replay import Replay
 from model.scoring.scores import Key, attempts_of, score
-from model.scoring.wording import caveats, interval, percent
+from model.scoring.wording import caveats, interval, marks, percent
 from model.storage.atomic import write_json
 from tasks.common import paths
 from tasks.common.params import resolved
@@ -52,7 +52,7 @@ def main(
     selection = json.loads(paths.SELECTION.read_text())
     result |= {
         "checkpoint": checkpoint,
-        "selected_on_the_reported_set": checkpoint == "best" and selection["on_the_reported_set"],
+        **marks(checkpoint, selection, experiment.fetch),
     }
 
     paths.SCORES.mkdir(parents=True, exist_ok=True)

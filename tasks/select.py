@@ -1,21 +1,30 @@
-"""Stage `select`: scores every candidate by inference on the validation split and names best, halfway and final."""
+"""Stage `select`: scores every candidate by inference on the validation split and names best, halfway and final.
+
+With criterion 'validation-loss' it also measures that loss, which then decides.
+"""
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
-from model.config.evaluation import Evaluation
+from model.config.evaluation import Evaluation, Select
+from model.diffusion.schedule import cosine_schedule, levels
+from model.puzzles.grids import Grid
 from model.scoring.proposals import collect_proposals
 from model.scoring.scores import attempts_of, score
 from model.storage.atomic import write_json
-from model.storage.checkpoints import describe
+from model.storage.checkpoints import describe, load
+from model.training.validation import Validation
 from tasks.common import paths
 from tasks.common.params import resolved
 from tasks.common.stage import stage
-from tasks.files.tables import read_solutions
+from tasks.files.tables import read_solutions, read_validation
 from tasks.machine.answers import answers
+from tasks.machine.device import choose
 
 
 @stage("select")
@@ -24,8 +33,11 @@ def main() -> None:
     experiment = resolved()
     stems = sorted(path.with_suffix("") for path in paths.CANDIDATES.glob("*.json"))
     results = [measure(stem, experiment.select, experiment.seed) for stem in stems]
-    # Cell accuracy decides between equal scores; a later candidate wins over an earlier one.
-    best = max(range(len(stems)), key=lambda i: (results[i]["pass_at_2"], results[i]["cell_accuracy"], i))
+    by_loss = experiment.select.criterion == "validation-loss"
+    if by_loss:
+        for stem, result in zip(stems, results, strict=True):
+            result["validation_loss"] = validation_loss(stem, experiment.select, experiment.seed)
+    best = max(range(len(stems)), key=lambda i: (*preference(results[i], experiment.select), i))
     steps = [result["step"] for result in results]
     # A training that stopped early may have no candidate exactly halfway: take the first one after that.
     halfway = next(i for i, step in enumerate(steps) if 2 * step >= steps[-1])
@@ -38,29 +50,50 @@ def main() -> None:
         {
             "selected_on": experiment.prepare.validation,
             "on_the_reported_set": experiment.prepare.validation == "evaluation-solutions",
-            "evaluation": experiment.select.model_dump(mode="json"),
+            "criterion": experiment.select.criterion,
+            "evaluation": experiment.select.model_dump(mode="json", exclude={"criterion"}),
             "candidates": results,
             **{name: describe(stem).step for name, stem in chosen.items()},
         },
     )
     for result in results:
-        print("update {step}: pass@2 {pass_at_2:.3f}, cells right {cell_accuracy:.3f}".format(**result))
-    print(f"best is the candidate after update {results[best]['step']}")
+        loss = f", validation loss {result['validation_loss']:.4f}" if by_loss else ""
+        print("update {step}: pass@2 {pass_at_2:.3f}, cells right {cell_accuracy:.3f}".format(**result) + loss)
+    print(f"best by {experiment.select.criterion} is the candidate after update {results[best]['step']}")
+
+
+def preference(result: Mapping[str, Any], config: Select) -> tuple[float, ...]:
+    """Candidates with a greater one are better; of equal ones the later is."""
+    if config.criterion == "validation-loss":
+        return (-result["validation_loss"],)
+    return result["pass_at_2"], result["cell_accuracy"]
+
+
+def validation_loss(stem: Path, evaluation: Evaluation, seed: int) -> float:
+    """The lab's loss of one candidate on the validation pairs."""
+    device = choose()
+    network, description = load(stem, device, evaluation.weights)
+    config = description.train
+    table = levels(cosine_schedule(config.noise), config.network.time_input, device)
+    pairs = read_validation(paths.TRAINING_VIEWS)
+    validation = Validation(pairs, config.network, config.self_conditioning, config.batch, table, seed)
+    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        return validation.loss(network)
 
 
 def measure(stem: Path, evaluation: Evaluation, seed: int) -> dict[str, Any]:
     """Score of one candidate on the validation split, and its cell accuracy (0 for a grid of the wrong size)."""
     given, dataset, names = answers(stem, "validation", evaluation, seed)
     solutions = read_solutions("validation")
-    grids: dict[tuple[str, int], list[Any]] = {}
+    grids: dict[tuple[str, int], list[tuple[Grid, int]]] = {}
     cells = []
-    for answer in sorted(given, key=lambda a: (a.pair, a.view, a.attempt)):
+    for answer in sorted(given, key=lambda a: (a.pair, a.attempt, a.view)):
         key = names[dataset.pairs.task[answer.pair]], int(dataset.pairs.number[answer.pair])
-        grids.setdefault(key, []).append(answer.grid)
+        grids.setdefault(key, []).append((answer.grid, evaluation.number(answer.view, answer.attempt)))
         solution = solutions[key[0]][key[1]]
         cells.append(np.mean(answer.grid == solution) if answer.grid.shape == solution.shape else 0.0)
     known = sorted({names[task] for task in dataset.pairs.task})
-    views = {key: collect_proposals(proposed) for key, proposed in grids.items()}
+    views = {key: collect_proposals(*zip(*proposed, strict=True)) for key, proposed in grids.items()}
     attempts = attempts_of(views, evaluation)
     result = score({name: solutions[name] for name in known}, attempts, views, resamples=1000)
     del result["tasks"], result["solved_tasks"], result["partly_solved_tasks"]

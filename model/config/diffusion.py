@@ -34,10 +34,16 @@ class SelfConditioning(Frozen):
     """Share of training batches that see an estimate."""
     null_conditioning_rate: Share
     """Share of training batches that see zeros through the projection (its bias)."""
-    training: Literal["same-step", "reverse-step", "blend"]
-    """Learned from: the same noisy grid, the grid one reverse step on, or truth blended with estimate, noised anew."""
+    training: Literal["same-step", "reverse-step", "argmax-reverse-step", "blend"]
+    """Learned from: the same noisy grid; the grid one reverse step on, drawn, or its argmax, which moves hardly a cell
+    (as the lab did); or truth blended with estimate, noised anew."""
     inference: Literal["temporal", "two-pass"]
     """The estimate of the previous step, or of a first pass at the same step."""
+
+    @property
+    def reverses(self) -> bool:
+        """Whether training takes a reverse step, so that its levels begin at 1."""
+        return self.training in ("reverse-step", "argmax-reverse-step")
 
     @model_validator(mode="after")
     def _branches(self) -> Self:

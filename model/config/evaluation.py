@@ -9,6 +9,12 @@ from model.config.base import Count, Frozen, Names
 SamplerName = Literal["draw", "argmax", "posterior", "renoise"]
 """The functions of model/inference/samplers.py."""
 
+SizeRule = Literal["own", "voted", "split", "split-in-order", "rule"]
+"""The rules of model/inference/sizes.py."""
+
+TaskRow = Literal["view", "task"]
+"""The row of the task table that a view uses, see `Evaluation.task_row`."""
+
 VoteRule = Literal["most-frequent", "confidence", "most-visited"]
 """The functions of model/scoring/vote_rules.py."""
 
@@ -28,6 +34,15 @@ class Votes(Frozen):
     """The first of augment.voting_views."""
 
 
+class RepeatedVotes(Frozen):
+    """Independent votes, each of its own views; the winner of each is an attempt."""
+
+    by: Literal["repeated-votes"]
+    repetitions: Annotated[int, Field(ge=1, le=2)]
+    views: Annotated[int, Field(ge=1, le=50_000)]
+    """Views of each vote: the identity, and the next of augment.voting_views."""
+
+
 class Evaluation(Frozen):
     """One way to answer the tasks with a checkpoint."""
 
@@ -42,29 +57,62 @@ class Evaluation(Frozen):
     """How a step makes the next grid from the estimate (inference/samplers.py); the last step takes the argmax."""
     self_conditioning: Literal["as-trained", "temporal", "two-pass", "none"]
     """The estimate that the network is conditioned on: as train.self_conditioning.inference says, or otherwise."""
-    answers: Annotated[Attempts | Votes, Field(discriminator="by")]
+    answers: Annotated[Attempts | Votes | RepeatedVotes, Field(discriminator="by")]
     """Where the two attempts of a test input come from."""
-    sizes: Literal["own", "voted", "split", "rule"]
+    sizes: SizeRule
     """The size at which a view answers: its own; the most frequent of all views; its own if that is one of the two most
-    frequent, else the likelier of these (the lab's confidence split, without its errors); the one that all
-    demonstrations agree on (model/inference/sizes.py), else as 'split'."""
+    frequent, else the likelier of these (the lab's confidence split, without its errors); the same, the others handed
+    out by their order (as the lab did); the one that all demonstrations agree on (model/inference/sizes.py), else as
+    'split'."""
+    transposed_sizes: Literal["swapped", "unswapped"]
+    """Whether a view that transposes denoises at the transposed size. Unswapped is the lab's mistake: answers of these
+    views have height and width exchanged, and are wrong where the output is not square."""
+    task_row: TaskRow
+    """With conditioning 'augmented-task': the embedding that was trained with the view, or, as the lab did, that of the
+    identity for every view."""
     limit: Count
     """Only the first so many tasks; 0 for all."""
 
     @property
     def voting(self) -> bool:
-        """Whether views vote."""
+        """Whether all views vote together."""
         return self.answers.by == "votes"
 
     @property
     def views(self) -> int:
-        """Views that answer each test input."""
-        return self.answers.views if self.answers.by == "votes" else 1
+        """Views that a test input needs."""
+        return 1 + max(view for attempt in range(self.attempts) for view in self.views_of(attempt))
 
     @property
     def attempts(self) -> int:
-        """Answers of each view."""
-        return self.answers.count if self.answers.by == "attempts" else 1
+        """Attempts that are answered one by one: those of `Attempts`, or repetitions of a vote."""
+        match self.answers:
+            case Attempts(count=count):
+                return count
+            case RepeatedVotes(repetitions=repetitions):
+                return repetitions
+        return 1
+
+    def views_of(self, attempt: int) -> list[int]:
+        """The views that answer in an attempt; they choose their sizes together."""
+        if isinstance(self.answers, Attempts):
+            return [0]
+        others = self.answers.views - 1
+        return [0, *range(1 + attempt * others, 1 + (attempt + 1) * others)]
+
+    def number(self, view: int, attempt: int) -> int:
+        """The number of an answer among those of its test input, from 0 and rising with the attempt, then the view."""
+        if isinstance(self.answers, Attempts):
+            return attempt
+        return view + attempt if view else attempt * self.answers.views
+
+
+class Select(Evaluation):
+    """How the best checkpoint is chosen: what answers the validation grids, and what decides."""
+
+    criterion: Literal["pass-at-2", "validation-loss"]
+    """The highest pass@2, then cell accuracy; or the lowest loss on the validation pairs (the lab's rule before
+    v3-reverted), which reports then mark. Both are measured with `weights`."""
 
 
 class Predict(Frozen):

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from model.config.base import Frozen, Name, Positive
 from model.config.data import Augment, Fetch, Prepare
-from model.config.evaluation import Evaluation, Predict, Score
+from model.config.evaluation import Evaluation, Predict, Score, Select
 from model.config.training import Train
 
 
@@ -50,8 +50,8 @@ class Experiment(Frozen):
     augment: Augment
     train: Train
     evaluations: dict[Name, Evaluation]
-    select: Evaluation
-    """Answers the validation grids with every candidate."""
+    select: Select
+    """Chooses the best of the candidates."""
     predict: Predict
     score: Score
     report: Report
@@ -73,15 +73,16 @@ class Experiment(Frozen):
             if name not in self.evaluations:
                 raise ValueError(f"predict names evaluation {name!r}; defined are {sorted(self.evaluations)}")
         for name, evaluation in {**self.evaluations, "select": self.select}.items():
+            repeated = evaluation.answers.by == "repeated-votes"
+            views = f"answers.{'repetitions x views needs' if repeated else 'views is'} {evaluation.views}"
             if evaluation.views > self.augment.voting_views:
-                raise ValueError(
-                    f"{name}: answers.views is {evaluation.views}; augment.voting_views is {self.augment.voting_views}"
-                )
+                raise ValueError(f"{name}: {views}; augment.voting_views is {self.augment.voting_views}")
             trained = min(self.augment.training_views, self.augment.evaluation_views)
-            if self.train.network.conditioning == "augmented-task" and evaluation.views > trained:
+            own_rows = self.train.network.conditioning == "augmented-task" and evaluation.task_row == "view"
+            if own_rows and evaluation.views > trained:
                 raise ValueError(
-                    f"{name}: answers.views is {evaluation.views}; with conditioning 'augmented-task' only the "
-                    f"{trained} views trained on have an embedding"
+                    f"{name}: {views}; with conditioning 'augmented-task' only the {trained} views trained on have an "
+                    "embedding"
                 )
             if evaluation.time_map == "raw-index" and evaluation.steps > self.train.noise.steps:
                 raise ValueError(

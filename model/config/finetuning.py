@@ -14,8 +14,10 @@ class Finetune(Frozen):
     """Name of a checkpoint in data/own (NAME.safetensors and NAME.json); '' starts from random weights."""
     pairs: Literal["all", "evaluation"]
     """Train on all pairs, or on the demonstrations of the evaluation tasks alone (test-time training)."""
+    task_table: Literal["trained", "frozen"]
+    """Whether the task embeddings are trained too. Frozen, those of tasks that the checkpoint lacks stay random."""
     adapters: Literal["none", "lora"]
-    """Train all weights; or low-rank adapters of the targets and the task table (Hu et al. 2021)."""
+    """Train all other weights; or low-rank adapters of the targets alone (Hu et al. 2021)."""
     rank: Positive
     alpha: Annotated[float, Field(gt=0)]
     """An adapter is scaled by alpha / rank."""
@@ -31,4 +33,6 @@ class Finetune(Frozen):
     def _start(self) -> Self:
         if self.adapters != "none" and not self.start:
             raise ValueError("adapters need the name of a checkpoint in `start`; without one there is nothing to adapt")
+        if self.task_table == "frozen" and not self.start:
+            raise ValueError("task_table 'frozen' needs the name of a checkpoint in `start`, which has the embeddings")
         return self

@@ -8,6 +8,7 @@ For a stride t -> s with 1 - beta = alpha_bar_t / alpha_bar_s, Bayes' rule gives
 where p is a distribution of x_0 that has not seen x_t.
 """
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -45,9 +46,20 @@ def reverse_step(logits: Tensor, noisy: Tensor, level: Tensor, levels: Levels, d
     """Draw x_{t-1} ~ p(x_{t-1} | x_t): colours int64 (N,).
 
     `logits` (N, 10) are the network's, `noisy` int64 (N,) is x_t at `level` int64 (N,), at least 1; `draw` (N,) are
-    uniform draws from [0, 1). The lab took the argmax instead, which returns x_t itself at every level but the first
-    (version ledger, B3).
+    uniform draws from [0, 1).
     """
     previous = levels.alpha_bar_previous[level]
     probabilities = reverse_probabilities(logits.softmax(-1), noisy, levels.alpha_bar[level], previous)
     return categorical(probabilities, draw)
+
+
+def argmax_reverse_step(logits: Tensor, noisy: Tensor, level: Tensor, levels: Levels) -> Tensor:
+    """x_{t-1} as the lab chose it (version ledger, v7 temporal and B3): colours int64 (N,); arguments as above.
+
+    The argmax of `posterior` under the network's p(x_0 | x_t), without the term beta / 10 of the current colour. It
+    returns x_t itself, but at level 1 where a current colour of probability near 0 meets another of more than 0.6.
+    """
+    beta, previous = levels.beta[level][:, None], levels.alpha_bar_previous[level][:, None]
+    prior = (1 - previous) / COLOURS + previous * logits.float().softmax(-1)
+    current = functional.one_hot(noisy, COLOURS).bool()
+    return torch.where(current, (1 - beta) * prior, beta / COLOURS * prior).argmax(-1)

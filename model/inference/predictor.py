@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from model.config.evaluation import Evaluation
+from model.config.evaluation import Evaluation, SizeRule, TaskRow
 from model.diffusion.schedule import Levels, cosine_schedule, levels
 from model.inference.denoising import denoise
 from model.inference.sizes import assign_sizes
@@ -92,32 +92,48 @@ class Predictor:
 
         An answer that raises is added to `failures`; without such a list the error is raised.
         """
-        views, attempts = config.views, config.attempts
         available = self.dataset.views.count[self.dataset.pairs.task]
-        queries = [(pair, view) for pair in range(len(available)) for view in range(min(views, int(available[pair])))]
+        queries = [
+            (pair, view) for pair in range(len(available)) for view in range(min(config.views, int(available[pair])))
+        ]
         failed: dict[int, str] | None = None if failures is None else {}
-        scores = self._sizes(queries, failed)
-        sizes = _assign(config.sizes, scores, [pair for pair, _ in queries])
-        if config.sizes == "rule":
-            sizes = [self.agreed.get(pair, size) for (pair, _), size in zip(queries, sizes, strict=True)]
-        work = [(i, attempt) for i in range(len(queries)) for attempt in range(attempts)]
+        scores = self._sizes(queries, failed, config.task_row)
+        chosen = [self._chosen_sizes(queries, scores, config, attempt) for attempt in range(config.attempts)]
+        work = [(i, attempt) for i in range(len(queries)) for attempt, sizes in enumerate(chosen) if i in sizes]
         if failures is not None and failed is not None:
             failures += [Failure(*queries[i], attempt, failed[i]) for i, attempt in work if i in failed]
             work = [(i, attempt) for i, attempt in work if i not in failed]
             failed.clear()
 
         def denoise_batch(batch: list[int]) -> list[Answer]:
-            places = [work[j][0] for j in batch]
-            return self._denoise([(*queries[work[j][0]], work[j][1]) for j in batch], places, sizes, scores, config)
+            places = [work[j] for j in batch]
+            asked = [(*queries[i], attempt) for i, attempt in places]
+            sizes = [chosen[attempt][i] for i, attempt in places]
+            return self._denoise(asked, sizes, scores[[i for i, _ in places]], config)
 
         done = 0
-        for batch in batches([self._rows(queries[i][0], sizes[i]) for i, _ in work], ROWS[self.device.type]):
+        lengths = [self._rows(queries[i][0], chosen[attempt][i]) for i, attempt in work]
+        for batch in batches(lengths, ROWS[self.device.type]):
             for answers in bisect_failures(denoise_batch, batch, failed):
                 yield from answers
             done += len(batch)
             on_progress(done / len(work))
         if failures is not None and failed is not None:
             failures += [Failure(*queries[work[j][0]], work[j][1], message) for j, message in failed.items()]
+
+    def _chosen_sizes(
+        self, queries: list[tuple[int, int]], scores: NDArray[np.float64], config: Evaluation, attempt: int
+    ) -> dict[int, Size]:
+        """Index of every query of an attempt -> the size at which it denoises."""
+        views = set(config.views_of(attempt))
+        asked = [i for i, (_, view) in enumerate(queries) if view in views]
+        sizes = _assign(config.sizes, scores[asked], [queries[i][0] for i in asked])
+        if config.sizes == "rule":
+            sizes = [self.agreed.get(queries[i][0], size) for i, size in zip(asked, sizes, strict=True)]
+        if config.transposed_sizes == "unswapped":
+            swapped = SWAP[[self.dataset.views.element[self._view(*queries[i])] for i in asked]]
+            sizes = [size[::-1] if swap else size for size, swap in zip(sizes, swapped, strict=True)]
+        return dict(zip(asked, sizes, strict=True))
 
     @cached_property
     def _data(self) -> DeviceData:
@@ -128,14 +144,16 @@ class Predictor:
         config = self.description.train
         return levels(cosine_schedule(config.noise), config.network.time_input, self.device)
 
-    def _sizes(self, queries: list[tuple[int, int]], failed: dict[int, str] | None) -> NDArray[np.float64]:
+    def _sizes(
+        self, queries: list[tuple[int, int]], failed: dict[int, str] | None, task_row: TaskRow
+    ) -> NDArray[np.float64]:
         """Log-probabilities of heights and widths in the task's frame, (queries, 2, 30); NaN where it failed."""
         lengths = [self._rows(pair, (0, 0)) for pair, _ in queries]
         result = np.full((len(queries), 2, 30), np.nan)
 
         def encode_batch(batch: list[int]) -> None:
             with torch.no_grad(), self._fast():
-                encoded = self.network.encode(self._pack([self._row(*queries[i], size=(0, 0)) for i in batch]))
+                encoded = self.network.encode(self._pack([self._row(*queries[i], (0, 0), task_row) for i in batch]))
             result[batch] = encoded.size_logits.float().log_softmax(-1).cpu().numpy()[: len(batch)]
 
         for batch in batches(lengths, ROWS[self.device.type]):
@@ -148,12 +166,14 @@ class Predictor:
     def _denoise(
         self,
         queries: list[tuple[int, int, int]],
-        places: list[int],
         sizes: list[Size],
         scores: NDArray[np.float64],
         config: Evaluation,
     ) -> list[Answer]:
-        rows = [self._row(pair, view, size=sizes[i]) for (pair, view, _), i in zip(queries, places, strict=True)]
+        """Answers to (pair, view, attempt) at `sizes`; `scores` (queries, 2, 30) are the sizes' log-probabilities."""
+        rows = [
+            self._row(pair, view, size, config.task_row) for (pair, view, _), size in zip(queries, sizes, strict=True)
+        ]
         parts = [
             (
                 zlib.crc32(self.names[self.dataset.pairs.task[pair]].encode()),
@@ -171,8 +191,7 @@ class Predictor:
         colours, frames = denoised.colours.cpu().numpy(), denoised.frames.cpu().numpy()
         statistics = [x.cpu().numpy().T for x in (denoised.change, denoised.confidence, denoised.entropy)]
         answers, start = [], 0
-        for i, ((pair, view, attempt), place) in enumerate(zip(queries, places, strict=True)):
-            height, width = sizes[place]
+        for i, ((pair, view, attempt), (height, width)) in enumerate(zip(queries, sizes, strict=True)):
             undo = inverse_colours(self.dataset.views.colours[self._view(pair, view)])
             cells = slice(start, start + height * width)
             start += height * width
@@ -182,7 +201,7 @@ class Predictor:
                     view=view,
                     attempt=attempt,
                     grid=undo[colours[cells]].reshape(height, width),
-                    size_log_probability=float(scores[place, 0, height - 1] + scores[place, 1, width - 1]),
+                    size_log_probability=float(scores[i, 0, height - 1] + scores[i, 1, width - 1]),
                     confidence=float(statistics[1][i, -1]),
                     change=statistics[0][i],
                     confidences=statistics[1][i],
@@ -197,11 +216,11 @@ class Predictor:
         table, budget = pad_to_budget(rows, self.network.prefix_length, None)
         return pack(torch.from_numpy(table).to(self.device), self._data, self.network.prefix_length, budget)
 
-    def _row(self, pair: int, view: int, *, size: Size) -> tuple[int, ...]:
+    def _row(self, pair: int, view: int, size: Size, task_row: TaskRow) -> tuple[int, ...]:
         p = self.dataset.pairs
         shape = (p.input_offset[pair], p.input_height[pair], p.input_width[pair], -1, *size)
         row = self.description.first_rows[p.task[pair]]
-        if self.description.train.network.conditioning == "augmented-task":
+        if self.description.train.network.conditioning == "augmented-task" and task_row == "view":
             row += view
         return (row, self._view(pair, view), *(int(x) for x in shape))
 
@@ -221,9 +240,7 @@ class Predictor:
             yield
 
 
-def _assign(
-    rule: Literal["own", "voted", "split", "rule"], scores: NDArray[np.float64], pairs: list[int]
-) -> list[Size]:
+def _assign(rule: SizeRule, scores: NDArray[np.float64], pairs: list[int]) -> list[Size]:
     """The size each query answers at, from log-probabilities (queries, 2, 30); (0, 0) for NaN.
 
     `pairs` (queries,) rises; the queries of one pair decide together.

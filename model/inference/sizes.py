@@ -3,17 +3,15 @@
 from collections import Counter
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from model.config.evaluation import SizeRule
 from model.puzzles.grids import LARGEST_SIDE, Size
 
 
-def assign_sizes(
-    config: Literal["own", "voted", "split", "rule"], sizes: Sequence[Size], confidence: NDArray[np.float64]
-) -> list[Size]:
+def assign_sizes(config: SizeRule, sizes: Sequence[Size], confidence: NDArray[np.float64]) -> list[Size]:
     """The size at which each view answers, see `Evaluation.sizes`; arguments as in `split_sizes`.
 
     'rule' is as 'split' here, for grids whose demonstrations agree on no size.
@@ -22,7 +20,23 @@ def assign_sizes(
         return list(sizes)
     if config == "voted":
         return [Counter(sizes).most_common(1)[0][0]] * len(sizes)
+    if config == "split-in-order":
+        return split_sizes_in_order(sizes)
     return split_sizes(sizes, confidence)
+
+
+def split_sizes_in_order(sizes: Sequence[Size]) -> list[Size]:
+    """The lab's confidence split as it was (version ledger 4): which view gets which size depends on their order.
+
+    Views with one of the two most frequent sizes keep it. Any other gets the most frequent one while fewer views have
+    it than own it, else the second.
+    """
+    (first, owners), *others = Counter(sizes).most_common(2)
+    second = others[0][0] if others else first
+    result: list[Size] = []
+    for size in sizes:
+        result.append(size if size in (first, second) else first if result.count(first) < owners else second)
+    return result
 
 
 def split_sizes(sizes: Sequence[Size], confidence: NDArray[np.float64]) -> list[Size]:

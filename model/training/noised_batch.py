@@ -6,7 +6,7 @@ from torch import Tensor
 from model.config.diffusion import SelfConditioning
 from model.diffusion import self_conditioning
 from model.diffusion.forward import add_noise
-from model.diffusion.reverse import reverse_step
+from model.diffusion.reverse import argmax_reverse_step, reverse_step
 from model.diffusion.schedule import Levels
 from model.network.denoiser import Denoiser
 from model.network.packing import Packed
@@ -46,6 +46,9 @@ class NoisedBatch:
     def moved(self, network: Denoiser) -> float:
         """Share of the real cells that a reverse step changes."""
         logits = self._logits(network, None)
+        if self.conditioning.training == "argmax-reverse-step":
+            moved = argmax_reverse_step(logits, self.noisy, self.level, self.table) != self.noisy
+            return float(moved[self.real].float().mean())
         shares = [
             (reverse_step(logits, self.noisy, self.level, self.table, draw) != self.noisy)[self.real]
             for draw in (uniform(self.key, ProbeDraw.REVERSE_STEP, i, self.row) for i in range(_DRAWS))

@@ -11,7 +11,7 @@ from model.config.diffusion import SelfConditioning
 from model.config.training import Train
 from model.diffusion import self_conditioning
 from model.diffusion.forward import add_noise
-from model.diffusion.reverse import reverse_step
+from model.diffusion.reverse import argmax_reverse_step, reverse_step
 from model.diffusion.schedule import Levels
 from model.diffusion.self_conditioning import blend
 from model.network.denoiser import Denoiser, Encoded
@@ -92,7 +92,7 @@ def _noised(packed: Packed, table: Levels, config: Train, key: Tensor) -> Noised
     hidden = (packed.examples.real > 0) & (
         uniform(key, TrainingDraw.HIDE_INPUT, sequence) < config.network.input_grid_dropout
     )
-    lowest = 1 if config.self_conditioning.training == "reverse-step" else 0
+    lowest = 1 if config.self_conditioning.reverses else 0
     level = lowest + (uniform(key, TrainingDraw.LEVEL, sequence) * (len(table.beta) - lowest)).to(torch.int64)
     level = level[packed.target_example]
     clean = packed.target_colour.clamp(max=COLOURS - 1)
@@ -118,7 +118,7 @@ def _measured(
     cross_entropy = functional.cross_entropy(logits, noised.clean, reduction="none") * real
     right = (logits.argmax(-1) == noised.clean) & real
     counted = (packed.examples.real > 0) & ~noised.hidden
-    size_cross_entropy, size_right, grids = _size_loss(packed, size_logits, counted)
+    size_cross_entropy, size_right, grids = size_loss(packed, size_logits, counted)
     bucket = (noised.level * BUCKETS).div(levels, rounding_mode="floor")
     with torch.autocast(logits.device.type, enabled=False):  # Counts are whole numbers.
         parts = torch.stack([real.float(), cross_entropy.detach(), right.float()], -1)
@@ -166,10 +166,12 @@ def _first_pass(
                 reverse_step(logits, noisy, level, table, uniform(key, TrainingDraw.REVERSE_STEP, row)),
                 level - 1,
             )
+        if conditioning.training == "argmax-reverse-step":
+            return features, argmax_reverse_step(logits, noisy, level, table), level - 1
         return features, noisy, level
 
 
-def _size_loss(packed: Packed, size_logits: Tensor, counted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def size_loss(packed: Packed, size_logits: Tensor, counted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Sum of the cross-entropies of height and width, sizes right, and the grids counted."""
     height, width = packed.examples.output_height, packed.examples.output_width
     swapped = torch.stack([width, height], -1)

@@ -1,4 +1,7 @@
-"""Whether every mechanism that is switched on acts: measured on one batch after a training, and an error where not."""
+"""Whether every mechanism that is switched on acts: measured on one batch after a training, and an error where not.
+
+The lab's argmax reverse step is known to do nothing: it is measured, and a warning says so.
+"""
 
 from typing import Any
 
@@ -38,9 +41,9 @@ def probe(
         effects["self_conditioning"] = difference(batch.conditioned_logits(evaluated), batch.logits(evaluated))
         if effects["self_conditioning"]["logits"] == 0:
             idle.append("train.self_conditioning.features (conditioning does not change the logits)")
-    if batch.conditioning.training == "reverse-step":
+    if batch.conditioning.reverses:
         effects["reverse_step"] = {"cells_moved": batch.moved(evaluated)}
-        if effects["reverse_step"]["cells_moved"] == 0:
+        if effects["reverse_step"]["cells_moved"] == 0 and batch.conditioning.training == "reverse-step":
             idle.append("train.self_conditioning.training: reverse-step (no cell moves)")
     if batch.conditioning.training == "blend" and batch.conditioning.rate > 0:
         effects["blend"] = {"cells_moved": batch.blended(evaluated)}

@@ -55,6 +55,11 @@ class Sharded(Training):
                 f"train.optimizer.name is {optimizer!r} and train.finetune.adapters {adapters!r}; a sharded training "
                 "takes 'adamw' without adapters (Muon needs whole matrices); change that or unset ARC_SHARD"
             )
+        if self.config.finetune.task_table == "frozen":
+            raise ValueError(
+                "train.finetune.task_table is 'frozen'; a sharded training trains all weights: set it to 'trained', or "
+                "unset ARC_SHARD"
+            )
         self.mesh = init_device_mesh(self.device.type, (self.workers.count,))
         self.average = _ShardedAverage(self.network, self.config, self.device)
         self.whole, self.whole_average = (self._shard(network) for network in (self.network, self.average.module))

@@ -65,6 +65,8 @@ class Training:
             self.network.load_state_dict(start)
         if config.finetune.adapters == "lora":
             adapt(self.network, config.finetune)
+        elif config.finetune.task_table == "frozen":
+            self.network.task_table.requires_grad_(False)
         cuda = device.type == "cuda"
         self.half = config.precision == "bf16" or (config.precision == "auto" and cuda)
         self.compiled = config.compile == "always" or (config.compile == "auto" and cuda)
@@ -156,7 +158,7 @@ class Training:
         coin = np.random.Generator(np.random.Philox(key=key)).random()
         estimate = coin < conditioning.rate
         conditioned = estimate or coin < conditioning.rate + conditioning.null_conditioning_rate
-        return objective.StepMode(estimate or conditioning.training == "reverse-step", conditioned)
+        return objective.StepMode(estimate or conditioning.reverses, conditioned)
 
     def weights(self, kind: WeightsKind) -> dict[str, Tensor]:
         """Averaged or raw weights by name, with adapters merged."""

@@ -18,9 +18,11 @@ from model.ops.keyed_random import hash_key
 from model.ops.random_purposes import VALIDATION_STEP
 from model.puzzles.arrays import Dataset
 from model.training.noised_batch import NoisedBatch
+from model.training.objective import size_loss
 
 CROSS_ENTROPY = "validation_cross_entropy"
 """Its key in the history."""
+_LAB_SIZE_WEIGHT = 0.1
 _DRAWS = 4
 """Noises of every pair."""
 
@@ -58,6 +60,16 @@ class Validation:
                 total = total + functional.cross_entropy(logits, clean, reduction="sum").double()
         network.train(was)
         return float(total) / (_DRAWS * sum(int(packed.target_real.sum()) for packed in self.batches))
+
+    def loss(self, network: Denoiser) -> float:
+        """The lab's validation loss: `cross_entropy` plus 0.1 of the mean cross-entropy of sizes (ledger, B7)."""
+        total, grids = 0.0, 0
+        for packed in self.batches:
+            with torch.no_grad():
+                logits = network.encode(packed).size_logits
+                cross_entropy, _, count = size_loss(packed, logits, packed.examples.real > 0)
+            total, grids = total + float(cross_entropy), grids + int(count)
+        return self.cross_entropy(network) + _LAB_SIZE_WEIGHT * total / grids
 
 
 def lowest(history: Sequence[Mapping[str, float]], config: EarlyStop) -> tuple[float, float]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from model.config.evaluation import TaskRow
 from model.config.experiment import Experiment
 from model.inference.predictor import Predictor
 from model.network.device_data import first_rows, task_rows
@@ -131,8 +132,10 @@ def training(experiment: Experiment, kind: str, device: torch.device, updates: i
 class InputSizes(Predictor):
     """Predicts sizes, whose time counts, but answers at the size of the input, as a trained size head often would."""
 
-    def _sizes(self, queries: list[tuple[int, int]], failed: dict[int, str] | None) -> NDArray[np.float64]:
-        result = np.full_like(super()._sizes(queries, failed), -10.0)
+    def _sizes(
+        self, queries: list[tuple[int, int]], failed: dict[int, str] | None, task_row: TaskRow
+    ) -> NDArray[np.float64]:
+        result = np.full_like(super()._sizes(queries, failed, task_row), -10.0)
         pairs = self.dataset.pairs
         for i, (pair, _) in enumerate(queries):
             result[i, 0, pairs.input_height[pair] - 1] = result[i, 1, pairs.input_width[pair] - 1] = 0.0

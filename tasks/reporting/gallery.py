@@ -93,7 +93,7 @@ def cards(score: Mapping[str, Any], puzzles: Mapping[str, Puzzle], solutions: So
         submission = json.loads(path.read_text())
     except (OSError, json.JSONDecodeError) as error:
         raise StageError(f"{path} cannot be read: {error}; run the stage score again") from error
-    unit = "views" if score["source"]["evaluation"]["answers"]["by"] == "votes" else "attempts"
+    unit = "attempts" if score["source"]["evaluation"]["answers"]["by"] == "attempts" else "views"
     drawn = []
     for name, results in sorted(score["tasks"].items()):
         if name not in puzzles or name not in solutions or name not in submission:

@@ -7,7 +7,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from model.config.evaluation import Evaluation
+from model.config.evaluation import Evaluation, RepeatedVotes, Votes
 from model.config.experiment import Experiment
 from model.scoring.wording import caveats, interval, percent
 from tasks.common import paths
@@ -83,7 +83,13 @@ def _row(score: dict[str, Any]) -> Row:
     source = score["source"]
     evaluation = Evaluation.model_validate(source["evaluation"])
     settings = [f"{evaluation.steps} steps", evaluation.sampler]
-    settings.append(f"{evaluation.views} views vote" if evaluation.voting else f"{evaluation.attempts} attempts")
+    match evaluation.answers:
+        case Votes(views=views):
+            settings.append(f"{views} views vote")
+        case RepeatedVotes(repetitions=repetitions, views=views):
+            settings.append(f"{repetitions} votes of {views} views")
+        case _:
+            settings.append(f"{evaluation.attempts} attempts")
     if evaluation.limit:
         settings.append(f"first {evaluation.limit} tasks")
     return Row(

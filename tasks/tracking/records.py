@@ -71,6 +71,7 @@ def training(finished: Finished) -> Record:
             "arc.pass_at_2": headline(finished.scores),
             "arc.selected_on_the_reported_set": _text(finished.selection["on_the_reported_set"]),
             "arc.leaks": str(max(leaks, default=0)),
+            **_edition(next(iter(finished.scores.values()), {})),
             **({"arc.device": cost["device"]} if cost else {}),
             "mlflow.note.content": note(finished),
         },
@@ -101,6 +102,7 @@ def evaluation(finished: Finished, pair: Pair) -> Record:
             "arc.pass_at_2": _with_interval(score),
             "arc.selected_on_the_reported_set": _text(score["selected_on_the_reported_set"]),
             "arc.leaks": str(source["leaks"]),
+            **_edition(score),
         },
         params=flatten(
             chosen
@@ -110,6 +112,11 @@ def evaluation(finished: Finished, pair: Pair) -> Record:
         points=[Point(name, value, 0) for name, value in numbers(score)],
         artifacts=finished.answers[pair],
     )
+
+
+def _edition(score: Mapping[str, Any]) -> dict[str, str]:
+    """A tag that says which edition of ARC-AGI-2 a score is of, if it is of that set."""
+    return {"arc.edition": score["edition"]} if score.get("edition") else {}
 
 
 def headline(scores: Mapping[Pair, Mapping[str, Any]]) -> str:

@@ -8,8 +8,10 @@ from tests.conftest import ROOT
 PRESETS = params.read(ROOT / paths.PRESETS)
 VERSIONS, SIZES, DATASETS = (list(PRESETS[section]) for section in ("versions", "sizes", "datasets"))
 FINETUNINGS = [name for name in PRESETS["finetunings"] if name != "none"]
-EVERY = [*VERSIONS, *(f"v3+{name}" for name in FINETUNINGS)]
-"""Versions, and v3's fine-tunings."""
+STARTS = {name: "v1" if name.startswith("test-time") and "ours" not in name else "v3" for name in FINETUNINGS}
+"""Fine-tuning -> version of its start: the lab's test-time training is of v1."""
+EVERY = [*VERSIONS, *(f"{version}+{name}" for name, version in STARTS.items())]
+"""Versions, and the fine-tunings of one each."""
 
 
 def named(version: str, size: str, dataset: str = "aa1") -> Experiment:

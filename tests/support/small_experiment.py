@@ -55,6 +55,8 @@ VOTING: dict[str, Any] = {
     "self_conditioning": "as-trained",
     "answers": {"by": "votes", "views": 4},
     "sizes": "own",
+    "transposed_sizes": "swapped",
+    "task_row": "view",
     "limit": 0,
 }
 """An evaluation by four views."""

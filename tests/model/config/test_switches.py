@@ -144,6 +144,7 @@ SWITCHES: list[tuple[dict[str, Any], dict[str, Any], set[str]]] = [
     ({}, {HOW: {"rate": 0.0}}, COURSE),
     ({}, {HOW: {"null_conditioning_rate": 0.0}}, COURSE),
     ({}, {HOW: {"training": "reverse-step"}}, COURSE),
+    ({}, {HOW: {"training": "argmax-reverse-step"}}, COURSE),
     ({}, {HOW: {"training": "blend"}}, COURSE),
     ({}, {HOW: {"inference": "two-pass"}}, set()),
     ({}, {"optimizer": {"name": "muon"}}, COURSE),

@@ -67,6 +67,8 @@ def _denoise(steps, sampler, self_conditioning="as-trained", how=TOLD, grids=40,
         self_conditioning=self_conditioning,
         answers=Attempts(by="attempts", count=1),
         sizes="own",
+        transposed_sizes="swapped",
+        task_row="view",
         limit=0,
     )
     table = levels(cosine_schedule(NOISE), "log-snr", torch.device("cpu"))

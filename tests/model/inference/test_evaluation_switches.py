@@ -18,6 +18,7 @@ from tests.support.small_experiment import VOTING, build, save_checkpoint
 ASKED = {"asked"}
 GRIDS = {"answers"}
 
+REPEATED = {"by": "repeated-votes", "repetitions": 2, "views": 4}
 TWICE = {"by": "attempts", "count": 2}
 
 SWITCHES: list[tuple[dict[str, Any], dict[str, Any], set[str]]] = [
@@ -41,6 +42,10 @@ SWITCHES: list[tuple[dict[str, Any], dict[str, Any], set[str]]] = [
     ({}, {"sizes": "split"}, GRIDS | {"sizes"}),
     ({}, {"sizes": "rule"}, GRIDS | {"sizes"}),
     ({"sizes": "split"}, {"sizes": "rule"}, GRIDS | {"sizes"}),
+    ({}, {"sizes": "split-in-order"}, GRIDS | {"sizes"}),
+    ({}, {"transposed_sizes": "unswapped"}, GRIDS | {"sizes"}),
+    ({}, {"task_row": "task"}, set()),  # Only views with embeddings of their own have another; see below.
+    ({}, {"answers": REPEATED}, ASKED),
 ]
 
 

@@ -78,8 +78,11 @@ def _evaluation(**changes):
         "sampler": "draw",
         "self_conditioning": "none",
         "answers": votes(72),
+        "sizes": "own",
+        "transposed_sizes": "swapped",
+        "task_row": "view",
     } | changes
-    return Evaluation(**values, time_map="spaced", sizes="own", limit=0)
+    return Evaluation(**values, time_map="spaced", limit=0)
 
 
 def _predictor(network, description, dataset):

@@ -23,6 +23,8 @@ VOTES = Evaluation(
     self_conditioning="as-trained",
     answers=Votes(by="votes", views=6),
     sizes="split",
+    transposed_sizes="swapped",
+    task_row="view",
     limit=0,
 )
 
