@@ -23,6 +23,8 @@ EVALUATION = {
     "answers": {"by": "attempts", "count": 2},
     "sampler": "draw",
     "sizes": "own",
+    "transposed_sizes": "swapped",
+    "task_row": "view",
     "limit": 0,
 }
 EVALUATION |= {"time_map": "spaced", "self_conditioning": "none"}

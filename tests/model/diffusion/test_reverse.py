@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model.config.diffusion import Noise
-from model.diffusion.reverse import posterior, reverse_probabilities
-from model.diffusion.schedule import cosine_schedule, inference_levels
+from model.diffusion.reverse import argmax_reverse_step, posterior, reverse_probabilities
+from model.diffusion.schedule import cosine_schedule, inference_levels, levels
 
 LAB = Noise(steps=128, offset=0.008, alpha_bar_final=0.02)
 
@@ -38,6 +38,48 @@ def test_the_posterior_against_bayes_by_matrices(level):
     for p, k, row in zip(estimate.numpy(), noisy.tolist(), result.numpy(), strict=True):
         joint = (p @ to_previous) * step[:, k]
         assert np.allclose(row, joint / joint.sum(), atol=1e-6)
+
+
+def _labs_reverse_step(estimate, colour, level):
+    """The rule as the ledger has it (v7 temporal), one cell, from the schedule's closed form alone."""
+
+    def alpha_bar(t):  # 2.2; array index i stands for t = i + 1
+        def r(u):
+            return np.cos((u + 0.008) / 1.008 * np.pi / 2) ** 2
+
+        return 0.02 + 0.98 * r(t / 128) / r(0)
+
+    a, b = alpha_bar(level), 1 - alpha_bar(level + 1) / alpha_bar(level)
+    mixed = [0.1 * (1 - a) + a * p for p in estimate]
+    scores = [(1 - b) * mixed[j] if j == colour else 0.1 * b * mixed[j] for j in range(10)]
+    return int(np.argmax(scores))
+
+
+def test_the_argmax_reverse_step_is_the_labs_rule():
+    draws = np.random.default_rng(0)
+    table = levels(cosine_schedule(LAB), "log-snr", torch.device("cpu"))
+    level, colour = draws.integers(1, 128, 3000), draws.integers(0, 10, 3000)
+    level[:1000] = 1
+    estimate = draws.dirichlet(np.full(10, 0.05), 3000)  # Nearly sure ones, which alone can move a cell.
+    estimate[0], colour[0] = np.eye(10)[3], 5
+    wanted = [_labs_reverse_step(*cell) for cell in zip(estimate, colour, level, strict=True)]
+    logits = torch.from_numpy(np.log(np.maximum(estimate, 1e-30)))
+    found = argmax_reverse_step(logits, torch.from_numpy(colour), torch.from_numpy(level), table)
+    assert found.tolist() == wanted
+    assert wanted[0] == 3
+
+
+def test_the_argmax_reverse_step_moves_no_cell_above_level_1():
+    """Ledger B3, at the extreme: all probability on another colour. At level 1 it takes 0.6."""
+    table = levels(cosine_schedule(LAB), "log-snr", torch.device("cpu"))
+    level, colour = torch.arange(1, 128), torch.zeros(127, dtype=torch.int64)
+    sure = torch.full((127, 10), -60.0)
+    sure[:, 7] = 60.0
+    assert torch.equal(argmax_reverse_step(sure, colour, level, table), torch.where(level == 1, 7, 0))
+    for share, moves in ((0.55, False), (0.65, True)):
+        estimate = torch.full((1, 10), (1 - share) / 8)
+        estimate[0, 7], estimate[0, 0] = share, 1e-30
+        assert bool(argmax_reverse_step(estimate.log(), colour[:1], level[:1], table) == 7) == moves
 
 
 def test_a_drawn_reverse_step_moves_cells_where_the_labs_argmax_moves_none():

@@ -19,7 +19,7 @@ from tasks.common.presets import ConfigurationError
 from tests.conftest import experiment, puzzles
 from tests.support.small_training import dataset
 
-WHOLE = ("test-time", "test-time-10", "test-time-1")
+WHOLE = ("test-time", "test-time-ours", "test-time-ours-10", "test-time-ours-1")
 TARGETS = ["attention_in", "attention_out", "feed_in", "feed_out", "size_head"]
 LORA = {"start": "start", "adapters": "lora", "rank": 4, "alpha": 8.0, "targets": TARGETS}
 
@@ -76,6 +76,22 @@ def test_fine_tuning_moves_every_target_and_the_task_table_and_nothing_else(star
         assert 1 <= change <= 4
 
 
+@pytest.mark.parametrize("adapters_", ["none", "lora"])
+def test_a_frozen_task_table_stays_as_it_was_while_all_else_trains(start, adapters_):
+    """The lab's test-time training (9842a6c9, training:895)."""
+    how = LORA | {"adapters": adapters_, "task_table": "frozen"}
+    config = experiment(train={"finetune": how, "optimizer": {"weight_decay": 0.5}}).train
+    found = _run(_training(config, start)).weights("raw")
+    moved = {name for name in start if not torch.equal(found[name], start[name])}
+    assert "task_table.weight" not in moved
+    assert {name for name in start if name.startswith("blocks.") and name.endswith("weight")} <= moved
+
+
+def test_a_frozen_task_table_without_a_start_is_refused():
+    with pytest.raises(ConfigurationError, match="task_table 'frozen' needs the name of a checkpoint"):
+        experiment(train={"finetune": {"task_table": "frozen"}})
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS)
 def test_a_target_alone_is_adapted_alone_and_has_a_gradient(start, target):
@@ -95,6 +111,7 @@ def test_a_target_alone_is_adapted_alone_and_has_a_gradient(start, target):
         ({"alpha": 16.0}, set()),
         ({"dropout": 0.5}, set()),
         ({"targets": ["feed_in"]}, {"fewer"}),
+        ({"task_table": "frozen"}, {"fewer"}),
         ({"adapters": "none"}, {"other"}),
     ],
 )
@@ -159,7 +176,13 @@ def test_probes_name_what_is_on_and_does_nothing():
         subject.probe()
 
 
-def test_the_labs_reverse_step_would_be_an_error(monkeypatch):
+def test_the_labs_reverse_step_is_measured_and_no_error():
+    config = experiment(train={"self_conditioning": {"training": "argmax-reverse-step"}}).train
+    subject = _run(_training(config))
+    assert subject.probe()["reverse_step"] == {"cells_moved": 0.0}
+
+
+def test_a_reverse_step_that_should_move_cells_and_does_not_is_an_error(monkeypatch):
     """Ledger B3: the argmax of the one-step posterior is the grid itself."""
     from model.diffusion.reverse import posterior
     from model.training import noised_batch
@@ -214,10 +237,11 @@ def _keep_as_start() -> None:
 @pytest.mark.parametrize("finetuning", ["lora", *(pytest.param(name, marks=pytest.mark.slow) for name in WHOLE)])
 def test_fine_tuning_by_name_through_the_stages(raw, finetuning):
     raw(puzzles())
-    _stages(experiment(), prepare, augment, train, select)
+    version = "v1" if finetuning == "test-time" else "v3"  # The lab's is of v1.
+    _stages(experiment(version=version), prepare, augment, train, select)
     _keep_as_start()
     rank = {"train": {"finetune": {"rank": 1}}}
-    config = experiment(finetuning=finetuning, predict={"evaluations": ["votes"]}, **rank)
+    config = experiment(version=version, finetuning=finetuning, predict={"evaluations": ["votes"]}, **rank)
     paths.EXPERIMENT.write_text(yaml.safe_dump(config.model_dump(mode="json")))
     fetch.copy_start(config.train.finetune.start)
     _stages(config, prepare, augment, train, select)
