@@ -25,6 +25,7 @@ def main(
     spread("tasks.predict", checkpoint, evaluation)
     experiment, workers = resolved(), Workers()
     config = experiment.evaluations[evaluation]
+    experiment.check_evaluation(evaluation, config)
     stem = paths.CHECKPOINTS / checkpoint
     failures: list[Failure] = []
     share = workers.rank, workers.count

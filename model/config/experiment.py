@@ -72,21 +72,25 @@ class Experiment(Frozen):
         for name in self.predict.evaluations:
             if name not in self.evaluations:
                 raise ValueError(f"predict names evaluation {name!r}; defined are {sorted(self.evaluations)}")
-        for name, evaluation in {**self.evaluations, "select": self.select}.items():
-            repeated = evaluation.answers.by == "repeated-votes"
-            views = f"answers.{'repetitions x views needs' if repeated else 'views is'} {evaluation.views}"
-            if evaluation.views > self.augment.voting_views:
-                raise ValueError(f"{name}: {views}; augment.voting_views is {self.augment.voting_views}")
-            trained = min(self.augment.training_views, self.augment.evaluation_views)
-            own_rows = self.train.network.conditioning == "augmented-task" and evaluation.task_row == "view"
-            if own_rows and evaluation.views > trained:
-                raise ValueError(
-                    f"{name}: {views}; with conditioning 'augmented-task' only the {trained} views trained on have an "
-                    "embedding"
-                )
-            if evaluation.time_map == "raw-index" and evaluation.steps > self.train.noise.steps:
-                raise ValueError(
-                    f"{name}: steps is {evaluation.steps}; with time_map 'raw-index' there are at most "
-                    f"train.noise.steps {self.train.noise.steps}"
-                )
+            self.check_evaluation(name, self.evaluations[name])
+        self.check_evaluation("select", self.select)
         return self
+
+    def check_evaluation(self, name: str, evaluation: Evaluation) -> None:
+        """Refuse an evaluation that needs views or noise levels that this experiment lacks. Raises ValueError."""
+        repeated = evaluation.answers.by == "repeated-votes"
+        views = f"answers.{'repetitions x views needs' if repeated else 'views is'} {evaluation.views}"
+        if evaluation.views > self.augment.voting_views:
+            raise ValueError(f"{name}: {views}; augment.voting_views is {self.augment.voting_views}")
+        trained = min(self.augment.training_views, self.augment.evaluation_views)
+        own_rows = self.train.network.conditioning == "augmented-task" and evaluation.task_row == "view"
+        if own_rows and evaluation.views > trained:
+            raise ValueError(
+                f"{name}: {views}; with conditioning 'augmented-task' only the {trained} views trained on have an "
+                "embedding"
+            )
+        if evaluation.time_map == "raw-index" and evaluation.steps > self.train.noise.steps:
+            raise ValueError(
+                f"{name}: steps is {evaluation.steps}; with time_map 'raw-index' there are at most "
+                f"train.noise.steps {self.train.noise.steps}"
+            )

@@ -42,14 +42,14 @@ def fine_tuned_curves() -> dict[str, dict[str, list[float]]]:
         for name, contents in puzzles().items():
             (paths.RAW / name).write_text(json.dumps(contents))
         paths.OWN.mkdir(parents=True)
-        histories = {}
+        histories: dict[str, list[Mapping[str, float]]] = {}
         for start in sorted(set(STARTS.values())):
             _train(start)
             select.main()
             for suffix in (".safetensors", ".json"):
                 (paths.OWN / f"start{suffix}").write_bytes((paths.CHECKPOINTS / f"final{suffix}").read_bytes())
             histories |= {name: _train(start, name) for name in FINETUNINGS if STARTS[name] == start}
-    return {version: {key: [row[key] for row in history] for key in KEPT} for version, history in histories.items()}
+    return {name: {key: [row[key] for row in histories[name]] for key in KEPT} for name in FINETUNINGS}
 
 
 def _train(version: str, finetuning: str = "none") -> list[Mapping[str, float]]:

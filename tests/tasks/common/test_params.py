@@ -5,7 +5,7 @@ import pytest
 import yaml
 
 from tasks.common import params, paths
-from tasks.common.presets import ConfigurationError
+from tasks.common.presets import ConfigurationError, named
 from tests.conftest import ROOT, SMALL, experiment
 
 PRESETS = params.read(ROOT / paths.PRESETS)
@@ -130,3 +130,22 @@ def test_an_old_key_is_refused_and_the_new_one_named(old, new):
     known = {key for e in each for key in params.flatten(e.model_dump(mode="json"))}
     assert new in known
     assert old not in known
+
+
+def test_what_is_said_of_a_data_set_may_hold_what_is_said_of_a_size():
+    presets = {
+        "datasets": {"d": {"x": {"of": "d"}}, "e": {}},
+        "sizes": {"s": {"x": {"size": 1}}, "t": {"x": {"size": 2}}},
+        "versions": {
+            "a": {"by_dataset": {"d": {"x": {"v": "d"}, "by_size": {"s": {"x": {"size": 9}}}}}, "by_size": {"s": {}}}
+        },
+        "finetunings": {"none": {}},
+        "budgets": {"own": {}},
+    }
+    names = {"version": "a", "finetuning": "none", "budget": "own"}
+    assert named(presets, names | {"size": "s", "dataset": "d"}, "here")["x"] == {"of": "d", "size": 9, "v": "d"}
+    assert named(presets, names | {"size": "t", "dataset": "d"}, "here")["x"] == {"of": "d", "size": 2, "v": "d"}
+    assert named(presets, names | {"size": "s", "dataset": "e"}, "here")["x"] == {"size": 1}
+    presets["versions"]["a"]["by_dataset"]["d"]["by_size"] = {"u": {}}
+    with pytest.raises(ConfigurationError, match=r"versions.a.by_dataset.d.by_size is 'u'; allowed are s, t"):
+        named(presets, names | {"size": "s", "dataset": "d"}, "here")
