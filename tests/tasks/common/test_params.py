@@ -1,5 +1,6 @@
 import copy
 import re
+from typing import Any
 
 import pytest
 import yaml
@@ -133,7 +134,7 @@ def test_an_old_key_is_refused_and_the_new_one_named(old, new):
 
 
 def test_what_is_said_of_a_data_set_may_hold_what_is_said_of_a_size():
-    presets = {
+    presets: dict[str, Any] = {
         "datasets": {"d": {"x": {"of": "d"}}, "e": {}},
         "sizes": {"s": {"x": {"size": 1}}, "t": {"x": {"size": 2}}},
         "versions": {
