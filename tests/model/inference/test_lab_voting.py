@@ -14,7 +14,7 @@ from model.scoring.proposals import collect_proposals
 from model.scoring.scores import NOTHING, attempts_of
 from model.storage import checkpoints
 from tasks.common import paths
-from tests.model.inference.test_predictor import INPUTS, OUTPUTS, Oracle, _dataset, _evaluation, _predictor
+from tests.support.oracle import INPUTS, OUTPUTS, Oracle, evaluation, packed_dataset, predictor_of
 from tests.support.presets import named
 from tests.support.small_experiment import build, save_checkpoint
 
@@ -22,7 +22,7 @@ REPEATED = {"by": "repeated-votes", "repetitions": 2, "views": 20}
 
 
 def _evaluate(predictor, **changes):
-    config = Evaluation.model_validate(_evaluation().model_dump() | changes)
+    config = Evaluation.model_validate(evaluation().model_dump() | changes)
     return sorted(predictor.answer(config), key=lambda a: (a.pair, a.attempt, a.view)), config
 
 
@@ -31,7 +31,7 @@ def untrained(workspace):
     """Predictor of random weights with 39 views, whose predicted sizes differ from view to view."""
     save_checkpoint(build())
     network, description = checkpoints.load(paths.CHECKPOINTS / "best", torch.device("cpu"))
-    return Predictor(network, description, _dataset(views=39), ["a", "b"], 0, torch.device("cpu"))
+    return Predictor(network, description, packed_dataset(views=39), ["a", "b"], 0, torch.device("cpu"))
 
 
 def _labs_groups(sizes):
@@ -76,8 +76,8 @@ def test_a_vote_by_name_splits_as_the_lab(untrained):
 
 def test_with_unswapped_sizes_a_model_that_knows_the_answer_gets_36_of_72(workspace):
     """B5: the views that transpose answer with height and width exchanged; square outputs are not affected."""
-    description, dataset = save_checkpoint(build()), _dataset()
-    predictor = _predictor(Oracle(dataset), description, dataset)
+    description, dataset = save_checkpoint(build()), packed_dataset()
+    predictor = predictor_of(Oracle(dataset), description, dataset)
     answers, _ = _evaluate(predictor, transposed_sizes="unswapped")
     for answer in answers:
         transposes = bool(SWAP[dataset.views.element[dataset.views.start[answer.pair] + answer.view]])
@@ -103,7 +103,7 @@ def test_repeated_votes_have_views_and_noise_of_their_own_and_one_voted_size_eac
 
 def test_each_attempt_of_repeated_votes_is_the_winner_of_its_repetition():
     draws = np.random.default_rng(1)
-    config = Evaluation.model_validate(_evaluation().model_dump() | {"answers": REPEATED, "sizes": "voted"})
+    config = Evaluation.model_validate(evaluation().model_dump() | {"answers": REPEATED, "sizes": "voted"})
     differ = 0
     for _ in range(200):
         grids = {(a, v): draws.integers(0, 2, (1, 2)).astype(np.uint8) for a in (0, 1) for v in config.views_of(a)}
@@ -124,7 +124,7 @@ def test_the_tasks_own_row_is_that_of_every_view(workspace):
     views = {"training_views": 4, "evaluation_views": 4, "voting_views": 7}
     config = build(version="v0", augment=views, evaluations={"votes": {"answers": {"views": 4}}})
     description = save_checkpoint(config, first_rows=[0, 4, 8, 12], task_rows=16)
-    dataset, seen = _dataset(views=7), {}
+    dataset, seen = packed_dataset(views=7), {}
 
     class Rows(Oracle):
         def encode(self, packed):
@@ -135,11 +135,11 @@ def test_the_tasks_own_row_is_that_of_every_view(workspace):
 
     for task_row, wanted in (("task", [0] * 7 + [4] * 7), ("view", [0, 1, 2, 3, 4, 5, 6, 4, 5, 6, 7, 8, 9, 10])):
         seen.clear()
-        predictor = _predictor(Rows(dataset), description, dataset)
-        evaluation = Evaluation.model_validate(
-            _evaluation().model_dump() | {"answers": {"by": "votes", "views": 7}, "task_row": task_row}
+        predictor = predictor_of(Rows(dataset), description, dataset)
+        voting = Evaluation.model_validate(
+            evaluation().model_dump() | {"answers": {"by": "votes", "views": 7}, "task_row": task_row}
         )
-        list(predictor.answer(evaluation, failures=[]))
+        list(predictor.answer(voting, failures=[]))
         assert [seen[view] for view in range(14)] == wanted
 
 

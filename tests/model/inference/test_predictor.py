@@ -1,93 +1,14 @@
 """Answering with networks that are known: every view votes rightly, and batches change nothing."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
 
-from model.config.data import Augment
-from model.config.evaluation import Attempts, Evaluation, Votes
 from model.inference import predictor as prediction
 from model.inference.predictor import Failure, Predictor, batches, bisect_failures
-from model.puzzles.arrays import Dataset, Pairs
-from model.puzzles.symmetry import SWAP, transformed_shape, view_of
-from model.puzzles.views import make_views
+from model.puzzles.symmetry import SWAP
+from tests.support.oracle import OUTPUTS, TWICE, Oracle, evaluation, packed_dataset, predictor_of, votes
 from tests.support.small_experiment import build, save_checkpoint
-
-INPUTS = [np.array([[1, 2, 3], [4, 5, 6]], dtype=np.uint8), np.array([[7, 0]], dtype=np.uint8)]
-OUTPUTS = [np.arange(15, dtype=np.uint8).reshape(3, 5) % 10, np.array([[1], [2], [0], [9]], dtype=np.uint8)]
-"""Not square, so that a view that transposes has other sides."""
-
-
-def _dataset(views=72, inputs=INPUTS, scheme="all"):
-    counts = {"training_views": 72, "evaluation_views": 72, "voting_views": views}
-    config = Augment(scheme=scheme, output_only_colours="permuted", **counts)
-    ends = np.cumsum([0, *(grid.size for grid in inputs)])
-    sides = np.array([grid.shape for grid in inputs], dtype=np.int64)
-    index = np.arange(len(inputs))
-    pairs = Pairs(index, 0 * index, ends[:-1], sides[:, 0], sides[:, 1], 0 * index - 1, 0 * index, 0 * index)
-    cells = np.concatenate([grid.ravel() for grid in inputs])
-    return Dataset(cells, pairs, make_views(config, np.full(len(inputs), views), 0))
-
-
-class Oracle:
-    """Knows the answer as each view shows it, from the grids alone: cells by their place in the view's frame."""
-
-    prefix_length = 4
-
-    def __init__(self, dataset):
-        self.dataset = dataset
-
-    def _shown(self, packed, example):
-        view = int(packed.examples.view[example])
-        answer = OUTPUTS[int(packed.examples.task[example])]
-        return view_of(int(self.dataset.views.element[view]), self.dataset.views.colours[view], answer)
-
-    def encode(self, packed):
-        logits = torch.full((len(packed.examples.task), 2, 30), -9.0)
-        for example in range(len(logits)):
-            task, view = int(packed.examples.task[example]), int(packed.examples.view[example])
-            sides = transformed_shape(int(self.dataset.views.element[view]), OUTPUTS[task].shape)
-            for axis, side in enumerate(sides):
-                logits[example, axis, side - 1] = 9.0
-        return SimpleNamespace(size_logits=logits)
-
-    def denoise(self, packed, encoded, colours, time, features, gain):
-        logits = torch.zeros(len(colours), 10)
-        for row, (example, place) in enumerate(
-            zip(packed.target_example.tolist(), packed.target_position.int().tolist(), strict=True)
-        ):
-            shown = self._shown(packed, example)
-            if place[0] < shown.shape[0] and place[1] < shown.shape[1]:
-                logits[row, shown[place[0], place[1]]] = 40.0
-        return logits
-
-
-TWICE = Attempts(by="attempts", count=2)
-
-
-def votes(views):
-    return Votes(by="votes", views=views)
-
-
-def _evaluation(**changes):
-    values = {
-        "weights": "as-trained",
-        "steps": 2,
-        "sampler": "draw",
-        "self_conditioning": "none",
-        "answers": votes(72),
-        "sizes": "own",
-        "transposed_sizes": "swapped",
-        "task_row": "view",
-    } | changes
-    return Evaluation(**values, time_map="spaced", limit=0)
-
-
-def _predictor(network, description, dataset):
-    names = [f"{i:08x}" for i in range(len(dataset.views.count))]
-    return Predictor(network, description, dataset, names, 0, torch.device("cpu"))
 
 
 @pytest.fixture
@@ -97,8 +18,8 @@ def description(workspace):
 
 @pytest.mark.parametrize("sampler", ["draw", "argmax", "posterior", "renoise"])
 def test_a_model_that_knows_the_answer_gets_72_of_72_views(description, sampler):
-    dataset = _dataset()
-    answers = list(_predictor(Oracle(dataset), description, dataset).answer(_evaluation(sampler=sampler)))
+    dataset = packed_dataset()
+    answers = list(predictor_of(Oracle(dataset), description, dataset).answer(evaluation(sampler=sampler)))
     right = [np.array_equal(answer.grid, OUTPUTS[answer.pair]) for answer in answers]
     assert [sum(r for r, a in zip(right, answers, strict=True) if a.pair == pair) for pair in (0, 1)] == [72, 72]
     assert {answer.view for answer in answers} == set(range(72))
@@ -106,9 +27,9 @@ def test_a_model_that_knows_the_answer_gets_72_of_72_views(description, sampler)
 
 def test_with_the_labs_unswapped_sizes_it_gets_36_of_72(description, monkeypatch):
     """Version ledger B5: the views that transpose answer at the other shape, and are wrong."""
-    dataset = _dataset()
+    dataset = packed_dataset()
     monkeypatch.setattr(prediction, "SWAP", np.zeros_like(SWAP))
-    answers = list(_predictor(Oracle(dataset), description, dataset).answer(_evaluation()))
+    answers = list(predictor_of(Oracle(dataset), description, dataset).answer(evaluation()))
     assert sum(np.array_equal(answer.grid, OUTPUTS[answer.pair]) for answer in answers) == 2 * 36
 
 
@@ -117,12 +38,12 @@ def test_with_the_labs_unswapped_sizes_it_gets_36_of_72(description, monkeypatch
 )
 @pytest.mark.parametrize("how", [{"answers": votes(10)}, {"answers": TWICE}])
 def test_batches_of_any_size_give_the_same_predictions(workspace, monkeypatch, sampler, how):
-    _same_in_batches(monkeypatch, 2, _evaluation(steps=4, sampler=sampler, **how))
+    _same_in_batches(monkeypatch, 2, evaluation(steps=4, sampler=sampler, **how))
 
 
 @pytest.mark.slow
 def test_batches_of_1_7_and_512_give_the_same_predictions(workspace, monkeypatch):
-    _same_in_batches(monkeypatch, 8, _evaluation(steps=2))
+    _same_in_batches(monkeypatch, 8, evaluation(steps=2))
 
 
 def _same_in_batches(monkeypatch, tasks, evaluation):
@@ -133,7 +54,7 @@ def _same_in_batches(monkeypatch, tasks, evaluation):
     save_checkpoint(build(), task_rows=8, first_rows=list(range(8)))
     network, description = checkpoints.load(paths.CHECKPOINTS / "best", torch.device("cpu"))
     draws = np.random.default_rng(0)
-    dataset = _dataset(inputs=[draws.integers(0, 10, (3, 4)).astype(np.uint8) for _ in range(tasks)])
+    dataset = packed_dataset(inputs=[draws.integers(0, 10, (3, 4)).astype(np.uint8) for _ in range(tasks)])
     names = [f"{i:08x}" for i in range(tasks)]
     cut: list[int] = []
 
@@ -169,11 +90,11 @@ def test_another_seed_gives_other_draws_and_the_two_attempts_differ(workspace):
 
     save_checkpoint(build())
     network, description = checkpoints.load(paths.CHECKPOINTS / "best", torch.device("cpu"))
-    dataset = _dataset(views=1)
+    dataset = packed_dataset(views=1)
 
     def frames(seed):
         predictor = Predictor(network, description, dataset, ["a", "b"], seed, torch.device("cpu"))
-        answers = sorted(predictor.answer(_evaluation(answers=TWICE, steps=4)), key=lambda a: a[:3])
+        answers = sorted(predictor.answer(evaluation(answers=TWICE, steps=4)), key=lambda a: a[:3])
         return [np.stack(answer.frames).tobytes() for answer in answers]
 
     assert frames(0) == frames(0)
@@ -197,15 +118,15 @@ def test_a_view_that_raises_is_reported_and_the_others_vote(description, stage):
         def _bad(self, packed):
             return bool(((packed.examples.view == 5) | (packed.examples.view == 72 + 7)).any())
 
-    dataset = _dataset()
+    dataset = packed_dataset()
     failures: list[Failure] = []
-    predictor = _predictor(Broken(dataset), description, dataset)
-    answers = list(predictor.answer(_evaluation(), failures=failures))
+    predictor = predictor_of(Broken(dataset), description, dataset)
+    answers = list(predictor.answer(evaluation(), failures=failures))
     assert sorted(failures) == [(0, 5, 0, f"RuntimeError: no {stage}"), (1, 7, 0, f"RuntimeError: no {stage}")]
     assert len(answers) == 2 * 71
     assert all(np.array_equal(answer.grid, OUTPUTS[answer.pair]) for answer in answers)
     with pytest.raises(RuntimeError, match=f"no {stage}"):
-        list(predictor.answer(_evaluation()))
+        list(predictor.answer(evaluation()))
 
 
 def test_halving_finds_the_bad_ones_and_gives_up_when_there_are_too_many(monkeypatch):

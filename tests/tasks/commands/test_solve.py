@@ -113,7 +113,7 @@ def test_a_file_of_one_task_with_its_answers(stem):
     ("contents", "changes", "says"),
     [
         ({"eeeeeeee": FILES[CHALLENGES]["cccccccc"]}, {}, "knows none of the 1 tasks"),
-        (FILES[CHALLENGES], {"evaluation": "vote"}, "--evaluation is 'vote'; defined are attempts, votes"),
+        (FILES[CHALLENGES], {"evaluation": "vote"}, "--evaluation is 'vote'; defined are attempts, "),
         ({"cccccccc": {"train": []}}, {}, "task cccccccc"),
         ("{", {}, "broken JSON"),
         (FILES[CHALLENGES], {"checkpoint": "nothing"}, "nothing.json cannot be read"),
