@@ -1,5 +1,6 @@
 """The lab's voting and its mistakes, by name, against small independent implementations of its rules (ledger 4, B5)."""
 
+import json
 from collections import Counter
 
 import numpy as np
@@ -13,7 +14,10 @@ from model.puzzles.symmetry import SWAP
 from model.scoring.proposals import collect_proposals
 from model.scoring.scores import NOTHING, attempts_of
 from model.storage import checkpoints
+from tasks import predict, score
 from tasks.common import paths
+from tasks.files import predictions, tables
+from tasks.reporting import score_table
 from tests.support.oracle import INPUTS, OUTPUTS, Oracle, evaluation, packed_dataset, predictor_of
 from tests.support.presets import named
 from tests.support.small_experiment import build, save_checkpoint
@@ -171,3 +175,30 @@ def test_evaluations_of_128_steps_and_of_temporal_conditioning_by_name():
     for name in ("attempts", "votes"):
         assert evaluations[f"{name}-temporal"] == evaluations[name].model_copy(update={"self_conditioning": "temporal"})
         assert evaluations[f"{name}-temporal"].sampler == "argmax"
+
+
+def test_the_labs_votes_go_through_the_stages(workspace):
+    changes = {"votes-lab": {"steps": 2, "answers": {"views": 3}}, "votes-128-steps": {"answers": {"views": 40}}}
+    chosen = {"checkpoints": ["best"], "evaluations": ["votes-lab"]}
+    config = build(version="v0", evaluations=changes, predict=chosen, augment={"voting_views": 30})
+    tasks = len(tables.read_tasks())
+    save_checkpoint(config, first_rows=[40 * i for i in range(tasks)], task_rows=40 * tasks)
+    predict.main("best", "votes-lab")
+    frame, source = predictions.read(paths.predictions("best", "votes-lab"))
+    for _, rows in frame.groupby(["task", "test"]):
+        assert [*zip(rows["attempt"], rows["view"], strict=True)] == [(0, 0), (1, 0), (0, 1), (0, 2), (1, 3), (1, 4)]
+    score.main("best", "votes-lab")
+    row = score_table.rows(config)[0]
+    assert row.settings == "2 steps, draw, 2 votes of 3 views"
+    assert row.votes == 0
+    winners = json.loads(paths.submission("best", "votes-lab").read_text())
+    for (task, test), rows in frame.groupby(["task", "test"]):
+        for attempt in (0, 1):
+            own = rows[rows["attempt"] == attempt]
+            votes = Counter((grid.shape, grid.tobytes()) for grid in own["grid"])
+            shape, cells = votes.most_common(1)[0][0]
+            wanted = np.frombuffer(cells, dtype=np.uint8).reshape(shape).tolist()
+            assert winners[task][test][f"attempt_{attempt + 1}"] == wanted
+    assert source.evaluation.attempts == 2
+    with pytest.raises(SystemExit, match=r"predict: votes-128-steps: answers.views is 40; augment.voting_views is 30"):
+        predict.main("best", "votes-128-steps")
