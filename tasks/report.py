@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from model.puzzles.grids import Grid
 from model.scoring.wording import SELECTED_BY_LOSS, SELECTED_ON, TRAINED_ON, interval, percent
+from model.storage.atomic import write_json
 from tasks.common import paths
 from tasks.common.params import resolved
 from tasks.common.stage import StageError, stage
@@ -31,6 +32,7 @@ from tasks.reporting.gallery import (
     read_puzzles,
 )
 from tasks.reporting.score_table import read_score, rows
+from tasks.reporting.summaries import metrics, vote_points
 
 TEMPLATE = Path(__file__).parent / "reporting" / "report.html.j2"
 ACCURACY, CROSS_ENTROPY = "cells right", "cross-entropy, nats"
@@ -94,6 +96,9 @@ def main() -> None:
         svgs={name: svgs(drawn, width=5.3 if len(drawn) == 2 else 3.5) for name, drawn in panels.items()},
     )
     write(paths.PAGE, page.encode())
+    voting = {row.name: read_score(experiment, row.checkpoint, row.evaluation) for row in scores if row.votes}
+    write_json(paths.VOTE_POINTS, vote_points(voting))
+    write_json(paths.METRICS, metrics(scores))
     print(f"{paths.PAGE}: {len(page) // 1000} kB, {len(solved)} of {len(answered)} grids solved by {shown.name}")
 
 

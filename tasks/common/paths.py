@@ -38,6 +38,9 @@ SELECTION = CHECKPOINTS / "selection.json"
 
 PAGE = REPORTS / "report.html"
 PUBLISHED = REPORTS / "published.json"
+VOTE_POINTS = REPORTS / "votes.json"
+METRICS = Path("metrics.json")
+"""pass@2 of every evaluation; kept in git."""
 
 SCRATCH = Path(os.environ.get("ARC_SCRATCH", ".scratch"))
 """Resume states and timings: no DVC output, keyed by content, shared by the worktrees of a queue."""
