@@ -119,11 +119,13 @@ def stage_task(stage: str, run: str) -> State[None]:
 
 
 def copy_scores(worktree: Path, run: str) -> None:
-    """Copy the scores to the run's records, where `arc night` reads them; the worktree will be removed."""
+    """Copy scores and key of the result to the run's records, where `arc night` reads them; the worktree will go."""
     folder = places.folder_of(run) / "scores"
     folder.mkdir(parents=True, exist_ok=True)
     for path in (worktree / paths.SCORES).glob("*.json"):
         (folder / path.name).write_bytes(path.read_bytes())
+    if (worktree / paths.PUBLISHED).exists():
+        (folder.parent / paths.PUBLISHED.name).write_bytes((worktree / paths.PUBLISHED).read_bytes())
 
 
 def show_results(request: Request, worktree: Path, branch: str, run: str) -> None:

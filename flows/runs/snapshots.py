@@ -85,7 +85,7 @@ def create_worktree(commit: str, run: str) -> Path:
     remove(run)
     folder.parent.mkdir(parents=True, exist_ok=True)
     git("worktree", "add", "--detach", "--force", str(folder), commit, cwd=root)
-    _share_cache(root, folder)
+    share_cache(root, folder)
     own = root / paths.OWN
     if own.exists():
         shutil.copytree(own, folder / paths.OWN, dirs_exist_ok=True)
@@ -105,11 +105,11 @@ def remove(run: str) -> None:
 def commit_results(request: Request, worktree: Path) -> str:
     """Commit the lock, parameters and scores of a finished run to the branch exp/NAME. Returns the branch's name.
 
-    `git switch` and `dvc checkout` restore the experiment from there. Earlier results stay in the branch's history.
+    `arc restore` restores the experiment from there. Earlier results stay in the branch's history.
     """
     identity = _identity(worktree)
-    # published.json is not in DVC's cache, so git must restore it.
-    files = [name for name in ("dvc.lock", str(paths.PUBLISHED)) if (worktree / name).exists()]
+    # These are not in DVC's cache, so git must restore them.
+    files = [name for name in ("dvc.lock", str(paths.PUBLISHED), str(paths.METRICS)) if (worktree / name).exists()]
     git("add", "--force", *files, cwd=worktree)
     content = git("write-tree", cwd=worktree)
     branch = f"exp/{slug(request)}"
@@ -178,7 +178,8 @@ def _foreground_worktrees() -> set[str]:
     return {foreground_name(process) for process in psutil.process_iter()}
 
 
-def _share_cache(root: Path, folder: Path) -> None:
+def share_cache(root: Path, folder: Path) -> None:
+    """Let the worktree `folder` use the DVC cache of the checkout `root`. Raises FlowError."""
     done = subprocess.run(["dvc", "cache", "dir"], cwd=root, capture_output=True, text=True, env=_env())
     if done.returncode:
         raise FlowError(f"dvc cache dir in {root}: {done.stderr.strip()}")

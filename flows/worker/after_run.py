@@ -6,7 +6,7 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import StateType
 
 from flows.runs import interruption, places, snapshots
-from flows.worker import night_report, notification, recovery
+from flows.worker import night_report, night_text, notification, recovery
 
 MLFLOW = {StateType.CANCELLED: "KILLED", StateType.FAILED: "FAILED"}
 """MLflow's status of a run that ended without a result."""
@@ -36,6 +36,6 @@ def close(connection: SyncPrefectClient, run: UUID) -> None:
     if kind in MLFLOW:
         recovery.end_tasks(connection, run, message)
         interruption.publish(str(run), places.worktree_of(str(run)), MLFLOW[kind], message)
-    night_report.publish(connection, night_report.rows(connection, night_report.since(night_report.HOURS)))
+    night_text.publish(connection, night_report.rows(connection, night_report.since(night_report.HOURS)))
     notification.send(f"{flow_run.name}: {flow_run.state.name}", message)
     snapshots.remove(str(run))

@@ -92,6 +92,7 @@ def locks() -> Iterator[Finding]:
 
 def ports() -> Iterator[Finding]:
     """Whether the server answers, and whether another program uses its port."""
+    server.find()
     if server.answers():
         if server.ours():
             server.check_secret()

@@ -10,7 +10,7 @@ import psutil
 
 from flows.runs import places, processes, snapshots
 from flows.runs.request import Request
-from flows.worker.server import address, answers, ours
+from flows.worker.server import address, answers, find, ours
 
 
 def run(request: Request) -> None:
@@ -19,6 +19,7 @@ def run(request: Request) -> None:
     if snapshot.warning:
         print(f"warning: {snapshot.warning}", file=sys.stderr)
     worktree = snapshots.create_worktree(snapshot.commit, snapshots.foreground_name(psutil.Process()))
+    find()
     environment = {**os.environ, **places.environment(), "ARC_COMMIT": snapshot.commit}
     if answers() and ours():
         environment["PREFECT_API_URL"] = address()

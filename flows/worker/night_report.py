@@ -1,12 +1,12 @@
-"""`arc night`: duration, cost, scores and failures of recent runs, and their difference to the best run."""
+"""Duration, cost, scores and failures of recent runs, and differences between their scores."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Annotated, Any
 
 import numpy as np
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.actions import ArtifactCreate
 from prefect.client.schemas.objects import StateType
 from prefect.types._datetime import now
 from pydantic import BaseModel, ConfigDict, Field
@@ -17,11 +17,53 @@ from flows.runs.places import one_line
 from flows.runs.progress import duration
 from flows.worker import recovery
 from model.scoring.statistics import paired_difference
+from model.scoring.wording import interval
+from model.scoring.wording import percent as per_cent
 
 HOURS = 16.0
 RESAMPLES = 2000
-COLUMNS = ("run", "state", "took", "GPU-minutes", "from cache", "pass@2", "against the best", "why")
+HEADLINE = "best-votes"
+"""The evaluation whose score stands for a run where it has one; else its first."""
 ENDED = (StateType.COMPLETED, StateType.FAILED, StateType.CRASHED, StateType.CANCELLED)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One run."""
+
+    run: str
+    """Its id in Prefect; its key in MLflow for a result of `dvc repro`."""
+    name: str
+    state: str = ""
+    took: str = ""
+    gpu_minutes: float = 0.0
+    """Summed over all its starts, as are the stages."""
+    cached: str = ""
+    """How many of its stages came from the cache."""
+    why: str = ""
+    """The reason of a failure."""
+    scores: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """By checkpoint-evaluation."""
+    page: str = ""
+    """Path of its page in Prefect."""
+
+    @property
+    def headline(self) -> str:
+        """The evaluation that stands for the run; empty if it has no score."""
+        return HEADLINE if HEADLINE in self.scores else next(iter(self.scores), "")
+
+    @property
+    def pass_at_2(self) -> float:
+        """Score of `headline`, 0..1; -1 if there is none."""
+        return float(self.scores[self.headline]["pass_at_2"]) if self.scores else -1.0
+
+    @property
+    def score(self) -> str:
+        """Score of `headline` in per cent with its 95 % interval; empty if there is none."""
+        if not self.scores:
+            return ""
+        score = self.scores[self.headline]
+        return f"{per_cent(score['pass_at_2'])} [{interval(score['ci95'])}]"
 
 
 class _Grid(BaseModel):
@@ -50,44 +92,46 @@ def since(hours: float) -> Any:
     return now("UTC") - timedelta(hours=hours)
 
 
-def rows(connection: SyncPrefectClient, start: Any) -> list[dict[str, str]]:
-    """A row for every run that was active after `start`, sorted by start time."""
+def rows(connection: SyncPrefectClient, start: Any) -> list[Row]:
+    """A row for every run that was active after `start`, sorted by score, the best first; then by start time."""
     recent = [
         run
         for run in flow_runs.runs(connection, *ENDED, *recovery.ACTIVE)
         if run.start_time and (run.start_time >= start or (run.end_time or start) > start)
     ]
     scores = every_score()
-    return [_row_or_error(run, scores) for run in sorted(recent, key=lambda run: run.start_time)]
+    return ordered([_row_or_error(run, scores) for run in sorted(recent, key=lambda run: run.start_time)])
 
 
-def _row_or_error(run: Any, scores: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+def ordered(given: list[Row]) -> list[Row]:
+    """The best score first; those without a score last, in the order given."""
+    return sorted(given, key=lambda row: -row.pass_at_2)
+
+
+def _row_or_error(run: Any, scores: Mapping[str, Mapping[str, Any]]) -> Row:
     try:
         return row(run, scores)
     except Exception as error:  # One damaged record must not hide the other runs.
         why = f"its records are damaged: {type(error).__name__}: {one_line(error)}"
-        return dict.fromkeys(COLUMNS, "") | {"run": run.name, "GPU-minutes": "0.0", "why": why}
+        return Row(str(run.id), run.name, why=why)
 
 
-def row(run: Any, scores: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """The row of one run. Cost and stages are summed over all its starts."""
+def row(run: Any, scores: Mapping[str, Mapping[str, Any]]) -> Row:
+    """The row of one run."""
     past = records.stages(str(run.id))
     deaths = records.deaths(str(run.id))
-    state = run.state.name + (f", died {len(deaths)} ×" if deaths else "")
     why = "" if run.state.type == StateType.COMPLETED else run.state.message or ""
-    mine = scores.get(str(run.id), {})
-    return {
-        "run": run.name,
-        "state": state,
-        "took": duration(run.total_run_time.total_seconds()),
-        "GPU-minutes": f"{sum(stage.device_seconds for stage in past) / 60:.1f}",
-        "from cache": f"{sum(stage.cached for stage in past)} of {len(past)} stages",
-        "pass@2": "; ".join(f"{name} {percent(score)}" for name, score in mine.items()),
-        "against the best": "; ".join(
-            filter(None, (against(score, name, str(run.id), scores) for name, score in mine.items()))
-        ),
-        "why": " ".join(why.split())[:300],
-    }
+    return Row(
+        run=str(run.id),
+        name=run.name,
+        state=run.state.name + (f", died {len(deaths)} ×" if deaths else ""),
+        took=duration(run.total_run_time.total_seconds()),
+        gpu_minutes=sum(stage.device_seconds for stage in past) / 60,
+        cached=f"{sum(stage.cached for stage in past)} of {len(past)} stages",
+        why=" ".join(why.split())[:300],
+        scores=scores.get(str(run.id), {}),
+        page=f"/runs/flow-run/{run.id}",
+    )
 
 
 def percent(score: Mapping[str, Any]) -> str:
@@ -134,23 +178,3 @@ def against(score: Mapping[str, Any], evaluation: str, run: str, scores: Mapping
 def task_scores(score: Mapping[str, Any]) -> dict[str, float]:
     """Fraction of test grids solved, by task."""
     return {name: float(np.mean([grid["solved"] for grid in grids])) for name, grids in score["tasks"].items()}
-
-
-def markdown(table: Sequence[Mapping[str, str]]) -> str:
-    """The table in Markdown."""
-    if not table:
-        return "Nothing ran."
-
-    def line(cells: Iterable[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-    head = list(table[0])
-    return "\n".join([line(head), line("---" for _ in head), *(line(row.values()) for row in table)])
-
-
-def publish(connection: SyncPrefectClient, table: Sequence[Mapping[str, str]]) -> None:
-    """Publish the table as the Prefect artifact `night`."""
-    total = sum(float(row["GPU-minutes"]) for row in table)
-    summary = f"{len(table)} runs in the last {HOURS:.0f} hours, {total:.1f} GPU-minutes"
-    text = f"{summary}\n\n{markdown(table)}"
-    connection.create_artifact(ArtifactCreate(key="night", type="markdown", description=summary, data=text))

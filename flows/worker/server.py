@@ -38,6 +38,19 @@ def ours() -> bool:
     return False
 
 
+def find() -> None:
+    """Set PREFECT_SERVER_API_PORT to the port of this checkout's server, if one runs on another than the configured.
+
+    `make ui` takes the next free port where another program has 4200; a second server would use the same database.
+    """
+    if prefect_server.foreign() or (answers() and ours()):
+        return
+    running = ui.running(ui.prefect_page())
+    if running and running != prefect_server.port():
+        os.environ["PREFECT_SERVER_API_PORT"] = str(running)
+        os.environ.update(places.environment())  # Origins that may call it hold the port.
+
+
 def _listener() -> psutil.Process | None:
     """The process of this user that listens on the port; None if there is none."""
     for process in psutil.process_iter():
@@ -53,6 +66,7 @@ def ensure() -> None:
 
     The server outlives the command that starts it, since runs need it until they end.
     """
+    find()
     if answers():
         if not ours():
             raise FlowError(f"the server at {address()} belongs to another checkout; {FREE_PORT}")

@@ -3,6 +3,17 @@
 import os
 from pathlib import Path
 
+
+def home() -> Path:
+    """The checkout that owns scratch and the MLflow store: the current folder, as a relative path.
+
+    DVC runs `dvc exp run --temp` and `--queue` in a temporary clone, .dvc/tmp/exps/NAME, and then deletes it: the
+    checkout around it owns them.
+    """
+    here = Path.cwd()
+    return here.parents[3] if here.parts[-4:-1] == (".dvc", "tmp", "exps") else Path()
+
+
 PARAMS = Path("params.yaml")
 PRESETS = Path("presets.yaml")
 EXPERIMENT = Path("data/experiment.yaml")
@@ -42,7 +53,7 @@ VOTE_POINTS = REPORTS / "votes.json"
 METRICS = Path("metrics.json")
 """pass@2 of every evaluation; kept in git."""
 
-SCRATCH = Path(os.environ.get("ARC_SCRATCH", ".scratch"))
+SCRATCH = home() / os.environ.get("ARC_SCRATCH", ".scratch")
 """Resume states and timings: no DVC output, keyed by content, shared by the worktrees of a queue."""
 
 

@@ -48,8 +48,8 @@ class Store:
 
 
 def configured_store() -> Store:
-    """MLFLOW_TRACKING_URI if set, else mlflow.db in the repository root; artifacts beside it. Paths are absolute."""
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{DATABASE}"
+    """MLFLOW_TRACKING_URI if set, else mlflow.db in the checkout; artifacts beside it. Paths are absolute."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{paths.home() / DATABASE}"
     if uri.startswith("sqlite:///"):
         database = Path(uri.removeprefix("sqlite:///")).resolve()
         return Store(sqlite_address(database), database, database.with_name(ARTIFACTS))

@@ -18,7 +18,7 @@ from prefect.exceptions import ObjectNotFound
 from flows.queue import admission, flow_runs
 from flows.runs import places, processes, records, snapshots
 from flows.runs.places import FlowError
-from flows.worker import night_report, recovery
+from flows.worker import night_report, night_text, recovery
 from tests.conftest import ROOT
 
 NOW = datetime(2026, 11, 24, 3, tzinfo=UTC)
@@ -190,10 +190,11 @@ def test_the_night_is_reported_with_any_records(plain: list[tuple[Plain, dict[st
     for run, files in others:
         write(run, files)
     rows = night_report.rows(connection([*(run for run, _ in others), good]), NOW - timedelta(hours=1))
-    [mine] = [row for row in rows if row["run"] == "good"]
-    assert (mine["state"], mine["GPU-minutes"], mine["why"]) == ("Completed", "2.0", "")
-    assert {tuple(row) for row in rows} == {night_report.COLUMNS}
-    night_report.markdown(rows)
+    [mine] = [row for row in rows if row.name == "good"]
+    assert (mine.state, mine.gpu_minutes, mine.why) == ("Completed", 2.0, "")
+    assert night_text.markdown(rows, "").count("\n") == len(rows) + 1
+    for long in (False, True):
+        list(night_text.lines(rows, 1.0, long))
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"step": "x"}', b"\xff", b"[" * 10**5, b"9" * 5000])

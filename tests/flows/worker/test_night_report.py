@@ -18,7 +18,7 @@ from flows.runs import records
 from flows.runs.places import FlowError
 from flows.runs.progress import duration
 from flows.runs.stage_process import stage_names
-from flows.worker import night_report
+from flows.worker import night_report, night_text
 from tests.conftest import ROOT
 
 
@@ -62,12 +62,50 @@ def test_a_row_counts_all_starts_of_a_run(tmp_path: Path, monkeypatch: pytest.Mo
     state = SimpleNamespace(name="Failed", type=StateType.FAILED, message="train: out of\nGPU memory")
     run = SimpleNamespace(id="r", name="a run", state=state, total_run_time=timedelta(seconds=3700))
     row = night_report.row(run, night_report.every_score())
-    assert row["GPU-minutes"] == "3.0"
-    assert row["state"] == "Failed, died 1 ×"
-    assert row["took"] == "1 h 1 min"
-    assert row["why"] == "train: out of GPU memory"
-    assert row["pass@2"].startswith("best-votes 50.0 %")
-    assert "train: out of GPU memory" in night_report.markdown([row])
+    assert row.gpu_minutes == 3.0
+    assert row.state == "Failed, died 1 ×"
+    assert row.took == "1 h 1 min"
+    assert row.why == "train: out of GPU memory"
+    assert row.score == "50.0 [50.0–50.0]"
+    assert row.page == "/runs/flow-run/r"
+
+
+def rows() -> list[night_report.Row]:
+    shares = {"middle": [1] * 20 + [0] * 20, "worst": [0] * 40, "top": [1] * 30 + [0] * 10}
+    done = [night_report.Row(n, n, "Completed", "1 s", 1.5, scores={"best-votes": score(s)}) for n, s in shares.items()]
+    return [night_report.Row("f", "failed", "Failed", why="train: out of | memory", page="/runs/flow-run/f"), *done]
+
+
+def test_a_night_is_one_line_a_run_the_best_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ARC_SCRATCH", str(tmp_path))
+    given = night_report.ordered(rows())
+    assert [row.name for row in given] == ["top", "middle", "worst", "failed"]
+    said, table, last = night_text.lines(given, 8, long=False)
+    assert said == "4 runs in the last 8 hours, 1 failed, 4.5 GPU-minutes"
+    assert [(line["pass@2 %"], line["why"]) for line in table] == [
+        ("75.0 [75.0–75.0]", ""),
+        ("50.0 [50.0–50.0]", ""),
+        ("0.0 [0.0–0.0]", ""),
+        ("", "train: out of | memory"),
+    ]
+    assert last == "best: top: best-votes 75.0 [75.0–75.0], with nothing earlier on the same tasks"
+
+
+def test_the_best_is_compared_with_the_best_before_the_night(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ARC_SCRATCH", str(tmp_path))
+    for name, solved in (("before", [1] * 10 + [0] * 30), ("long-before", [1] + [0] * 39)):
+        (tmp_path / "runs" / name / "scores").mkdir(parents=True)
+        (tmp_path / "runs" / name / "scores" / "best-votes.json").write_text(json.dumps(score(solved, seed=7)))
+    *_, last = night_text.lines(night_report.ordered(rows()), 8, long=False)
+    assert last.startswith("best: top: best-votes +50.0 ["), "not against the middle one of the same night"
+    assert last.endswith("points to v3/tiny/aa1-6x6 seed 7")
+
+
+def test_the_artifact_has_a_row_and_a_link_a_run() -> None:
+    lines = night_text.markdown(night_report.ordered(rows()), "http://127.0.0.1:4").splitlines()
+    assert lines[0] == "| pass@2 % | run | why | took | GPU-min |"
+    assert lines[2].startswith("| 75.0 [75.0–75.0] | top |")
+    assert lines[-1] == "| – | [failed](http://127.0.0.1:4/runs/flow-run/f) | train: out of \\| memory |  | 0.0 |"
 
 
 NOW = datetime(2026, 11, 22, 17, 30).astimezone()

@@ -1,0 +1,59 @@
+"""Results in the MLflow store that no run of the queue made: those of `dvc repro` and `dvc exp run`."""
+
+import json
+import os
+from collections.abc import Collection
+from typing import Any
+
+from flows.runs import places
+from flows.runs.progress import duration
+from flows.worker.night_report import HEADLINE, Row
+from tasks.tracking import mlflow_runs, store
+from tasks.tracking.mlflow_runs import KEY, KIND
+
+KEPT = "arc.kept_in"
+"""Tag of a result that came with the repository."""
+
+
+def rows(start: Any, known: Collection[str]) -> list[Row]:
+    """A row for every result that was published after `start`, without those whose key is in `known`."""
+    place = store.configured_store()
+    if place.empty:
+        return []
+    os.environ.update(store.SETTINGS, MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR="false")
+    client = mlflow_runs.connect(place)
+    since = int(1000 * start.timestamp())
+    wanted = f"tags.`{KIND}` = 'experiment' and attributes.status = 'FINISHED' and attributes.end_time > {since}"
+    found = client.search_runs([e.experiment_id for e in client.search_experiments()], wanted, max_results=1000)
+    return [_row(client, run) for run in found if run.data.tags.get(KEY) not in known and KEPT not in run.data.tags]
+
+
+def known_keys() -> set[str]:
+    """Keys of the results of the queue's runs."""
+    keys = set()
+    for path in (places.scratch() / "runs").glob("*/published.json"):
+        keys.add(str(json.loads(path.read_text())["key"]))
+    return keys
+
+
+def _row(client: Any, run: Any) -> Row:
+    import mlflow
+
+    children = client.search_runs(
+        [run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{run.info.run_id}'", max_results=1000
+    )
+    names = {f"{c.data.tags['arc.checkpoint']}-{c.data.tags['arc.evaluation']}": c.info.run_id for c in children}
+    chosen = HEADLINE if HEADLINE in names else next(iter(sorted(names)), "")
+    scores = {}
+    if chosen:
+        scores[chosen] = json.loads(mlflow.artifacts.load_text(f"runs:/{names[chosen]}/score.json"))
+    minutes = run.data.metrics.get("cost/training_minutes", 0.0)
+    return Row(
+        run=run.data.tags[KEY],
+        name=run.info.run_name,
+        state="Completed",
+        took=duration(60 * minutes),
+        gpu_minutes=minutes if "cpu" not in run.data.tags.get("arc.device", "cpu").lower() else 0.0,
+        cached="by `dvc repro`",
+        scores=scores,
+    )
