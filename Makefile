@@ -20,7 +20,7 @@ setup: .venv/ready
 repro: setup
 	dvc repro
 	python -m tasks.publish --if-missing
-	python -m tasks.reporting.score_table
+	python -m tasks.commands.table
 
 check: setup
 	ruff check .

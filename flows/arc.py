@@ -265,7 +265,7 @@ def _stage_command(name: str, module: str) -> Callable[[list[str] | None], None]
 
 _PASS_ARGUMENTS = {"allow_extra_args": True, "ignore_unknown_options": True}
 for _panel, _name, _module, _help in (
-    (LOOK, "table", "reporting.score_table", "Print the scores of the experiment in this checkout."),
+    (LOOK, "table", "commands.table", "Print the scores of the experiment in this checkout."),
     (LOOK, "compare", "commands.compare", "Compare experiments: intervals, paired differences, tasks won and lost."),
     (LOOK, "task", "commands.draw_task", "Draw a task: its attempts, the vote, and the denoising steps."),
     (LOOK, "ui", "commands.ui", "Start the pages of MLflow (results) and Prefect (the queue) on 127.0.0.1."),

@@ -12,11 +12,13 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from model.config.experiment import Experiment
 from model.puzzles.grids import Grid
 from model.scoring.wording import SELECTED_BY_LOSS, SELECTED_ON, TRAINED_ON, interval, percent
 from model.storage.atomic import write_json
 from tasks.common import paths
-from tasks.common.params import resolved
+from tasks.common.params import flatten, read, resolve, resolved
+from tasks.common.presets import LAYERS
 from tasks.common.stage import StageError, stage
 from tasks.files.tables import read_solutions
 from tasks.reporting import drawing
@@ -35,6 +37,8 @@ from tasks.reporting.score_table import read_score, rows
 from tasks.reporting.summaries import metrics, vote_points
 
 TEMPLATE = Path(__file__).parent / "reporting" / "report.html.j2"
+HEADLINE = "best-votes"
+"""The score that stands for the experiment where it has it; else its first."""
 ACCURACY, CROSS_ENTROPY = "cells right", "cross-entropy, nats"
 TRAINING = {
     "loss": "loss",
@@ -91,7 +95,10 @@ def main() -> None:
         leaks=leaks,
         shown=shown,
         voted=voted,
-        parts=[("Solved", solved[:limit_drawn], len(solved)), ("Missed", missed[:limit_drawn], len(missed))],
+        headline=next((row for row in scores if row.name == HEADLINE), scores[0]),
+        parts=[("Solved", solved), ("Missed", missed)],
+        differences=differences(experiment),
+        parameters=flatten(experiment.model_dump(mode="json")),
         denoising=denoising,
         svgs={name: svgs(drawn, width=5.3 if len(drawn) == 2 else 3.5) for name, drawn in panels.items()},
     )
@@ -141,15 +148,14 @@ def render(**context: Any) -> str:
     return environment.get_template(TEMPLATE.name).render(**context)
 
 
-def picture(grid: Grid, cell: int) -> Markup:
-    """A grid as an image inside the page, `cell` pixels a cell."""
-    pixels = drawing.image(grid, cell)
-    source = base64.b64encode(drawing.image_png(pixels)).decode()
-    height, width = pixels.shape[:2]
-    alt = "{} × {} grid".format(*grid.shape)
-    return Markup('<img src="data:image/png;base64,{}" width="{}" height="{}" alt="{}">').format(
-        source, width, height, alt
-    )
+def picture(grid: Grid, cell: int, what: str) -> Markup:
+    """A grid as an image inside the page, `cell` pixels a cell; `what` says what it shows, for those who see none."""
+    source = base64.b64encode(drawing.cells_png(grid)).decode()
+    height, width = grid.shape
+    return Markup(
+        '<span class="cells" style="--cell:{cell}px"><img src="data:image/png;base64,{source}" width="{}" height="{}" '
+        'alt="{}"></span>'
+    ).format(cell * width, cell * height, f"{what}, {height} × {width}", cell=cell, source=source)
 
 
 def svgs(panels: Iterable[Panel], width: float) -> list[Markup]:
@@ -172,6 +178,18 @@ def summary(puzzles: Mapping[str, Puzzle], history: Sequence[Mapping[str, float]
         f"A discrete-diffusion solver of ARC tasks, trained for {updates} and asked {grids} test grids of "
         f"{len(puzzles)} evaluation tasks."
     )
+
+
+def differences(experiment: Experiment) -> list[tuple[str, str, str]]:
+    """Every parameter in which the experiment differs from the presets of its name: key, value, value of the presets."""
+    names = experiment.model_dump(include=set(LAYERS))
+    given = flatten(experiment.model_dump(mode="json"))
+    presets = flatten(resolve(names, read(paths.PRESETS)).model_dump(mode="json"))
+    return [
+        (key, given.get(key, "–"), presets.get(key, "–"))
+        for key in {**given, **presets}
+        if given.get(key) != presets.get(key) and key != "seed"
+    ]
 
 
 def training_panels(history: Sequence[Mapping[str, float]]) -> list[Panel]:

@@ -1,4 +1,4 @@
-"""`python -m tasks.commands.ui`: MLflow's and Prefect's pages on 127.0.0.1, until Ctrl-C or SIGTERM."""
+"""`arc ui`, `make ui`: MLflow's and Prefect's pages on 127.0.0.1, until Ctrl-C or SIGTERM."""
 
 import contextlib
 import os
@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import psutil
 import typer
 
-from tasks.commands import prefect_server
+from tasks.commands import prefect_server, ui_detached
 from tasks.common import paths
 from tasks.common.stage import StageError, die_with_parent, stage
 from tasks.tracking import store
@@ -92,10 +92,19 @@ def prefect_page() -> Page:
 def main(
     mlflow_port: Annotated[int, typer.Option(help="Port of MLflow's page, or the next free one.")] = 5000,
     prefect_port: Annotated[int, typer.Option(help="Port of Prefect's page, or the next free one.")] = 4200,
+    detach: Annotated[bool, typer.Option("--detach", help="In the background, until `arc ui --stop`.")] = False,
+    stop: Annotated[bool, typer.Option("--stop", help="End what `arc ui --detach` started.")] = False,
 ) -> None:
     """Start what does not run yet, say where it is, and end it with this process."""
+    if stop:
+        ui_detached.stop()
+        return
+    if detach:
+        ui_detached.detach(["--mlflow-port", str(mlflow_port), "--prefect-port", str(prefect_port)])
+        return
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)
+        if signal.getsignal(number) is not signal.SIG_IGN:  # As nohup sets it: the pages outlive the terminal.
+            signal.signal(number, signal.default_int_handler)
     place = store.configured_store()
     wanted = [(prefect_page(), prefect_port)]
     if place.artifacts:

@@ -7,11 +7,11 @@ from pathlib import Path
 def home() -> Path:
     """The checkout that owns scratch and the MLflow store: the current folder, as a relative path.
 
-    DVC runs `dvc exp run --temp` and `--queue` in a temporary clone, .dvc/tmp/exps/NAME, and then deletes it: the
+    DVC runs `dvc exp run --temp` and `--queue` in a temporary clone below .dvc/tmp/exps and then deletes it: the
     checkout around it owns them.
     """
-    here = Path.cwd()
-    return here.parents[3] if here.parts[-4:-1] == (".dvc", "tmp", "exps") else Path()
+    around, temporary, _ = str(Path.cwd()).partition("/.dvc/tmp/exps/")
+    return Path(around) if temporary else Path()
 
 
 PARAMS = Path("params.yaml")

@@ -94,6 +94,17 @@ def cell_size(grids: Sequence[Grid], side: int) -> int:
     return int(np.clip(side // max((max(grid.shape) for grid in grids), default=1), 5, 24))
 
 
+def cells_png(grid: Grid) -> bytes:
+    """A grid as PNG with one pixel a cell, which a page enlarges; its palette is PALETTE."""
+    from PIL import Image as Pillow
+
+    picture = Pillow.fromarray(np.ascontiguousarray(grid, dtype=np.uint8))
+    picture.putpalette(PALETTE.tobytes())
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
 def image_png(pixels: Image) -> bytes:
     """The image as PNG."""
     from matplotlib.image import imsave

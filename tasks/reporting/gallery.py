@@ -33,6 +33,8 @@ class Attempt(NamedTuple):
     verdict: str
     grid: Grid
     right: bool
+    description: str
+    """Name and verdict in a sentence's words."""
 
 
 class Card(NamedTuple):
@@ -143,7 +145,10 @@ def _attempts(entry: Mapping[str, Any], answer: Grid) -> list[Attempt]:
     first, second = (np.array(entry[f"attempt_{i}"], dtype=np.uint8) for i in (1, 2))
     same = np.array_equal(first, second)
     named = {"both attempts": first} if same else {"attempt 1": first, "attempt 2": second}
-    return [Attempt(n, _verdict(grid, answer), grid, np.array_equal(grid, answer)) for n, grid in named.items()]
+    return [
+        Attempt(name, _verdict(grid, answer), grid, np.array_equal(grid, answer), f"{name}, {_described(grid, answer)}")
+        for name, grid in named.items()
+    ]
 
 
 def _verdict(grid: Grid, answer: Grid) -> str:
@@ -151,6 +156,13 @@ def _verdict(grid: Grid, answer: Grid) -> str:
         return "{} × {} for {} × {}".format(*grid.shape, *answer.shape)
     wrong = int((grid != answer).sum())
     return f"{wrong} of {answer.size} wrong" if wrong else "right"
+
+
+def _described(grid: Grid, answer: Grid) -> str:
+    if grid.shape != answer.shape:
+        return "of the wrong size ({} × {} instead of {} × {})".format(*grid.shape, *answer.shape)
+    wrong = int((grid != answer).sum())
+    return f"wrong in {wrong} of {answer.size} cells" if wrong else "right"
 
 
 def _with_frames(source: Row, solutions: Solutions) -> list[dict[Any, Any]]:

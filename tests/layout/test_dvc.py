@@ -16,6 +16,7 @@ WIDENED = {
     "params": {"tasks/common/stage.py", "tasks/common/events.py"},
     "select": {"model/ops/cuda_graph.py", "model/ops/process_group.py"},
     "predict": {"model/diffusion/forward.py", "model/ops/cuda_graph.py"},
+    "report": {"tasks/reporting/terminal.py"},
 }
 """Files in a folder that a stage depends on although it does not import them: editing one makes the stage stale."""
 

@@ -16,7 +16,7 @@ from model.storage.atomic import write_json
 from tasks import prepare, report, score
 from tasks.common import paths
 from tasks.files import predictions
-from tests.conftest import experiment
+from tests.conftest import ROOT, experiment
 
 COLOURS = ["000000", "0074d9", "ff4136", "2ecc40", "ffdc00", "aaaaaa", "f012be", "ff851b", "7fdbff", "870c25"]
 VOID = {"meta", "img", "br", "link", "input", "hr"}
@@ -128,6 +128,7 @@ def house(workspace, built, tmp_path_factory):
 
     def build(leaks=0, selected=False, proposed=None, tasks_drawn=6):
         key = repr((leaks, selected, proposed, tasks_drawn))
+        shutil.copyfile(ROOT / "presets.yaml", paths.PRESETS)
         now = experiment(
             evaluations={"attempts": {"steps": STEPS}, "votes": {"steps": STEPS, "answers": {"views": VIEWS}}},
             predict={"checkpoints": ["best", "final"], "evaluations": ["attempts", "votes"]},
@@ -137,6 +138,7 @@ def house(workspace, built, tmp_path_factory):
         )
         if key in built:
             shutil.copytree(built[key], "data", dirs_exist_ok=True)
+            shutil.copyfile("data/metrics.json", paths.METRICS)
             return now
         paths.EXPERIMENT.write_text(yaml.safe_dump(now.model_dump(mode="json")))
         paths.PREPARED.mkdir(parents=True, exist_ok=True)
@@ -180,6 +182,7 @@ def house(workspace, built, tmp_path_factory):
                 predict(now, checkpoint, evaluation, (proposed or PROPOSED)[evaluation], leaks)
                 score.main(checkpoint, evaluation)
         report.main()
+        shutil.copyfile(paths.METRICS, "data/metrics.json")
         built[key] = tmp_path_factory.mktemp("built") / "data"
         shutil.copytree("data", built[key])
         return now
@@ -207,7 +210,7 @@ class Element:
 
 
 class Tree(HTMLParser):
-    """The page as elements; asserts that they are nested rightly."""
+    """The page as elements; asserts that they are nested properly."""
 
     def __init__(self, page):
         super().__init__()
@@ -234,16 +237,16 @@ class Tree(HTMLParser):
 
 
 def shown(image):
-    """The grid of an <img>, from the pixels at its cells' centres."""
+    """The grid of an <img>, which has one pixel a cell."""
     kind, _, data = image.attributes["src"].partition(",")
     assert kind == "data:image/png;base64"
     with Image.open(io.BytesIO(base64.b64decode(data))) as opened:
         pixels = np.asarray(opened.convert("RGB"))
-    assert pixels.shape[:2] == (int(image.attributes["height"]), int(image.attributes["width"]))
-    height, width = (int(side) for side in re.findall(r"\d+", image.attributes["alt"]))
-    cell = (pixels.shape[0] - 1) // height
-    centres = pixels[cell // 2 :: cell, cell // 2 :: cell][:height, :width]
-    return np.array([[COLOURS.index(bytes(colour).hex()) for colour in row] for row in centres.tolist()])
+    height, width = pixels.shape[:2]
+    cell = int(image.attributes["width"]) // width
+    assert (height * cell, width * cell) == (int(image.attributes["height"]), int(image.attributes["width"]))
+    assert image.attributes["alt"].endswith(f", {height} × {width}")
+    return np.array([[COLOURS.index(bytes(colour).hex()) for colour in row] for row in pixels.tolist()])
 
 
 def read():

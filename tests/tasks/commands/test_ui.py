@@ -119,6 +119,58 @@ def test_both_pages_answer_on_this_machine_alone_and_sigterm_leaves_no_process(b
 
 
 @pytest.mark.slow
+def test_pages_in_the_background_outlive_their_command_until_they_are_stopped(tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    free = 41000 + os.getpid() % 1000 * 20
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PREFECT_HOME": str(tmp_path / ".prefect")}
+
+    def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "-m", "tasks.commands.ui", *arguments]
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+
+    none = run("--stop")
+    assert (none.returncode, "no pages run in the background" in none.stderr) == (1, True)
+    ports = "--mlflow-port", str(free), "--prefect-port", str(free + 10)
+    done = run("--detach", *ports)
+    assert done.returncode == 0, done.stderr
+    found = dict(re.findall(r"(\w+) +http://127\.0\.0\.1:(\d+)", done.stdout))
+    assert set(found) == {"MLflow", "Prefect"}
+    assert "`arc ui --stop` ends what was started here" in done.stdout
+    record = json.loads((tmp_path / ".scratch/ui/pages.json").read_text())
+    members = [psutil.Process(record["process"]), *psutil.Process(record["process"]).children(recursive=True)]
+    for port in found.values():
+        assert "<html" in get(int(port), "/").lower()
+    again = run("--detach", *ports)
+    assert f"process {record['process']} has the pages" in again.stdout
+    assert run("--stop").returncode == 0
+    assert not psutil.wait_procs(members, timeout=10)[1]
+
+
+@pytest.mark.slow
+def test_the_pages_survive_the_end_of_the_terminal_under_nohup(tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    free = 42000 + os.getpid() % 1000 * 20
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PREFECT_HOME": str(tmp_path / ".prefect")}
+    command = ["nohup", sys.executable, "-m", "tasks.commands.ui", "--mlflow-port", str(free)]
+    command += ["--prefect-port", str(free + 10)]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout
+        for line in process.stdout:
+            if "Ctrl-C" in line:
+                break
+        process.send_signal(signal.SIGHUP)
+        time.sleep(2)
+        assert process.poll() is None
+        assert "<html" in get(free, "/").lower()
+    finally:
+        process.terminate()
+        assert process.wait(timeout=60) == 0
+
+
+@pytest.mark.slow
 def test_a_killed_command_takes_its_servers_along(begin):
     process, _ = begin(last="")
     members = family(process, least=3)
