@@ -181,7 +181,7 @@ def summary(puzzles: Mapping[str, Puzzle], history: Sequence[Mapping[str, float]
 
 
 def differences(experiment: Experiment) -> list[tuple[str, str, str]]:
-    """Every parameter in which the experiment differs from the presets of its name: key, value, value of the presets."""
+    """Every parameter that differs from the presets of the experiment's name: key, value, value of the presets."""
     names = experiment.model_dump(include=set(LAYERS))
     given = flatten(experiment.model_dump(mode="json"))
     presets = flatten(resolve(names, read(paths.PRESETS)).model_dump(mode="json"))

@@ -2,11 +2,12 @@
 
 import re
 from collections.abc import Collection, Mapping
+from datetime import datetime, timedelta
 from typing import Any
 
 import httpx
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.objects import StateType
+from prefect.client.schemas.objects import State, StateType
 from prefect.exceptions import ObjectNotFound, PrefectException
 from prefect.states import Failed, Scheduled
 
@@ -16,6 +17,10 @@ from flows.runs.places import FlowError, one_line
 from flows.runs.request import Request, parse
 
 COMMIT = "ARC_COMMIT"
+GENERATED = re.compile(r"[a-z]+-[a-z]+")
+"""A name that the form proposes, such as brave-lion: the title of the request replaces it."""
+AHEAD = timedelta(days=1)
+"""By how much a run of priority high from the form is put before the others of its queue."""
 DIGEST = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
 """A commit's name in git, SHA-1 or SHA-256."""
 
@@ -45,15 +50,26 @@ def foreign_variables(variables: Any, frozen: Collection[str]) -> str | None:
     return None
 
 
+def tags(request: Request, snapshot: snapshots.Snapshot) -> list[str]:
+    """By these the page filters runs: version, size, data set and commit."""
+    named = [f"{kind}:{getattr(request, kind)}" for kind in ("version", "size", "dataset")]
+    return [*named, f"code:{snapshot.commit[:8]}"]
+
+
 def create(
-    connection: SyncPrefectClient, deployment: Any, request: Request, snapshot: snapshots.Snapshot, scheduled_time: Any
+    connection: SyncPrefectClient,
+    deployment: Any,
+    request: Request,
+    snapshot: snapshots.Snapshot,
+    scheduled_time: Any,
+    name: str | None = None,
 ) -> Any:
-    """Create a run in the queue of its priority, to start at `scheduled_time`."""
+    """Create a run in the queue of its priority, to start at `scheduled_time`; it is named by its title, or `name`."""
     return connection.create_flow_run_from_deployment(
         deployment,
         parameters={"request": request.model_dump(mode="json")},
-        name=request.title,
-        tags=[f"code:{snapshot.commit[:8]}"],
+        name=name or request.title,
+        tags=tags(request, snapshot),
         state=Scheduled(scheduled_time=scheduled_time),
         work_queue_name=request.priority,
         job_variables=variables(snapshot.commit),
@@ -90,8 +106,23 @@ def _admit(connection: SyncPrefectClient, run: Any) -> list[str]:
         connection.set_flow_run_state(run.id, Failed(message=message), force=True)
         return [f"{run.name}: {message}"]
     [snapshot] = snapshots.freeze([request], places.home())
-    # Prefect cannot move a run to another queue, so an identical run replaces it.
-    create(connection, run.deployment_id, request, snapshot, run.next_scheduled_start_time)
-    connection.delete_flow_run(run.id)
-    log = [f"{request.title}: frozen as {snapshot.commit[:8]}, queue {request.priority}"]
-    return [*log, f"{request.title}: {snapshot.warning}"] if snapshot.warning else log
+    start, moment = run.next_scheduled_start_time, datetime.now().astimezone()
+    name = request.title if GENERATED.fullmatch(run.name) else run.name
+    if request.priority == "high" and start and start > moment:
+        # Prefect cannot move a run to another queue, so an identical run replaces it.
+        create(connection, run.deployment_id, request, snapshot, start, name)
+        connection.delete_flow_run(run.id)
+    else:
+        # In place, so that the page of the run that the form leads to stays.
+        connection.update_flow_run(
+            run.id,
+            name=name,
+            tags=[*run.tags, *(tag for tag in tags(request, snapshot) if tag not in run.tags)],
+            job_variables=variables(snapshot.commit),
+        )
+        if request.priority == "high":
+            # It is in the queue of the deployment, where the earliest run is the first.
+            first: State[Any] = Scheduled(scheduled_time=moment - AHEAD, message="priority high")
+            connection.set_flow_run_state(run.id, first, force=True)
+    log = [f"{name}: frozen as {snapshot.commit[:8]}, priority {request.priority}"]
+    return [*log, f"{name}: {snapshot.warning}"] if snapshot.warning else log

@@ -12,7 +12,7 @@ from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.utilities.callables import parameter_schema
 
 from flows.runs.flow import NAME, experiment
-from flows.runs.places import FlowError
+from flows.runs.places import FlowError, git, home
 
 POOL = "gpu"
 DEPLOYMENT = "queue"
@@ -49,6 +49,7 @@ def ensure(connection: SyncPrefectClient, slots: int | None = None) -> None:
     connection.create_deployment(
         flow_id=connection.create_flow(experiment),
         name=DEPLOYMENT,
+        version=git("describe", "--always", "--dirty", "--exclude=*", cwd=home()),
         work_pool_name=POOL,
         work_queue_name="normal",
         entrypoint=ENTRYPOINT,

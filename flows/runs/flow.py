@@ -26,6 +26,7 @@ from flows.runs.places import FlowError
 from flows.runs.progress import Progress
 from flows.runs.request import Request
 from flows.runs.stage_process import Outcome, run_stage, stage_names
+from tasks.commands import ui
 from tasks.common import paths
 from tasks.tracking import mlflow_runs, store
 
@@ -55,7 +56,7 @@ def experiment(request: Request) -> State[None] | None:
         return Failed(message=str(error))
     except OSError as error:  # From files that the flow itself writes.
         return Failed(message=failure_reasons.of_file_error(error))
-    logger.info("committed to %s: `git switch %s && dvc checkout` restores it", branch, branch)
+    logger.info("committed to %s: `arc restore %s` restores it", branch, branch)
     _warn_if_unreachable(lambda: show_results(request, worktree, branch, run))
     return None
 
@@ -132,11 +133,11 @@ def show_results(request: Request, worktree: Path, branch: str, run: str) -> Non
     """Create the Prefect artifacts of a finished run: its scores, and links to its report, MLflow run and branch."""
     table = [score_row(path) for path in sorted((worktree / paths.SCORES).glob("*.json"))]
     create_table_artifact(table, key="scores", description=f"{request.title}: pass@2 in percent")
-    lines = [f"# {request.title}", "", f"- restore with: `git switch {branch} && dvc checkout`"]
+    lines = [f"# {request.title}", "", f"- with its files in a folder of its own: `arc restore {branch}`"]
     if (worktree / paths.PAGE).exists():
         page = places.folder_of(run) / "report.html"
         page.write_bytes((worktree / paths.PAGE).read_bytes())
-        lines.append(f"- report: [{page}]({page.as_uri()})")
+        lines.append(f"- report on this machine: `{page}`")  # Browsers open no file:// link of a page.
     lines += [f"- MLflow (`make ui`): {link}" for link in mlflow_links(worktree)]
     create_markdown_artifact("\n".join(lines), key="links", description="The report, the MLflow run, and the branch")
 
@@ -161,9 +162,14 @@ def mlflow_links(worktree: Path) -> list[str]:
     if not published:
         return []
     # A local store is shown by `make ui`; a tracking server has its own page.
-    page = place.uri if place.uri.startswith("http") else f"http://127.0.0.1:{os.environ.get('ARC_MLFLOW_PORT', 5000)}"
+    page = place.uri if place.uri.startswith("http") else f"http://127.0.0.1:{mlflow_port(place)}"
     address = f"{page}/#/experiments/{published[0]}/runs/{published[1]}"
     return [f"[the run]({address})", f"[the report there]({address}/artifacts/report.html)"]
+
+
+def mlflow_port(place: store.Store) -> int:
+    """Port of the MLflow server of this store if one runs; else the one that `make ui` tries first."""
+    return ui.running(ui.mlflow_page(place)) or int(os.environ.get("ARC_MLFLOW_PORT", 5000))
 
 
 def _warn_if_unreachable(show: Callable[[], None]) -> None:

@@ -70,6 +70,7 @@ class Server:
         self.held = runs
         self.states: dict[uuid.UUID, list[str]] = {}
         self.created: list[Any] = []
+        self.updated: dict[uuid.UUID, Any] = {}
 
     def read_flow_runs(self, flow_run_filter: Any, deployment_filter: Any, limit: int, offset: int, **_: Any) -> Any:
         kinds = flow_run_filter.state.type.any_ if flow_run_filter.state else list(StateType)
@@ -86,6 +87,9 @@ class Server:
 
     def create_flow_run_from_deployment(self, _: Any, **fields: Any) -> None:
         self.created.append(fields)
+
+    def update_flow_run(self, run: uuid.UUID, **fields: Any) -> None:
+        self.updated[run] = fields
 
     def delete_flow_run(self, run: uuid.UUID) -> None:
         self.states.setdefault(run, []).append("deleted")
@@ -113,9 +117,13 @@ def test_a_run_in_order_is_admitted_among_any_others(others: list[Plain]) -> Non
     good = flow_run(State(type=StateType.SCHEDULED))
     server = connection([*map(drawn, others), good])
     log = admission.admit(server)
-    assert server.states[good.id] == ["deleted"]
-    assert GOOD["request"].items() <= server.created[-1]["parameters"]["request"].items()
-    assert all(set(named) <= {"Failed", "deleted"} for named in server.states.values())
+    assert server.updated[good.id]["job_variables"] == admission.variables("0" * 40)
+    assert {f"{kind}:{GOOD['request'][kind]}" for kind in ("version", "size", "dataset")} <= set(
+        server.updated[good.id]["tags"]
+    )
+    assert good.id not in server.states
+    assert server.created == []
+    assert all(set(named) <= {"Failed", "deleted", "Scheduled"} for named in server.states.values())
     assert all("\n" not in line for line in log)
 
 
@@ -144,10 +152,41 @@ def test_a_passing_trouble_loses_no_run(monkeypatch: pytest.MonkeyPatch, error: 
 
     monkeypatch.setattr(snapshots, "freeze", freeze)
     admission.admit(server)
-    assert server.states == {runs[1].id: ["deleted"]}
+    assert set(server.updated) == {runs[1].id}
     server.held = runs[:1]
     admission.admit(server)
-    assert len(server.created) == 2
+    assert set(server.updated) == {run.id for run in runs}
+
+
+@pytest.mark.parametrize(("given", "kept"), [("brave-lion", "v3/tiny/aa1-6x6 seed 0"), ("my run 7", "my run 7")])
+def test_a_run_from_the_form_keeps_its_page_and_the_name_that_somebody_gave_it(given: str, kept: str) -> None:
+    run = flow_run(State(type=StateType.SCHEDULED), name=given).model_copy(update={"tags": ["mine"]})
+    server = connection([run])
+    admission.admit(server)
+    assert server.updated[run.id]["name"] == kept
+    assert server.updated[run.id]["tags"] == [
+        "mine",
+        "version:v3",
+        "size:tiny",
+        "dataset:aa1-6x6",
+        f"code:{'0' * 8}",
+    ]
+    assert server.states == {}
+
+
+def test_a_run_of_priority_high_from_the_form_comes_first() -> None:
+    request = {"request": {**GOOD["request"], "priority": "high"}}
+    run = flow_run(State(type=StateType.SCHEDULED), parameters=request)
+    server = connection([run])
+    admission.admit(server)
+    assert server.states == {run.id: ["Scheduled"]}
+    later = flow_run(State(type=StateType.SCHEDULED), parameters=request).model_copy(
+        update={"next_scheduled_start_time": NOW + timedelta(days=900)}
+    )
+    server = connection([later])
+    admission.admit(server)
+    assert server.states == {later.id: ["deleted"]}
+    assert server.created[-1]["work_queue_name"] == "high"
 
 
 def write(run: FlowRun, files: dict[str, bytes]) -> None:

@@ -81,6 +81,7 @@ def test_a_night_is_one_line_a_run_the_best_first(tmp_path: Path, monkeypatch: p
     given = night_report.ordered(rows())
     assert [row.name for row in given] == ["top", "middle", "worst", "failed"]
     said, table, last = night_text.lines(given, 8, long=False)
+    assert isinstance(table, list)
     assert said == "4 runs in the last 8 hours, 1 failed, 4.5 GPU-minutes"
     assert [(line["pass@2 %"], line["why"]) for line in table] == [
         ("75.0 [75.0–75.0]", ""),

@@ -210,6 +210,7 @@ def test_the_page_in_a_browser(house, width, scheme):
         page.goto(paths.PAGE.absolute().as_uri())
         assert page.evaluate("document.documentElement.scrollWidth") == width, "nothing sticks out"
         score = page.locator(".headline b").bounding_box()
+        assert score
         assert score["y"] + score["height"] < 400
         cards = page.locator("article.grid:visible")
         assert cards.count() == 5
@@ -306,7 +307,12 @@ def test_a_page_without_any_prediction(house):
 def test_the_same_files_twice(house):
     house()
     first = {path.name: path.read_bytes() for path in paths.REPORTS.iterdir()}
-    metrics = json.loads(paths.METRICS.read_text())
+    scores_in_short = json.loads(paths.METRICS.read_text())
+    assert scores_in_short == {
+        f"{s['checkpoint']}-{s['source']['evaluation_name']}": f"{100 * s['pass_at_2']:5.1f} "
+        f"[{100 * s['ci95'][0]:.1f}–{100 * s['ci95'][1]:.1f}]"
+        for s in scores()
+    }
     assert set(first) == {
         "report.html",
         "votes.json",
