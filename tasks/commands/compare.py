@@ -18,6 +18,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from model.scoring.wording import interval, percent
+from model.storage.atomic import write_text
+from tasks.commands import compare_page
 from tasks.commands.comparison import Comparison, Pair, Row, compare
 from tasks.common.stage import StageError, stage
 
@@ -57,7 +59,9 @@ def main(
     csv_file: Annotated[
         Path | None, typer.Option("--csv", help="Write the scores to FILE.csv and the pairs to FILE-pairs.csv")
     ] = None,
-    html: Annotated[Path | None, typer.Option("--html", help="Write the tables as a page that opens offline")] = None,
+    html: Annotated[
+        Path | None, typer.Option("--html", help="Write a page with plots of the intervals; it opens offline")
+    ] = None,
 ) -> None:
     """Compare experiments: scores with intervals, paired differences, tasks won and lost, and differing parameters."""
     for path in (csv_file, html):
@@ -65,11 +69,11 @@ def main(
             raise StageError(f"{path} cannot be written: the folder {path.absolute().parent} does not exist")
     comparison = compare(names, checkpoint, evaluation, common, apart)
     # A pipe or a file has no width of its own.
-    console = Console(record=html is not None, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120)
+    console = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120)
     for part in draw(comparison):
         console.print(part, highlight=False)
     if html:
-        html.write_text(console.export_html(inline_styles=True))
+        write_text(html, compare_page.page(comparison, letters(comparison.rows)))
     if csv_file:
         write_csv(csv_file, comparison.rows)
         if comparison.pairs:
@@ -78,7 +82,7 @@ def main(
 
 def draw(comparison: Comparison) -> list[Any]:
     """The tables and texts, for rich."""
-    names = dict(zip((row.label for row in comparison.rows), _letters(len(comparison.rows)), strict=True))
+    names = letters(comparison.rows)
     parts: list[Any] = [_scores(comparison.rows, names)]
     if comparison.pairs:
         parts.append(_pairs(comparison.pairs, names))
@@ -97,9 +101,9 @@ def draw(comparison: Comparison) -> list[Any]:
     return [*parts, *(f"[yellow]{escape(note)}[/]" for note in comparison.notes)]
 
 
-def _letters(count: int) -> list[str]:
-    """A ... Z, then A1 ..."""
-    return [chr(ord("A") + i % 26) + (str(i // 26) if i >= 26 else "") for i in range(count)]
+def letters(rows: Sequence[Row]) -> dict[str, str]:
+    """A ... Z, then A1 ..., by label."""
+    return {row.label: chr(ord("A") + i % 26) + (str(i // 26) if i >= 26 else "") for i, row in enumerate(rows)}
 
 
 def _table(title: str) -> Table:
