@@ -59,9 +59,7 @@ def main(
     csv_file: Annotated[
         Path | None, typer.Option("--csv", help="Write the scores to FILE.csv and the pairs to FILE-pairs.csv")
     ] = None,
-    html: Annotated[
-        Path | None, typer.Option("--html", help="Write a page with plots of the intervals; it opens offline")
-    ] = None,
+    html: Annotated[Path | None, typer.Option("--html", help="Write a page with plots that opens offline")] = None,
 ) -> None:
     """Compare experiments: scores with intervals, paired differences, tasks won and lost, and differing parameters."""
     for path in (csv_file, html):

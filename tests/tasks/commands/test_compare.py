@@ -1,6 +1,7 @@
 """Comparisons against sums by hand: differences, tasks won and lost, seeds pooled, and what is refused."""
 
 import csv
+import re
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from model.scoring.statistics import bootstrap_interval, paired_difference
 from tasks.commands import compare as command
 from tasks.commands.comparison import NO_DIFFERENCE, compare
 from tasks.common.stage import StageError
+from tests.support.browser import browser
 from tests.support.random_scores import TASKS, folder, four, made_score, values_of
 
 
@@ -136,12 +138,43 @@ def test_csv_and_page_hold_the_same_as_the_terminal(folders, tmp_path, capsys):
     assert pair["won"].split("; ") == list(found.pairs[0].won)
     assert pair["factors"] == "train.optimizer.learning_rate 0.002 0.001"
     page = (tmp_path / "out.html").read_text()
-    assert "http" not in page
+    assert set(re.findall(r"https?://[^\"]*", page)) == {
+        f"https://arcprize.org/play?task={task}" for task in found.pairs[0].won + found.pairs[0].lost
+    }
     for text in (found.pairs[0].verdict, found.pairs[0].won[0], f"{100 * found.pairs[0].difference:+.1f}"):
         assert text in shown
         assert text in page
     with pytest.raises(SystemExit, match="nowhere does not exist"):
         _main(folders, csv_file=tmp_path / "nowhere" / "out.csv")
+
+
+def test_the_bars_of_the_page_lie_where_their_intervals_do(folders, tmp_path, capsys):
+    _main(folders, html=tmp_path / "out.html")
+    page, found = (tmp_path / "out.html").read_text(), compare(folders)
+    plot = r'left:([\d.]+)%;width:([\d.]+)%"></i><b style="left:([\d.]+)%'
+    drawn = [tuple(map(float, match)) for match in re.findall(plot, page)]
+    (end,) = map(float, re.findall(r"on 0 to ([\d.]+) %", page))
+    (reach,) = map(float, re.findall(r"to \+([\d.]+)</th>", page))
+    expected = [(r.low, r.high - r.low, r.pass_at_2) for r in found.rows]
+    (pair,) = found.pairs
+    low, high, middle = (50 + 50 * 100 * value / reach for value in (pair.low, pair.high, pair.difference))
+    scaled = [tuple(100 * 100 * value / end for value in row) for row in expected] + [(low, high - low, middle)]
+    assert len(drawn) == len(scaled) == 3
+    for here, there in zip(drawn, scaled, strict=True):
+        assert here == pytest.approx(there, abs=0.02)
+
+
+@pytest.mark.slow
+def test_the_page_fits_a_phone_and_a_screen_in_light_and_dark(folders, tmp_path, capsys):
+    _main(folders, html=tmp_path / "out.html")
+    with browser() as page:
+        for width, scheme in ((400, "light"), (400, "dark"), (1600, "light"), (1600, "dark")):
+            page.set_viewport_size({"width": width, "height": 900})
+            page.emulate_media(color_scheme=scheme)
+            page.goto((tmp_path / "out.html").as_uri())
+            assert page.evaluate("document.documentElement.scrollWidth") == width
+            background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+            assert background == ("rgb(19, 19, 21)" if scheme == "dark" else "rgb(251, 251, 250)")
 
 
 def test_seven_experiments_fit_a_terminal(tmp_path, monkeypatch, capsys):
