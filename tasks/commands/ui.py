@@ -15,9 +15,10 @@ from typing import Annotated, Any
 import psutil
 import typer
 
-from tasks.commands import prefect_server, ui_detached
+from tasks.commands import prefect_server
 from tasks.common import paths
 from tasks.common.stage import StageError, die_with_parent, stage
+from tasks.servers import background
 from tasks.tracking import store
 from tasks.tracking.addresses import addressable
 
@@ -97,10 +98,10 @@ def main(
 ) -> None:
     """Start what does not run yet, say where it is, and end it with this process."""
     if stop:
-        ui_detached.stop()
+        background.stop()
         return
     if detach:
-        ui_detached.detach(["--mlflow-port", str(mlflow_port), "--prefect-port", str(prefect_port)])
+        background.detach(["--mlflow-port", str(mlflow_port), "--prefect-port", str(prefect_port)])
         return
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:  # As nohup sets it: the pages outlive the terminal.
