@@ -101,6 +101,6 @@ def test_the_pages_show_stages_progress_scores_and_links(lab: Lab, page: Page) -
     for key in ("scores", "train", "links", "update 20 of 20, loss"):
         expect(body).to_contain_text(key)
     made = {row["key"]: row["latest_id"] for row in lab.api("/artifacts/latest/filter")}
-    for key, shown in (("scores", "best-attempts"), ("links", "git switch exp/"), ("train", "update 20 of 20")):
+    for key, shown in (("scores", "best-attempts"), ("links", "arc restore exp/"), ("train", "update 20 of 20")):
         page.goto(f"http://127.0.0.1:{lab.port}/artifacts/artifact/{made[key]}")
         expect(body).to_contain_text(shown)

@@ -161,11 +161,12 @@ def test_the_form_refuses_and_freezes_what_it_accepts(lab: Lab) -> None:
     refused = submit(overrides=["train.candidates=3"])["id"]
     until(lambda: lab.state(refused) == "FAILED", 30)
     assert "candidates is 3" in lab.states(refused)[-1][1]
-    submit(priority="high", overrides=["train.batch=8"])
+    accepted = submit(priority="high", overrides=["train.batch=8"])["id"]
     until(lambda: any(row["state"]["type"] == "COMPLETED" for row in lab.runs()), 90)
     [done] = [row for row in lab.runs() if row["state"]["type"] == "COMPLETED"]
-    assert done["name"] == f"{NAME} seed 0 train.batch=8"
-    assert done["work_queue_name"] == "high"
+    assert done["id"] == accepted, "the page that the form leads to stays"
+    assert NAME in done["name"]
+    assert {f"{kind}:{name}" for kind, name in plain.items()} <= set(done["tags"])
 
 
 def test_a_wrong_night_queues_nothing(lab: Lab) -> None:
