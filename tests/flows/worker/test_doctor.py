@@ -137,7 +137,8 @@ def test_the_morning_after_tells_all_and_prefects_block_is_notified(
         ]
         pages = [re.search(r"\]\((http://127\.0\.0\.1:\d+/runs/flow-run/(.+))\)", row["run"]) for row in shown]
         assert {page[2] for page in pages if page} == set(runs)
-        assert pages[2] and pages[2][2] == runs[2]
+        assert pages[2]
+        assert pages[2][2] == runs[2]
         assert last.startswith("best: ")
         assert shown[2]["why"].startswith("train: the loss is not finite")
         # The stages that computed held the lock of the CPU. The second seed trained anew; the third failed in training.
