@@ -20,13 +20,14 @@ Set = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE over the
 @contextmanager
 def one_line_errors() -> Iterator[None]:
     """Print errors that a user can correct as one line, without a traceback, and exit with code 1."""
-    from flows.runs.places import FlowError
-    from tasks.common.presets import ConfigurationError
+    from flows.runs import failure_reasons
 
     try:
         yield
-    except (FlowError, ConfigurationError) as error:
-        sys.exit(f"arc: {error}")
+    except Exception as error:
+        if (message := failure_reasons.expected(error)) is None:
+            raise
+        sys.exit(f"arc: {message}")
 
 
 @app.command()

@@ -3,7 +3,6 @@
 DVC does the work: the flow calls `dvc repro` for each stage, forwards its log, and shows progress and results.
 """
 
-import json
 import os
 import subprocess
 import sys
@@ -27,6 +26,7 @@ from flows.runs.progress import Progress
 from flows.runs.request import Request
 from flows.runs.stage_process import Outcome, run_stage, stage_names
 from tasks.common import paths
+from tasks.common.documents import read_json
 from tasks.tracking import mlflow_runs, store
 
 NAME = "experiment"
@@ -141,7 +141,7 @@ def show_results(request: Request, worktree: Path, branch: str, run: str) -> Non
 
 def score_row(path: Path) -> dict[str, Any]:
     """A score file as a table row; scores in percent."""
-    score = json.loads(path.read_text())
+    score = read_json(path)
     low, high = score["ci95"]
     return {
         "evaluation": path.stem,
@@ -155,7 +155,7 @@ def score_row(path: Path) -> dict[str, Any]:
 def mlflow_links(worktree: Path) -> list[str]:
     """Links to the MLflow run of the published result and to its report; none if nothing was published."""
     file, place = worktree / paths.PUBLISHED, store.configured_store()
-    published = mlflow_runs.run_of(place, json.loads(file.read_text())["key"]) if file.exists() else None
+    published = mlflow_runs.run_of(place, read_json(file)["key"]) if file.exists() else None
     if not published:
         return []
     # A local store is shown by `make ui`; a tracking server has its own page.

@@ -6,7 +6,6 @@ refs/arc/frozen protects it from garbage collection. A finished run leaves dvc.l
 
 import configparser
 import contextlib
-import json
 import os
 import re
 import shutil
@@ -24,6 +23,7 @@ from flows.runs.places import FlowError, git
 from flows.runs.request import Request
 from model.storage.digests import digest_text
 from tasks.common import paths
+from tasks.common.documents import DocumentError, check_folder, read_json
 
 FROZEN = "refs/arc/frozen"
 LONGEST_NAME = 60
@@ -88,6 +88,7 @@ def create_worktree(commit: str, run: str) -> Path:
     _share_cache(root, folder)
     own = root / paths.OWN
     if own.exists():
+        _check_own(own)
         shutil.copytree(own, folder / paths.OWN, dirs_exist_ok=True)
     ready.parent.mkdir(parents=True, exist_ok=True)
     ready.write_text(f"{folder}\n")
@@ -131,7 +132,7 @@ def score_lines(worktree: Path) -> list[str]:
     """Every score in a checkout, one per line, in percent with its 95 % interval."""
     lines = []
     for path in sorted((worktree / paths.SCORES).glob("*.json")):
-        score = json.loads(path.read_text())
+        score = read_json(path)
         low, high = score["ci95"]
         lines.append(
             f"{path.stem}: pass@2 {100 * score['pass_at_2']:.1f} % [{100 * low:.1f}, {100 * high:.1f}], "
@@ -189,6 +190,13 @@ def _share_cache(root: Path, folder: Path) -> None:
     config.set("cache", "dir", str((root / done.stdout.strip()).resolve()))
     with (folder / ".dvc" / "config.local").open("w") as file:
         config.write(file)
+
+
+def _check_own(own: Path) -> None:
+    try:
+        check_folder(own)
+    except DocumentError as error:
+        raise FlowError(str(error)) from None
 
 
 def _env() -> dict[str, str]:

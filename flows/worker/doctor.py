@@ -1,7 +1,6 @@
 """`arc doctor`: checks of this machine and checkout, each finding with its fix."""
 
 import contextlib
-import json
 import os
 import shutil
 import socket
@@ -19,6 +18,7 @@ from flows.runs import places, snapshots
 from flows.runs.places import FlowError, git, one_line
 from flows.worker import server
 from tasks.commands import prefect_server
+from tasks.common.documents import read_json
 from tasks.machine import gpu_lock
 
 FREE_GIB = 10.0
@@ -170,6 +170,6 @@ def _holders() -> dict[str, dict[str, object]]:
 def _dvc_owners(path: Path) -> set[int]:
     if not path.exists():
         return set()
-    rows = json.loads(path.read_text() or "{}").values()
+    rows = (read_json(path) if path.stat().st_size else {}).values()
     entries = [entry for row in rows for entry in ([row["write"]] if row.get("write") else []) + row.get("read", [])]
     return {int(entry["pid"]) for entry in entries}

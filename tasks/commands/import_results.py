@@ -28,6 +28,7 @@ from model.storage.atomic import write_json
 from model.storage.digests import digest, digest_text
 from tasks import score
 from tasks.common import params, paths
+from tasks.common.documents import read_json
 from tasks.common.presets import merge
 from tasks.common.stage import StageError, stage
 from tasks.files import predictions
@@ -169,13 +170,10 @@ def _note(place: Path) -> str:
 
 
 def _json(file: Path) -> Any:
-    """Contents of a JSON file, {} if there is none. Raises StageError."""
+    """Contents of a JSON file, {} if there is none. Raises DocumentError."""
     if not file.exists():
         return {}
-    try:
-        return json.loads(file.read_text())
-    except json.JSONDecodeError as error:
-        raise StageError(f"{file} is no JSON: {error}") from error
+    return read_json(file)
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ def named(presets: Mapping[str, Any], names: Mapping[str, Any], where: str) -> d
         for case, values in zip(CASES, cases, strict=True):
             for known in values:
                 _known(presets, LAYERS[case], known, f"presets.yaml: {section}.{name}.by_{case}")
-                merged = merge(merged, values.get(names.get(case), {}))
+                merged = merge(merged, values[known] if known == names.get(case) else {})
     return extended_evaluations(merged, "presets.yaml")
 
 
@@ -81,7 +81,7 @@ def _known(
     entries = presets.get(section, {})
     if isinstance(name, str) and name in entries:
         return dict(entries[name] or {})
-    if moved and name in moved:
+    if moved and isinstance(name, str) and name in moved:
         raise ConfigurationError(f"{where} {name!r} is now {moved[name]}")
     raise ConfigurationError(
         f"{where} is {name!r}; allowed are {', '.join(entries)} (presets.yaml, {section}){nearest(str(name), entries)}"

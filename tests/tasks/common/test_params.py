@@ -130,3 +130,12 @@ def test_an_old_key_is_refused_and_the_new_one_named(old, new):
     known = {key for e in each for key in params.flatten(e.model_dump(mode="json"))}
     assert new in known
     assert old not in known
+
+
+@pytest.mark.parametrize("name", [["v3"], {"v3": 1}, 3, True, "\x1b", "$(x)"])
+@pytest.mark.parametrize("kind", ["version", "size", "dataset", "finetuning", "budget"])
+def test_a_name_of_another_type_is_refused_by_its_key(kind, name):
+    with pytest.raises(ConfigurationError) as caught:
+        params.resolve({**SMALL, kind: name}, PRESETS)
+    assert kind in str(caught.value)
+    assert "\x1b" not in str(caught.value)
