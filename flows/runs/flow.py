@@ -18,7 +18,7 @@ from prefect.client.schemas.objects import State
 from prefect.exceptions import PrefectException
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
-from prefect.states import Completed, Failed
+from prefect.states import Completed, Crashed, Failed
 
 from flows.runs import failure_reasons, places, processes, records, snapshots
 from flows.runs.places import FlowError
@@ -36,6 +36,10 @@ class StageFailed(FlowError):
     """A stage failed; the message gives its name and the reason."""
 
 
+class DiskFull(StageFailed):
+    """The disk was full. The run is resumed once there is space."""
+
+
 @flow(name=NAME, persist_result=False, retries=0)
 def experiment(request: Request) -> State[None] | None:
     """Run one experiment: data, training, checkpoint selection, and every evaluation of the matrix.
@@ -51,10 +55,13 @@ def experiment(request: Request) -> State[None] | None:
         run_stages(run)
         copy_scores(worktree, run)
         branch = snapshots.commit_results(request, worktree)
+    except DiskFull as error:
+        return Crashed(message=str(error))
     except FlowError as error:  # Returned, not raised: Prefect would wrap the message of an exception.
         return Failed(message=str(error))
     except OSError as error:  # From files that the flow itself writes.
-        return Failed(message=failure_reasons.of_file_error(error))
+        message = failure_reasons.of_file_error(error)
+        return Crashed(message=message) if message.startswith(failure_reasons.FULL) else Failed(message=message)
     logger.info("committed to %s: `git switch %s && dvc checkout` restores it", branch, branch)
     _warn_if_unreachable(lambda: show_results(request, worktree, branch, run))
     return None
@@ -109,6 +116,8 @@ def stage_task(stage: str, run: str) -> State[None]:
             records.add_stage(run, row)
         if not outcome.code:
             return Completed(name="Cached" if outcome.cached else "Completed", message=f"{outcome.seconds:.1f} s")
+        if why.startswith(failure_reasons.FULL):
+            raise DiskFull(f"{stage}: {why}")
         if not failure_reasons.killed(outcome.code):
             raise StageFailed(f"{stage}: {why}")
         if not records.add_death(run, f"{stage}: {why}"):

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shlex
 import shutil
 import socket
 import subprocess
@@ -50,11 +51,30 @@ def examine() -> list[Finding]:
 
 
 def disk() -> Iterator[Finding]:
-    """Free space where results, scratch and databases are written."""
-    for path in (places.home(), places.scratch() if places.scratch().exists() else places.home(), Path("/tmp")):
+    """Free space of each file system where results, scratch, databases and temporary files are written."""
+    from flows.worker import hold
+
+    limit = hold.limit_gib()
+    for name, path in hold.folders().items():
         free = shutil.disk_usage(path).free / 2**30
-        fix = "`dvc gc --workspace --all-branches`, or delete old exp/ branches first" if free < FREE_GIB else ""
-        yield Finding("disk", f"{free:.1f} GiB free at {path}", fix)
+        held = f"; below {limit:g} GiB `arc worker` holds the queue ({hold.VARIABLE})" if free < limit else ""
+        yield Finding("disk", f"{free:.1f} GiB free at {path} ({name}){held}", advice(path) if free < FREE_GIB else "")
+
+
+def advice(path: Path) -> str:
+    """What may be deleted on the file system of `path`."""
+    from flows.worker import hold
+
+    cache, scratch, device = hold.cache(places.home()), places.scratch(), path.stat().st_dev
+    advices = []
+    if cache.exists() and cache.stat().st_dev == device:
+        # Objects of a run that has not ended are named by the lock of its worktree alone.
+        worktrees = "".join(f" -p {shlex.quote(str(tree))}" for tree in sorted((scratch / "worktrees").glob("*")))
+        branches = "delete exp/ branches that nobody needs, then, while no run is active, "
+        advices.append(f"{branches}`dvc gc --workspace --all-branches{worktrees}`")
+    if scratch.exists() and scratch.stat().st_dev == device:
+        advices.append(f"delete folders of trainings that nobody will resume in {scratch / 'train'}")
+    return ", or ".join(advices) or f"delete what nobody needs on the file system of {path}"
 
 
 def gpu() -> Iterator[Finding]:

@@ -31,8 +31,11 @@ from flows.runs import places, processes, snapshots
 from flows.runs.places import FlowError, one_line
 from flows.runs.request import parse
 from flows.worker import after_run, recovery, refusal, server
+from flows.worker.hold import Hold
 
 T = TypeVar("T")
+CRASHED_SECONDS = 60.0
+"""A run that crashed is resumed or closed within this time, unless that failed."""
 WATCH_SECONDS = 2.0
 CANCEL_SECONDS = 3.0
 """Prefect ends a cancelled run within this time, unless it missed the cancellation."""
@@ -43,6 +46,7 @@ class Worker(ProcessWorker):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
+        self.hold = Hold()
         self.started: set[str] = set()
         """Ids of runs whose processes may still be alive."""
 
@@ -53,6 +57,8 @@ class Worker(ProcessWorker):
     async def get_and_submit_flow_runs(self) -> list[Any]:
         """Admit runs that were queued in the UI, then poll the queue."""
         try:
+            if await asyncio.to_thread(_held, self.hold):
+                return []
             await asyncio.to_thread(_admit)
         except Exception as error:  # Git failed, or the server is away: the next poll tries again.
             print(f"admitting: {type(error).__name__}: {one_line(error)}", file=sys.stderr, flush=True)
@@ -177,12 +183,14 @@ def only_one() -> Iterator[None]:
 
 
 def _watch(worker: Worker) -> None:
-    """Restart a dead server, and end cancelled runs that Prefect missed."""
+    """Restart a dead server, end cancelled runs that Prefect missed, and resume those that could not be resumed."""
     printed = ""
     while True:
         try:
             server.ensure()
             _cancel(worker)
+            if not worker.hold.reason:
+                _resume(worker)
             printed = ""
         except Exception as error:  # Tried again; printed once.
             if repr(error) != printed:
@@ -202,6 +210,23 @@ def _cancel(worker: Worker) -> None:
             elif line := _alone(run.id, recovery.settle, connection, run, "cancelled"):
                 print(line, flush=True)
                 _alone(run.id, after_run.close, connection, run.id)
+
+
+def _resume(worker: Worker) -> None:
+    """Resume crashed runs that are still crashed: on a full disk, nothing could be written about them."""
+    with deployment.client() as connection:
+        for run in flow_runs.runs(connection, StateType.CRASHED):
+            old = time.time() - run.state.timestamp.timestamp() > CRASHED_SECONDS
+            if old and run.deployment_id and str(run.id) not in worker.started:
+                for line in _alone(run.id, after_run.after, connection, run.id) or ():
+                    print(line, flush=True)
+
+
+def _held(hold: Hold) -> bool:
+    with deployment.client() as connection:
+        for line in hold.check(connection):
+            print(line, flush=True)
+    return bool(hold.reason)
 
 
 def _after(run: UUID) -> None:
