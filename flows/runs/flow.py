@@ -20,7 +20,7 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from prefect.states import Completed, Crashed, Failed
 
-from flows.runs import failure_reasons, places, processes, records, snapshots
+from flows.runs import calm_log, failure_reasons, interruption, places, processes, records, snapshots
 from flows.runs.places import FlowError
 from flows.runs.progress import Progress
 from flows.runs.request import Request
@@ -49,6 +49,7 @@ def experiment(request: Request) -> State[None] | None:
     """
     run, worktree, logger = str(flow_run.id), Path.cwd(), get_run_logger()
     os.environ[processes.VARIABLE] = run
+    calm_log.install()
     processes.record(run, os.getpid())
     logger.info("%s in %s, code of %s", request.title, worktree, os.environ.get("ARC_COMMIT", "this checkout"))
     try:
@@ -168,6 +169,7 @@ def mlflow_links(worktree: Path) -> list[str]:
     if not published:
         return []
     # A local store is shown by `make ui`; a tracking server has its own page.
+    interruption.connect(published[1])
     page = place.uri if place.uri.startswith("http") else f"http://127.0.0.1:{os.environ.get('ARC_MLFLOW_PORT', 5000)}"
     address = f"{page}/#/experiments/{published[0]}/runs/{published[1]}"
     return [f"[the run]({address})", f"[the report there]({address}/artifacts/report.html)"]
@@ -177,5 +179,5 @@ def _warn_if_unreachable(show: Callable[[], None]) -> None:
     """Artifacts only display the result, so an unreachable server does not fail the run."""
     try:
         show()
-    except (httpx.HTTPError, PrefectException, RuntimeError) as error:
+    except (httpx.HTTPError, PrefectException, RuntimeError, OSError) as error:
         get_run_logger().warning("results are not shown because the server does not answer: %r", error)

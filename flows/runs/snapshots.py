@@ -29,7 +29,7 @@ FROZEN = "refs/arc/frozen"
 LONGEST_NAME = 60
 """Maximum number of characters that overrides take in the name of a branch; longer ones end with a digest."""
 KEPT_DAYS = 14
-"""Days for which an unneeded frozen commit is kept, so that a failed run can be inspected."""
+"""Days for which an unneeded frozen commit and the records of a run are kept, so that both can be inspected."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +103,11 @@ def remove(run: str) -> None:
     git("worktree", "prune", cwd=places.home())
 
 
+def release(commit: str) -> None:
+    """Stop protecting a frozen commit: the branch of a finished run holds it, or an equal one."""
+    git("update-ref", "-d", f"{FROZEN}/{commit}", cwd=places.home())
+
+
 def commit_results(request: Request, worktree: Path) -> str:
     """Commit the lock, parameters and scores of a finished run to the branch exp/NAME. Returns the branch's name.
 
@@ -152,7 +157,9 @@ def slug(request: Request) -> str:
 
 
 def remove_unused(needed: Iterable[str], commits: Iterable[str]) -> list[str]:
-    """Remove worktrees of runs not in `needed` and old frozen commits not in `commits`. Returns what it removed."""
+    """Remove worktrees of runs not in `needed`, their old records, and old frozen commits not in `commits`.
+
+    Returns what it removed."""
     root, kept, wanted = places.home(), set(needed) | _foreground_worktrees(), set(commits)
     folder = places.scratch() / "worktrees"
     removed = []
@@ -166,6 +173,11 @@ def remove_unused(needed: Iterable[str], commits: Iterable[str]) -> list[str]:
         if commit not in wanted and int(when) < oldest:
             git("update-ref", "-d", f"{FROZEN}/{commit}", cwd=root)
             removed.append(f"frozen commit {commit[:8]}")
+    records = places.scratch() / "runs"
+    for path in sorted(records.iterdir()) if records.exists() else []:
+        if path.name not in kept and max(file.stat().st_mtime for file in (path, *path.iterdir())) < oldest:
+            shutil.rmtree(path)
+            removed.append(f"records {path.name}")
     return removed
 
 

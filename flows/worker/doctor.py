@@ -166,6 +166,22 @@ def runs() -> Iterator[Finding]:
             yield Finding("worktree", f"{path} has no run", "`arc worker` removes it when it starts")
 
 
+def results() -> Iterator[Finding]:
+    """Whether DVC's cache and the MLflow store hold the results of all exp/ branches."""
+    from flows.worker import kept_results
+
+    whole = True
+    for name, missing in kept_results.lost_by_branch():
+        whole = False
+        found = f"{name}: DVC's cache lacks {len(missing)} outputs, such as {missing[0]}"
+        yield Finding("result", found, f"`git switch {name} && dvc repro` computes them again")
+    if unpublished := kept_results.unpublished():
+        names = ", ".join(list(unpublished)[:3])
+        yield Finding("result", f"the MLflow store lacks {len(unpublished)} branches, such as {names}", "`arc publish`")
+    elif whole:
+        yield Finding("result", f"{len(kept_results.branches())} exp/ branches, whole in DVC's cache and in MLflow")
+
+
 def versions() -> Iterator[Finding]:
     """Installed versions, compared with the tested ones."""
     for name, tested in TESTED.items():
@@ -179,7 +195,7 @@ def versions() -> Iterator[Finding]:
     yield Finding("version", git("--version"))
 
 
-CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (disk, gpu, locks, ports, worker, runs, versions)
+CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (disk, gpu, locks, ports, worker, runs, results, versions)
 
 
 def _holders() -> dict[str, dict[str, object]]:

@@ -53,6 +53,7 @@ def folders() -> dict[str, Path]:
         "results and databases": root,
         "DVC's cache": cache(root),
         "scratch": places.scratch(),
+        "resume states": places.scratch() / "train",
         "Prefect's database": Path(places.environment()["PREFECT_HOME"]),
         "temporary files": Path(tempfile.gettempdir()),
     }

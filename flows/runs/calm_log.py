@@ -1,0 +1,33 @@
+"""Log lines that would alarm without a reason: a run that was asked to stop has not crashed.
+
+Prefect logs `Crash detected!` and `Crashed` as errors when SIGTERM ends a run, which is how a cancelled run and the
+runs of a stopped worker end; it shows the reason as the state of the run.
+"""
+
+import logging
+
+SIGNAL = "Execution was aborted by a termination signal"
+STOPPED = "stopped by a signal: the run was cancelled, or its worker is stopping"
+LOGGERS = ("prefect.flow_runs", "prefect.task_runs", "prefect.engine")
+
+
+class Calm(logging.Filter):
+    """Rewrites these errors as information; everything else stays as it is."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Keep every record, and rewrite those about a termination signal."""
+        message = record.getMessage()
+        if SIGNAL not in message:
+            return True
+        if message.startswith("Finished in state"):
+            return False  # It says the same again.
+        record.msg, record.args, record.levelno, record.levelname = STOPPED, (), logging.INFO, "INFO"
+        return True
+
+
+def install() -> None:
+    """Apply it to the logs of flows and tasks of this process; a second call changes nothing."""
+    for name in LOGGERS:
+        logger = logging.getLogger(name)
+        if not any(isinstance(known, Calm) for known in logger.filters):
+            logger.addFilter(Calm())
