@@ -48,7 +48,7 @@ class Worker(ProcessWorker):
         super().__init__(**options)
         self.hold = Hold()
         self.started: set[str] = set()
-        """Ids of runs whose processes may still be alive."""
+        """Ids of runs that this worker executes or closes."""
 
     @classmethod
     def __dispatch_key__(cls) -> str:
@@ -57,7 +57,7 @@ class Worker(ProcessWorker):
     async def get_and_submit_flow_runs(self) -> list[Any]:
         """Admit runs that were queued in the UI, then poll the queue."""
         try:
-            if await asyncio.to_thread(_held, self.hold):
+            if await asyncio.to_thread(_held, self):
                 return []
             await asyncio.to_thread(_admit)
         except Exception as error:  # Git failed, or the server is away: the next poll tries again.
@@ -101,12 +101,12 @@ class Worker(ProcessWorker):
         self.started.add(run)
         result = await super().run(flow_run, configuration, cast("Any", _PidRecorder(run, task_status)))
         await asyncio.to_thread(processes.end, run)
-        self.started.discard(run)
         return result
 
     async def _submit_run_and_capture_errors(self, flow_run: Any, task_status: Any = None) -> Any:
         result = await super()._submit_run_and_capture_errors(flow_run, task_status)
         await asyncio.to_thread(_alone, flow_run.id, _after, flow_run.id)
+        self.started.discard(str(flow_run.id))
         return result
 
 
@@ -190,7 +190,7 @@ def _watch(worker: Worker) -> None:
             server.ensure()
             _cancel(worker)
             if not worker.hold.reason:
-                _resume(worker)
+                _resume(worker, CRASHED_SECONDS)
             printed = ""
         except Exception as error:  # Tried again; printed once.
             if repr(error) != printed:
@@ -212,21 +212,24 @@ def _cancel(worker: Worker) -> None:
                 _alone(run.id, after_run.close, connection, run.id)
 
 
-def _resume(worker: Worker) -> None:
-    """Resume crashed runs that are still crashed: on a full disk, nothing could be written about them."""
+def _resume(worker: Worker, seconds: float) -> None:
+    """Resume runs that crashed `seconds` ago and still are: on a full disk, nothing could be written about them."""
     with deployment.client() as connection:
         for run in flow_runs.runs(connection, StateType.CRASHED):
-            old = time.time() - run.state.timestamp.timestamp() > CRASHED_SECONDS
+            old = time.time() - run.state.timestamp.timestamp() > seconds
             if old and run.deployment_id and str(run.id) not in worker.started:
                 for line in _alone(run.id, after_run.after, connection, run.id) or ():
                     print(line, flush=True)
 
 
-def _held(hold: Hold) -> bool:
+def _held(worker: Worker) -> bool:
+    before = worker.hold.reason
     with deployment.client() as connection:
-        for line in hold.check(connection):
+        for line in worker.hold.check(connection):
             print(line, flush=True)
-    return bool(hold.reason)
+    if before and not worker.hold.reason:
+        _resume(worker, CANCEL_SECONDS)  # Before any other run starts.
+    return bool(worker.hold.reason)
 
 
 def _after(run: UUID) -> None:
