@@ -170,7 +170,7 @@ def mlflow_links(worktree: Path) -> list[str]:
         return []
     # A local store is shown by `make ui`; a tracking server has its own page.
     interruption.connect(published[1])
-    page = place.uri if place.uri.startswith("http") else f"http://127.0.0.1:{os.environ.get('ARC_MLFLOW_PORT', 5000)}"
+    page = place.uri if place.uri.startswith("http") else f"http://127.0.0.1:{places.mlflow_port()}"
     address = f"{page}/#/experiments/{published[0]}/runs/{published[1]}"
     return [f"[the run]({address})", f"[the report there]({address}/artifacts/report.html)"]
 

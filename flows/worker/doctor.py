@@ -19,7 +19,8 @@ from flows.runs import places, snapshots
 from flows.runs.places import FlowError, git, one_line
 from flows.worker import server
 from tasks.commands import prefect_server
-from tasks.common.documents import read_json
+from tasks.common import paths
+from tasks.common.documents import DocumentError, check_folder, read_json
 from tasks.machine import gpu_lock
 
 FREE_GIB = 10.0
@@ -93,6 +94,14 @@ def gpu() -> Iterator[Finding]:
         fix = "" if ours else f"if nobody needs it: `kill {pid}`"
         yield Finding("gpu", f"process {pid} uses {memory} MiB{'' if ours else ', without our lock'}", fix)
     yield Finding("gpu", f"{len(done.stdout.splitlines())} processes on the GPUs")
+
+
+def own() -> Iterator[Finding]:
+    """Whether data/own holds regular files only: DVC hashes it before any stage runs, and waits for a FIFO."""
+    try:
+        check_folder(places.home() / paths.OWN)
+    except DocumentError as error:
+        yield Finding("data/own", str(error), "remove it; `dvc repro` would wait for it, or follow it")
 
 
 def locks() -> Iterator[Finding]:
@@ -195,7 +204,7 @@ def versions() -> Iterator[Finding]:
     yield Finding("version", git("--version"))
 
 
-CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (disk, gpu, locks, ports, worker, runs, results, versions)
+CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (disk, gpu, own, locks, ports, worker, runs, results, versions)
 
 
 def _holders() -> dict[str, dict[str, object]]:
