@@ -9,6 +9,8 @@ import logging
 SIGNAL = "Execution was aborted by a termination signal"
 STOPPED = "stopped by a signal: the run was cancelled, or its worker is stopping"
 LOGGERS = ("prefect.flow_runs", "prefect.task_runs", "prefect.engine")
+SERVICES = ("EventsWorker", "APILogWorker")
+"""Prefect's threads that send events and logs; they warn while they send the last ones."""
 
 
 class Calm(logging.Filter):
@@ -25,9 +27,15 @@ class Calm(logging.Filter):
         return True
 
 
+def _is_no_farewell(record: logging.LogRecord) -> bool:
+    return "Still processing items" not in record.getMessage()
+
+
 def install() -> None:
     """Apply it to the logs of flows and tasks of this process; a second call changes nothing."""
     for name in LOGGERS:
         logger = logging.getLogger(name)
         if not any(isinstance(known, Calm) for known in logger.filters):
             logger.addFilter(Calm())
+    for name in SERVICES:
+        logging.getLogger(name).addFilter(_is_no_farewell)  # logging keeps one of each.

@@ -27,7 +27,7 @@ from prefect.states import Failed
 from prefect.workers.process import ProcessJobConfiguration, ProcessWorker, ProcessWorkerResult
 
 from flows.queue import admission, deployment, flow_runs
-from flows.runs import places, processes, snapshots
+from flows.runs import calm_log, places, processes, snapshots
 from flows.runs.places import FlowError, one_line
 from flows.runs.request import parse
 from flows.worker import after_run, recovery, refusal, server
@@ -140,6 +140,7 @@ class _PidRecorder:
 
 def work() -> None:
     """Execute queued runs until SIGTERM or Ctrl-C. Raises FlowError if another worker is running here."""
+    calm_log.install()
     with only_one():
         slots = deployment.slots()
         with deployment.client() as connection:

@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from flows.runs import calm_log
+from flows.runs import calm_log, stage_process
 
 
 @pytest.mark.parametrize("name", calm_log.LOGGERS)
@@ -32,3 +32,19 @@ def test_a_termination_signal_is_no_crash_and_all_else_stays(name: str) -> None:
         ("ERROR", "Crash detected! out of memory"),
         ("ERROR", "Finished in state Failed('train: the loss is not finite')"),
     ]
+
+
+@pytest.mark.parametrize("name", calm_log.SERVICES)
+def test_the_last_events_are_sent_without_a_warning_and_lost_ones_are_told(name: str, caplog) -> None:
+    calm_log.install()
+    logging.getLogger(name).warning("Still processing items: 3 items remaining...")
+    logging.getLogger(name).warning("Service %r queue is full (%d items), dropping item", name, 9)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"Service {name!r} queue is full (9 items), dropping item"
+    ]
+
+
+def test_a_lock_that_dvc_released_is_no_line_of_the_log() -> None:
+    line = "WARNING: Process 'dvc repro --single-item train' with (Pid 12), in RWLock-file '.dvc/tmp/rwlock' had been"
+    assert stage_process.NOISE.match(f"{line} killed. Auto removed it from the lock file.")
+    assert not stage_process.NOISE.match("WARNING: the disk is nearly full")
