@@ -9,6 +9,8 @@ import logging
 SIGNAL = "Execution was aborted by a termination signal"
 STOPPED = "stopped by a signal: the run was cancelled, or its worker is stopping"
 LOGGERS = ("prefect.flow_runs", "prefect.task_runs", "prefect.engine")
+EXPECTED = ("FailedRun", "CrashedRun")
+"""Exceptions that Prefect makes of a state that a flow returns."""
 SERVICES = ("EventsWorker", "APILogWorker")
 """Prefect's threads that send events and logs; they warn while they send the last ones."""
 
@@ -17,8 +19,11 @@ class Calm(logging.Filter):
     """Rewrites these errors as information; everything else stays as it is."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Keep every record, and rewrite those about a termination signal."""
+        """Rewrite the records about a termination signal, drop what only repeats a state, keep all others."""
         message = record.getMessage()
+        kind = record.exc_info[0] if record.exc_info else None
+        if "exited with unexpected exception" in message and kind and kind.__name__ in EXPECTED:
+            return False  # The flow has returned this state, and its message says why.
         if SIGNAL not in message:
             return True
         if message.startswith("Finished in state"):

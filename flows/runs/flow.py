@@ -76,7 +76,8 @@ def run_stages(run: str) -> None:
         step = stage_task.with_options(name=stage, task_run_name=stage)
         states[stage] = step(stage, run, wait_for=upstream, return_state=True)
         if not states[stage].is_completed():
-            states[stage].result()  # Raises the exception of the stage.
+            message = states[stage].message or f"{stage}: failed"
+            raise (DiskFull if failure_reasons.FULL in message else StageFailed)(message)
     if "publish" not in states:
         return
     # A result from DVC's cache may have been published to another MLflow store than this one.
@@ -93,7 +94,17 @@ def run_stages(run: str) -> None:
 
 @task(persist_result=False, cache_policy=NO_CACHE, retries=0)
 def stage_task(stage: str, run: str) -> State[None]:
-    """Run one stage. A killed stage is restarted, unless it was killed at the same update before."""
+    """Run one stage. An expected failure is returned: Prefect logs a traceback of what is raised."""
+    try:
+        return _until_not_killed(stage, run)
+    except StageFailed as error:
+        return Failed(message=str(error))
+    except OSError as error:  # From the records of the run.
+        return Failed(message=f"{stage}: {failure_reasons.of_file_error(error)}")
+
+
+def _until_not_killed(stage: str, run: str) -> State[None]:
+    """Run a stage, again if it was killed, unless it was killed at the same update before. Raises StageFailed."""
     logger = get_run_logger()
     while True:
         progress = Progress(run, stage)
@@ -117,8 +128,6 @@ def stage_task(stage: str, run: str) -> State[None]:
             records.add_stage(run, row)
         if not outcome.code:
             return Completed(name="Cached" if outcome.cached else "Completed", message=f"{outcome.seconds:.1f} s")
-        if why.startswith(failure_reasons.FULL):
-            raise DiskFull(f"{stage}: {why}")
         if not failure_reasons.killed(outcome.code):
             raise StageFailed(f"{stage}: {why}")
         if not records.add_death(run, f"{stage}: {why}"):

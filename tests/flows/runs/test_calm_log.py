@@ -3,6 +3,7 @@
 import logging
 
 import pytest
+from prefect.exceptions import CrashedRun
 
 from flows.runs import calm_log, stage_process
 
@@ -24,12 +25,18 @@ def test_a_termination_signal_is_no_crash_and_all_else_stays(name: str) -> None:
         logger.error("Crash detected! Execution was aborted by a termination signal.")
         logger.error("Finished in state Crashed('Execution was aborted by a termination signal.')")
         logger.error("Crash detected! %s", "out of memory")
+        for error in (CrashedRun("the disk is full"), ValueError("a bug")):
+            try:
+                raise error
+            except Exception:
+                logger.error("Engine execution exited with unexpected exception", exc_info=True)
         logger.error("Finished in state Failed('train: the loss is not finite')")
     finally:
         logger.removeHandler(handler)
     assert seen == [
         ("INFO", calm_log.STOPPED),
         ("ERROR", "Crash detected! out of memory"),
+        ("ERROR", "Engine execution exited with unexpected exception"),
         ("ERROR", "Finished in state Failed('train: the loss is not finite')"),
     ]
 
