@@ -22,6 +22,8 @@ class Calm(logging.Filter):
         """Rewrite the records about a termination signal, drop what only repeats a state, keep all others."""
         message = record.getMessage()
         kind = record.exc_info[0] if record.exc_info else None
+        if kind is None:
+            record.exc_info = None  # Else `NoneType: None` follows a failure that was returned.
         if "exited with unexpected exception" in message and kind and kind.__name__ in EXPECTED:
             return False  # The flow has returned this state, and its message says why.
         if SIGNAL not in message:
