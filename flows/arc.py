@@ -20,13 +20,14 @@ Set = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE over the
 @contextmanager
 def one_line_errors() -> Iterator[None]:
     """Print errors that a user can correct as one line, without a traceback, and exit with code 1."""
-    from flows.runs.places import FlowError
-    from tasks.common.presets import ConfigurationError
+    from flows.runs import failure_reasons
 
     try:
         yield
-    except (FlowError, ConfigurationError) as error:
-        sys.exit(f"arc: {error}")
+    except Exception as error:
+        if (message := failure_reasons.expected(error)) is None:
+            raise
+        sys.exit(f"arc: {message}")
 
 
 @app.command()
@@ -45,10 +46,18 @@ def run(
 
 
 @app.command()
-def worker() -> None:
+def worker(
+    stop: Annotated[bool, typer.Option("--stop", help="End the worker, whose trainings save, and the server.")] = False,
+) -> None:
     """Execute queued runs until Ctrl-C. Starts the server if none answers, and first recovers from an earlier crash."""
     _environment()
     with one_line_errors():
+        if stop:
+            from flows.worker import stopping
+
+            for line in stopping.stop():
+                print(line, flush=True)
+            return
         _server()
         os.environ.setdefault("PREFECT_WORKER_QUERY_SECONDS", "2")
         os.environ.setdefault("PREFECT_WORKER_PREFETCH_SECONDS", "1")
@@ -132,6 +141,19 @@ def doctor() -> None:
 
         findings = command.examine()
     table([{"": "!" if f.fix else "ok", "what": f.what, "found": f.found, "fix": f.fix} for f in findings])
+
+
+@app.command()
+def publish() -> None:
+    """Publish the results of all exp/ branches that the MLflow store lacks, such as after its database was lost."""
+    _environment()
+    with one_line_errors():
+        from flows.worker import kept_results
+
+        lines = list(kept_results.publish_all())
+        print("\n".join(line for line, _ in lines) or "the MLflow store holds the results of all exp/ branches")
+        if not all(done for _, done in lines):
+            sys.exit(1)
 
 
 @contextmanager

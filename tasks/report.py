@@ -4,7 +4,6 @@ It runs after scoring and may therefore draw the solutions; it computes no score
 """
 
 import base64
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,8 @@ from markupsafe import Markup
 
 from model.puzzles.grids import Grid
 from model.scoring.wording import SELECTED_BY_LOSS, SELECTED_ON, TRAINED_ON, interval, percent
-from tasks.common import paths
+from tasks.common import documents, paths
+from tasks.common.documents import DocumentError
 from tasks.common.params import resolved
 from tasks.common.stage import StageError, stage
 from tasks.files.tables import read_solutions
@@ -100,9 +100,9 @@ def main() -> None:
 def read_json(path: Path) -> Any:
     """A file of an earlier stage. Raises StageError."""
     try:
-        return json.loads(path.read_text())
-    except OSError as error:
-        raise StageError(f"{path} cannot be read: {error.strerror}; run `dvc repro`") from error
+        return documents.read_json(path)
+    except DocumentError as error:
+        raise StageError(f"{error}; run `dvc repro`") from error
 
 
 def write(path: Path, content: bytes) -> None:

@@ -1,6 +1,5 @@
 """Stage `score`: replays the vote from stored predictions and scores it with the test solutions."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,6 +16,7 @@ from model.scoring.scores import Key, attempts_of, score
 from model.scoring.wording import caveats, interval, marks, percent
 from model.storage.atomic import write_json
 from tasks.common import paths
+from tasks.common.documents import read_json
 from tasks.common.params import resolved
 from tasks.common.stage import StageError, stage
 from tasks.files import predictions
@@ -49,7 +49,7 @@ def main(
     check(path, frame, source, solutions)
     given = {key: grid for key, (grid, _) in read_pairs("evaluation").items()}
     result, attempts = scored(frame, source, solutions, given, config)
-    selection = json.loads(paths.SELECTION.read_text())
+    selection = read_json(paths.SELECTION)
     result |= {
         "checkpoint": checkpoint,
         **marks(checkpoint, selection, experiment.fetch),

@@ -36,6 +36,7 @@ from model.training.sharding import Sharded
 from model.training.trainer import Stopped, Training
 from model.training.validation import CROSS_ENTROPY, lowest
 from tasks.common import events, paths
+from tasks.common.documents import read_json
 from tasks.common.params import resolved
 from tasks.common.stage import StageError, stage
 from tasks.files import cost, start_checkpoint
@@ -188,7 +189,7 @@ def describe(experiment: Experiment, tasks: list[dict[str, Any]], dataset: Datas
 
     Raises StageError for a start that was trained on evaluated pairs, unless prepare.leaks is keep.
     """
-    leaks, names = json.loads(paths.LEAKS.read_text()), [task["name"] for task in tasks]
+    leaks, names = read_json(paths.LEAKS), [task["name"] for task in tasks]
     leaked = set()
     if leaks["leaks"] == "keep":
         leaked = {(entry["task"], entry["test"]) for entry in leaks["pairs_of_other_tasks"]}

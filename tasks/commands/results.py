@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.common import paths
+from tasks.common.documents import DocumentError, parse_json, read_json
 from tasks.common.params import check, flatten, read
 from tasks.common.presets import ConfigurationError
 from tasks.common.stage import StageError
@@ -74,9 +75,9 @@ def find(name: str, checkpoint: str, evaluation: str) -> list[Result]:
 
 def _from_file(path: Path, name: str) -> Result:
     try:
-        score = json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise StageError(f"{path} cannot be read: {error}; run the stage score again") from error
+        score = read_json(path)
+    except DocumentError as error:
+        raise StageError(f"{error}; run the stage score again") from error
     score = _checked(score, str(path))
     # Beside a score in data/scores are its parameters and its cost.
     root = path.absolute().parent.parent.parent
@@ -150,7 +151,8 @@ def _result(client: Any, name: str, parent: Any, checkpoint: str, evaluation: st
     import mlflow
 
     text = mlflow.artifacts.load_text(f"runs:/{chosen.info.run_id}/score.json")
-    score = _checked(json.loads(text), f"score.json of MLflow's run {chosen.info.run_id}")
+    where = f"score.json of MLflow's run {chosen.info.run_id}"
+    score = _checked(parse_json(text.encode(), where), where)
     tags, metrics = parent.data.tags, parent.data.metrics
     commit = tags.get("mlflow.source.git.commit")
     return Result(

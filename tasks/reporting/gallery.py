@@ -1,6 +1,5 @@
 """The test grids with their attempts, and the denoising examples, that the report draws."""
 
-import json
 from collections.abc import Mapping, Sequence
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -10,6 +9,7 @@ from numpy.typing import NDArray
 
 from model.puzzles.grids import Grid
 from tasks.common import paths
+from tasks.common.documents import DocumentError, read_json
 from tasks.common.stage import StageError
 from tasks.files import predictions
 from tasks.files.tables import read_pairs, read_tasks
@@ -90,9 +90,9 @@ def cards(score: Mapping[str, Any], puzzles: Mapping[str, Puzzle], solutions: So
     checkpoint, evaluation = score["checkpoint"], score["source"]["evaluation_name"]
     path = paths.submission(checkpoint, evaluation)
     try:
-        submission = json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError) as error:
-        raise StageError(f"{path} cannot be read: {error}; run the stage score again") from error
+        submission = read_json(path)
+    except DocumentError as error:
+        raise StageError(f"{error}; run the stage score again") from error
     unit = "attempts" if score["source"]["evaluation"]["answers"]["by"] == "attempts" else "views"
     drawn = []
     for name, results in sorted(score["tasks"].items()):

@@ -1,6 +1,5 @@
 """The score table, one row a checkpoint and evaluation, for the terminal and the report page."""
 
-import json
 from typing import Any, NamedTuple
 
 from rich import box
@@ -11,6 +10,7 @@ from model.config.evaluation import Evaluation, RepeatedVotes, Votes
 from model.config.experiment import Experiment
 from model.scoring.wording import caveats, interval, percent
 from tasks.common import paths
+from tasks.common.documents import DocumentError, read_json
 from tasks.common.params import resolved
 from tasks.common.stage import StageError, stage
 
@@ -56,11 +56,12 @@ def read_score(experiment: Experiment, checkpoint: str, evaluation: str) -> dict
     """One score file. Raises StageError for a missing or broken one, or one of another experiment."""
     path = paths.score(checkpoint, evaluation)
     try:
-        result: dict[str, Any] = json.loads(path.read_text())
+        result: dict[str, Any] = read_json(path)
         identity = result["source"]["experiment"], result["source"]["seed"]
-    except OSError as error:
-        raise StageError(f"{path} cannot be read: {error.strerror}; run `dvc repro`") from error
-    except (json.JSONDecodeError, KeyError) as error:
+    except DocumentError as error:
+        advice = "run `dvc repro`" if isinstance(error.__cause__, OSError) else "run the stage score again"
+        raise StageError(f"{error}; {advice}") from error
+    except (KeyError, TypeError) as error:
         raise StageError(f"{path} is no score ({type(error).__name__}: {error}); run the stage score again") from error
     if identity != (experiment.name, experiment.seed):
         raise StageError(

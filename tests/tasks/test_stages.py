@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import re
 from pathlib import Path
 
@@ -259,3 +260,25 @@ def test_a_subset_is_a_file_in_data_own_that_prepare_depends_on(workspace, monke
     (paths.OWN / "mine.txt").write_bytes(b"x" * 10**6 + b"x")
     with pytest.raises(SystemExit, match="at most 1000000 are allowed"):
         fetch.main()
+
+
+def test_a_fifo_or_a_link_out_of_data_own_is_refused_and_nothing_waits(workspace, monkeypatch):
+    paths.OWN.mkdir(parents=True)
+    (paths.OWN / "note.txt").symlink_to("/etc/passwd")
+    with pytest.raises(SystemExit, match=r"fetch: data/own/note.txt is a link out of data/own"):
+        fetch.main()
+    (paths.OWN / "note.txt").unlink()
+    os.mkfifo(paths.OWN / "note.txt")
+    with pytest.raises(SystemExit, match=r"fetch: data/own/note.txt is no regular file"):
+        fetch.main()
+
+
+@pytest.mark.parametrize("name", ["$x^2$", "[/red]", "\ud800", "\x1b[2J", "a b", "../x", "a/b", "<b>", "x" * 65, ""])
+def test_a_task_id_that_would_break_a_page_a_terminal_or_a_file_is_refused(raw, name):
+    files = puzzles()
+    challenges = files["arc-agi_training_challenges.json"]
+    challenges[name] = challenges.pop("aaaaaaaa")
+    raw(files)
+    with pytest.raises(SystemExit, match=r"arc-agi_training_challenges.json: task id .* is no name") as caught:
+        prepare.main()
+    assert str(caught.value.code).isprintable()

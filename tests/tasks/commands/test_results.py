@@ -50,7 +50,7 @@ def test_the_cost_is_that_of_the_folders_own_training(folders, tmp_path, monkeyp
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda path: path.write_text("{"), "cannot be read"),
+        (lambda path: path.write_text("{"), "broken JSON"),
         (lambda path: path.write_text("[]"), "is no score: it lacks"),
         (lambda path: path.write_text('{"tasks": {}}'), "is no score: it lacks"),
         (lambda path: path.unlink(), "is missing; .* has no scores"),
