@@ -84,7 +84,7 @@ def content_key(place: Path) -> str:
 
 def read(place: Path, scratch: Path) -> Result:
     """The kept result as runs; score files are written to the folder `scratch`. Raises StageError."""
-    values, cost = _titled(params.read(place / NEEDED[0])), _json(place / "cost.json")
+    values, cost = titled(params.read(place / NEEDED[0])), _json(place / "cost.json")
     selection = _json(place / "selection.json")
     sources: dict[Pair, predictions.Source] = {}
     scores: dict[Pair, Any] = {}
@@ -154,7 +154,7 @@ def _fetch(values: Mapping[str, Any]) -> Fetch:
     return Fetch.model_validate({"official_evaluation": None} | values["fetch"])  # Newer than some kept results.
 
 
-def _titled(values: Mapping[str, Any]) -> dict[str, Any]:
+def titled(values: Mapping[str, Any]) -> dict[str, Any]:
     """The experiment with its title, by today's presets if its file has none. Raises ConfigurationError."""
     if "title" in values:
         return dict(values)
