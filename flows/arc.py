@@ -212,7 +212,12 @@ _PASS_ARGUMENTS = {"allow_extra_args": True, "ignore_unknown_options": True}
 for _name, _module, _help in (
     ("compare", "compare", "Compare experiments: scores with intervals, paired differences, tasks won and lost."),
     ("solve", "solve", "Predict the answers to an official ARC file with a checkpoint."),
-    ("show", "show_experiment", "Print what VERSION/SIZE/DATASET stands for, and how it differs from another."),
+    ("show", "show_experiment", "Print what a name or params.yaml stands for, how it differs, or what a version is."),
+    (
+        "versions",
+        "versions",
+        "List every version: what changed, the lab's commit and score, ours, and what reproduces.",
+    ),
     ("import", "import_results", "Publish kept results, by default those of docs/baselines, to the MLflow store."),
     ("task", "draw_task", "Draw a task: its attempts, the vote, and the denoising steps."),
 ):

@@ -54,7 +54,7 @@ def main(
 
 def title(experiment: Experiment, pair: Pair | None = None) -> str:
     """Name of the run of the training, or of an evaluation."""
-    return records.title(experiment.name, experiment.seed, pair)
+    return records.run_name(experiment.model_dump(include={"title", "seed"}), pair)
 
 
 def matrix(experiment: Experiment) -> list[Pair]:

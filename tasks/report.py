@@ -79,7 +79,7 @@ def main() -> None:
         ("denoising", [denoising_strip(example) for example in denoising.examples]),
     ):
         by = shown.name if name != "denoising" else "step by step"
-        title = f"{experiment.name}, seed {experiment.seed}: {name if strips else 'none ' + name}, {by}"
+        title = f"{experiment.title}, seed {experiment.seed}: {name if strips else 'none ' + name}, {by}"
         write(paths.REPORTS / f"{name}.png", drawing.sheet(title, strips))
     page = render(
         experiment=experiment,

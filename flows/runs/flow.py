@@ -54,7 +54,7 @@ def experiment(request: Request) -> State[None] | None:
     logger.info("%s in %s, code of %s", request.title, worktree, os.environ.get("ARC_COMMIT", "this checkout"))
     try:
         run_stages(run)
-        copy_scores(worktree, run)
+        copy_scores(request, worktree, run)
         branch = snapshots.commit_results(request, worktree)
     except DiskFull as error:
         return Crashed(message=str(error))
@@ -137,10 +137,11 @@ def _until_not_killed(stage: str, run: str) -> State[None]:
         logger.warning("%s was killed; it resumes from its last save", stage)
 
 
-def copy_scores(worktree: Path, run: str) -> None:
-    """Copy the scores to the run's records, where `arc night` reads them; the worktree will be removed."""
+def copy_scores(request: Request, worktree: Path, run: str) -> None:
+    """Copy the scores to the run's records, where `arc night` reads them with their title; the worktree goes."""
     folder = places.folder_of(run) / "scores"
     folder.mkdir(parents=True, exist_ok=True)
+    (places.folder_of(run) / "title").write_text(request.title)
     for path in (worktree / paths.SCORES).glob("*.json"):
         (folder / path.name).write_bytes(path.read_bytes())
 

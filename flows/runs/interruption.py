@@ -64,8 +64,8 @@ def write(run: str, status: str, reason: str) -> None:
 
     tags = {KIND: "interrupted", PARAMETERS: digest(paths.EXPERIMENT)}
     tags |= {"arc.flow_run": run, "arc.stage": where.stage, "arc.reason": reason}
-    tags |= {"arc.experiment": experiment.name, "arc.seed": str(experiment.seed)}
-    name = f"{experiment.name} seed {experiment.seed}, interrupted"
+    tags |= {"arc.experiment": experiment.name, "arc.title": experiment.title, "arc.seed": str(experiment.seed)}
+    name = f"{experiment.title} seed {experiment.seed}, interrupted"
     created = client.create_run(number, run_name=name, tags=tags).info.run_id
     client.set_terminated(created, status)  # First, so that an interruption leaves no run marked RUNNING.
     params = [Param(*param) for param in flatten(experiment.model_dump(mode="json")).items()]

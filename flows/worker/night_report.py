@@ -97,12 +97,14 @@ def percent(score: Mapping[str, Any]) -> str:
 
 
 def every_score() -> dict[str, dict[str, Any]]:
-    """Recorded scores by run and evaluation."""
+    """Recorded scores by run and evaluation, each with the `title` of its run."""
     scores: dict[str, dict[str, Any]] = {}
     for path in sorted((places.scratch() / "runs").glob("*/scores/*.json")):
         score: _Score | None = records.read(path, _Score, None)
         if score:
-            scores.setdefault(path.parent.parent.name, {})[path.stem] = score.model_dump()
+            run, named = path.parent.parent, path.parent.parent / "title"
+            title = named.read_text() if named.exists() else f"{score.source.experiment} seed {score.source.seed}"
+            scores.setdefault(run.name, {})[path.stem] = {**score.model_dump(), "title": title}
     return scores
 
 
@@ -124,10 +126,9 @@ def against(score: Mapping[str, Any], evaluation: str, run: str, scores: Mapping
     difference = paired_difference(np.array([theirs[n] for n in names]), np.array([mine[n] for n in names]), RESAMPLES)
     low, high = difference.low, difference.high
     remark = "" if difference.shown else ", no difference shown"
-    source = best["source"]
     return (
         f"{evaluation} {100 * difference.mean:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}] points to "
-        f"{source['experiment']} seed {source['seed']}{remark}"
+        f"{best['title']}{remark}"
     )
 
 

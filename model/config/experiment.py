@@ -37,6 +37,8 @@ def experiment_name(version: str, size: str, dataset: str, finetuning: str, budg
 class Experiment(Frozen):
     """One resolved experiment: everything that the stages read."""
 
+    title: Annotated[str, Field(min_length=1)]
+    """The name, and what differs from what the name stands for: 'v3/smol/aa1 +muon lr=1e-3 ...5 more'."""
     version: Name
     size: Name
     dataset: Name

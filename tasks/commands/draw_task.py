@@ -86,7 +86,7 @@ def describe(task: str, checkpoint: str, evaluation: str, solution: bool) -> tup
         if source.evaluation.voting and key in views:
             strips.append(_vote(views[key], rule))
         strips += _denoising(frame[(frame["task"] == task) & (frame["test"] == key[1])], source.evaluation.voting)
-    title = f"task {task}: {experiment.name} seed {experiment.seed}, {checkpoint}-{evaluation}"
+    title = f"task {task}: {experiment.title} seed {experiment.seed}, {checkpoint}-{evaluation}"
     return title, strips, list(caveats(score))
 
 

@@ -20,7 +20,7 @@ from tasks.tracking.store import SETTINGS, configured_store
 
 _KEYS = {"tasks", "source", "checkpoint", "selected_on_the_reported_set", "pass_at_2"}
 # Parameters that change no score. Evaluations other than the compared one are left out too.
-_IRRELEVANT = ("version", "size", "dataset", "seed")
+_IRRELEVANT = ("title", "version", "size", "dataset", "seed")
 _IRRELEVANT_SECTIONS = ("predict.", "report.", "publish.", "train.log_every", "train.save_seconds")
 
 
@@ -115,11 +115,11 @@ def _from_mlflow(name: str, checkpoint: str, evaluation: str) -> list[Result]:
         client = mlflow.MlflowClient()
         parents = [
             run
-            for run in _runs(client, f"tags.`arc.experiment` = '{experiment}' and tags.`{KIND}` = 'experiment'")
+            for run in finished_runs(client, f"tags.`arc.experiment` = '{experiment}' and tags.`{KIND}` = 'experiment'")
             if run.data.tags[KEY].startswith(key)
         ]
         if not parents:
-            known = {run.data.tags["arc.experiment"] for run in _runs(client, f"tags.`{KIND}` = 'experiment'")}
+            known = {run.data.tags["arc.experiment"] for run in finished_runs(client, f"tags.`{KIND}` = 'experiment'")}
             raise StageError(
                 f"{name} is neither a path nor in {store.uri}; there are {', '.join(sorted(known)) or 'no experiments'}"
             )
@@ -129,7 +129,7 @@ def _from_mlflow(name: str, checkpoint: str, evaluation: str) -> list[Result]:
     return sorted(results, key=lambda result: result.seed)
 
 
-def _runs(client: Any, filter_string: str) -> Iterator[Any]:
+def finished_runs(client: Any, filter_string: str) -> Iterator[Any]:
     """Finished runs, the newest first."""
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     token = None
@@ -142,7 +142,7 @@ def _runs(client: Any, filter_string: str) -> Iterator[Any]:
 
 
 def _result(client: Any, name: str, parent: Any, checkpoint: str, evaluation: str) -> Result:
-    children = list(_runs(client, f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'"))
+    children = list(finished_runs(client, f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'"))
     by_name = {(run.data.tags["arc.checkpoint"], run.data.tags["arc.evaluation"]): run for run in children}
     chosen = by_name.get((checkpoint, evaluation))
     if chosen is None:

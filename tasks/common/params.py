@@ -17,6 +17,7 @@ from model.config.experiment import Experiment
 from tasks.common import paths
 from tasks.common.documents import DocumentError, parse_yaml, read_yaml
 from tasks.common.presets import ConfigurationError, extended_evaluations, merge, named, nearest
+from tasks.common.titles import title
 
 RENAMED = {
     "train.optimizer": "train.optimizer.name",
@@ -49,7 +50,12 @@ def resolved() -> Experiment:
 
 def resolve(params: Mapping[str, Any], presets: Mapping[str, Any], where: str = "params.yaml") -> Experiment:
     """Merge presets and overrides and check the result. Raises ConfigurationError."""
-    return check(extended_evaluations(merge(named(presets, params, where), params), where), where)
+    if "title" in params:
+        raise ConfigurationError(f"{where}: title is made from the other keys; remove it")
+    base = named(presets, params, where)
+    values = extended_evaluations(merge(base, params), where)
+    checked = check({"title": "none yet", **values}, where)
+    return checked.model_copy(update={"title": title(values, base)})
 
 
 def check(values: Mapping[str, Any], where: str) -> Experiment:

@@ -9,7 +9,7 @@ from tasks.common import documents, paths
 from tasks.common.documents import DocumentError
 
 
-def read_tasks_by_id(path: Path) -> dict[str, Any]:
+def read_official(path: Path) -> dict[str, Any]:
     """An object from a file; broken JSON and repeated keys are refused. Raises GridError."""
     try:
         contents = documents.read_json(path)
@@ -25,9 +25,9 @@ def read_split(split: str) -> tuple[dict[str, Task], dict[str, list[Grid]]]:
     """Tasks and solutions of 'training' or 'evaluation', in the order of their ids. Raises GridError."""
     challenges, answers = paths.raw(split, "challenges"), paths.raw(split, "solutions")
     tasks = {
-        name: _checked(challenges, grids.task, name, value) for name, value in sorted(read_tasks_by_id(challenges).items())
+        name: _checked(challenges, grids.task, name, value) for name, value in sorted(read_official(challenges).items())
     }
-    given = read_tasks_by_id(answers)
+    given = read_official(answers)
     if set(given) != set(tasks):
         unmatched = sorted(set(given) ^ set(tasks))
         raise GridError(f"{answers}: tasks differ from those of {challenges.name}: {', '.join(unmatched[:5])}")

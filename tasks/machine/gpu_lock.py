@@ -170,7 +170,7 @@ def _open(path: Path) -> int:
 def _self() -> dict[str, Any]:
     try:
         experiment = resolved()
-        name = f"{experiment.name} seed {experiment.seed}"
+        name = f"{experiment.title} seed {experiment.seed}"
     except ConfigurationError:
         name = "an unresolved experiment"
     module = Path(sys.argv[0]).stem

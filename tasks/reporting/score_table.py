@@ -139,7 +139,7 @@ def main() -> None:
     """Print the score table and what to open next."""
     experiment = resolved()
     console = Console()
-    console.print(draw(f"{experiment.name}, seed {experiment.seed}, shares in %", rows(experiment)))
+    console.print(draw(f"{experiment.title}, seed {experiment.seed}, shares in %", rows(experiment)))
     console.print(f"open next: {paths.PAGE}; make ui", highlight=False)
 
 

@@ -5,8 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from model.config.experiment import experiment_name
 from model.scoring.wording import caveats, interval, percent
 from tasks.common.params import flatten
+from tasks.common.presets import LAYERS
 from tasks.tracking.mlflow_runs import Point, Record
 
 Pair = tuple[str, str]
@@ -43,19 +45,21 @@ class Finished:
 
     @property
     def name(self) -> str:
-        """version/size/dataset."""
-        return "/".join(str(self.parameters[part]) for part in ("version", "size", "dataset"))
+        """VERSION[+FINETUNING]/SIZE[+BUDGET]/DATASET."""
+        own = {"finetuning": "none", "budget": "own"}
+        return experiment_name(**{kind: str(self.parameters.get(kind, own.get(kind))) for kind in LAYERS})
 
     @property
     def tags(self) -> dict[str, str]:
         """Tags of all its runs."""
         identity = {f"arc.{part}": str(self.parameters[part]) for part in ("version", "size", "dataset", "seed")}
-        return {"arc.experiment": self.name, **identity, **self.code, **self.extra}
+        named = {"arc.experiment": self.name, "arc.title": str(self.parameters["title"])}
+        return {**named, **identity, **self.code, **self.extra}
 
 
-def title(name: str, seed: int, pair: Pair | None = None) -> str:
-    """Name of the run of the training, or of an evaluation."""
-    return f"{name} seed {seed}" + (f" {pair[0]}-{pair[1]}" if pair else "")
+def run_name(parameters: Mapping[str, Any], pair: Pair | None = None) -> str:
+    """Name of the run of the training of a resolved experiment, or of an evaluation: its title and seed."""
+    return f"{parameters['title']} seed {parameters['seed']}" + (f" {pair[0]}-{pair[1]}" if pair else "")
 
 
 def training(finished: Finished) -> Record:
@@ -65,7 +69,7 @@ def training(finished: Finished) -> Record:
     curves += [("validation", row) for row in finished.selection["candidates"]]
     cost = finished.cost
     return Record(
-        name=title(finished.name, finished.parameters["seed"]),
+        name=run_name(finished.parameters),
         tags={
             **finished.tags,
             "arc.pass_at_2": headline(finished.scores),
@@ -94,7 +98,7 @@ def evaluation(finished: Finished, pair: Pair) -> Record:
     source = score["source"]
     chosen = {key: source[key] for key in ("experiment", "seed", "step", "weights")} | {"checkpoint": pair[0]}
     return Record(
-        name=title(finished.name, finished.parameters["seed"], pair),
+        name=run_name(finished.parameters, pair),
         tags={
             **finished.tags,
             "arc.checkpoint": pair[0],

@@ -127,10 +127,11 @@ def test_the_morning_after_tells_all_and_prefects_block_is_notified(
         [night] = [row for row in lab.api("/artifacts/latest/filter") if row["key"] == "night"]
         head, _, *rows = [[c.strip() for c in line.split("|")[1:-1]] for line in night["data"].splitlines()[2:]]
         shown = [dict(zip(head, row, strict=True)) for row in rows]
-        assert [row["run"].split(" ")[2] for row in shown] == ["0", "1", "0"]
+        assert [row["run"].split("seed ")[1] for row in shown] == ["0", "1", "0"]
+        assert all(" heads=1 " in row["run"] and " more " in row["run"] for row in shown)
         assert [row["state"] for row in shown] == ["Completed", "Completed", "Failed"]
         assert re.fullmatch(r"best-attempts [\d.]+ % \[[\d.]+, [\d.]+\], \d+ tasks", shown[0]["pass@2"])
-        assert f"points to {NAME} seed 0" in shown[1]["against the best"]
+        assert f"points to {shown[0]['run']}" in shown[1]["against the best"]
         assert shown[2]["why"].startswith("train: the loss is not finite")
         # The stages that computed held the lock of the CPU. The second seed trained anew; the third failed in training.
         assert all(float(row["GPU-minutes"]) > 0 for row in shown[:2])
