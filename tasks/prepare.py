@@ -1,8 +1,8 @@
 """Stage `prepare`: checked, filtered and packed tasks, their index, the splits, and the leak report.
 
 Training uses every train pair, and the test pairs of training tasks that are not held out. Test solutions go to
-separate files: only `score` reads those of evaluation; `select`, and `train` if it may stop early, read those of
-validation.
+separate files: only `score` reads those of evaluation; `select`, and `train` for its looks at held-out pairs, read
+those of validation.
 """
 
 import json

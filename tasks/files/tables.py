@@ -25,7 +25,7 @@ def read_tasks() -> list[dict[str, Any]]:
 def read_solutions(split: str) -> dict[str, list[Grid]]:
     """Solutions of the 'validation' or 'evaluation' test inputs.
 
-    Only select, and train if it may stop early, read those of validation; score reads those of evaluation.
+    Only select, and train to measure itself, read those of validation; score reads those of evaluation.
     """
     path = paths.VALIDATION_SOLUTIONS if split == "validation" else paths.EVALUATION_SOLUTIONS
     return {name: [np.array(g, dtype=np.uint8) for g in grids] for name, grids in _json(path).items()}
@@ -67,9 +67,14 @@ def read_dataset(split: str, views: Path) -> Dataset:
 
 
 def read_validation(views: Path) -> Dataset:
-    """The pairs of the validation split with their solutions as outputs, for a training that may stop early."""
+    """The pairs of the validation split with their solutions as outputs, for a training to measure itself."""
     dataset, names, solutions = read_dataset("validation", views), read_tasks(), read_solutions("validation")
     p = dataset.pairs
+    if len(p) == 0:
+        raise StageError(
+            f"{paths.PAIRS} has no validation pair: prepare.validation found no task to hold out; give data/own "
+            "training tasks, or set prepare.validation: evaluation-solutions"
+        )
     outputs = [solutions[names[task]["name"]][number] for task, number in zip(p.task, p.number, strict=True)]
     sizes = np.array([grid.size for grid in outputs])
     pairs = replace(

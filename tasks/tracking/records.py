@@ -16,6 +16,10 @@ HEADLINE = "best-votes"
 """The evaluation whose score stands for an experiment where it has one; else its first."""
 
 
+HELD_OUT = "validation_"
+"""Begins the keys of the history that are of held-out pairs."""
+
+
 @dataclass(frozen=True)
 class Finished:
     """A finished experiment, read from its files. Shares are 0..1, times are in seconds."""
@@ -61,7 +65,7 @@ def title(name: str, seed: int, pair: Pair | None = None) -> str:
 def training(finished: Finished) -> Record:
     """The run of the training: every parameter, the curves, the scores, and the files."""
     leaks = {score["source"]["leaks"] for score in finished.scores.values()}
-    curves = [("train", row) for row in finished.history]
+    curves = [curve for row in finished.history for curve in by_pairs(row)]
     curves += [("validation", row) for row in finished.selection["candidates"]]
     cost = finished.cost
     return Record(
@@ -85,6 +89,14 @@ def training(finished: Finished) -> Record:
         artifacts=finished.files,
         times=finished.times,
     )
+
+
+def by_pairs(row: Mapping[str, float]) -> Iterator[tuple[str, dict[str, float]]]:
+    """A row of the history in two: 'train', and 'validation' with what was measured on held-out pairs, if anything."""
+    held_out = {k.removeprefix(HELD_OUT): value for k, value in row.items() if k.startswith(HELD_OUT)}
+    yield "train", {name: value for name, value in row.items() if not name.startswith(HELD_OUT)}
+    if held_out:
+        yield "validation", {"step": row["step"], **held_out}
 
 
 def evaluation(finished: Finished, pair: Pair) -> Record:
