@@ -19,6 +19,7 @@ from tasks.common.params import resolved
 from tasks.common.stage import StageError, stage
 from tasks.files.tables import read_solutions
 from tasks.reporting import drawing
+from tasks.reporting.behaviour import HEADS, cells
 from tasks.reporting.drawing import Panel, Strip
 from tasks.reporting.gallery import (
     Card,
@@ -46,15 +47,18 @@ def main() -> None:
     experiment = resolved()
     scores = rows(experiment)
     history, selection, leaks = (read_json(path) for path in (paths.HISTORY, paths.SELECTION, paths.LEAKS))
-    solutions, puzzles = read_solutions("evaluation"), read_puzzles()
-    shown = max(scores, key=lambda row: row.grids_solved)
-    voted = max((row for row in scores if row.votes), key=lambda row: row.grids_solved, default=None)
+    # Training tasks are scored in the table; what is drawn are evaluation tasks where there are any.
+    drawn = [row for row in scores if row.subset == "evaluation"] or scores
+    subset = drawn[0].subset
+    solutions, puzzles = read_solutions(subset), read_puzzles(subset)
+    shown = max(drawn, key=lambda row: row.grids_solved)
+    voted = max((row for row in drawn if row.votes), key=lambda row: row.grids_solved, default=None)
     answered = cards(read_score(experiment, shown.checkpoint, shown.evaluation), puzzles, solutions)
     solved = [card for card in answered if is_solved(card)]
     missed = [card for card in answered if not is_solved(card)]
     limit_drawn = experiment.report.tasks_drawn
     denoising = denoising_examples(
-        sorted(scores, key=lambda row: (row.checkpoint != shown.checkpoint, row.votes > 0)), solutions
+        sorted(drawn, key=lambda row: (row.checkpoint != shown.checkpoint, row.votes > 0)), solutions
     )
     panels = {
         "training": training_panels(history),
@@ -77,7 +81,7 @@ def main() -> None:
         write(paths.REPORTS / f"{name}.png", drawing.sheet(title, strips))
     page = render(
         experiment=experiment,
-        summary=summary(puzzles, history, experiment.train.optimizer_steps),
+        summary=summary(puzzles, subset, history, experiment.train.optimizer_steps),
         scores=scores,
         selection=selection,
         leaks=leaks,
@@ -126,6 +130,8 @@ def render(**context: Any) -> str:
         colours=["#" + bytes(colour).hex() for colour in drawing.PALETTE.tolist()],
         selected_on=SELECTED_ON,
         trained_on=TRAINED_ON,
+        behaviour_heads=HEADS,
+        behaviour_cells=cells,
     )
     return environment.get_template(TEMPLATE.name).render(**context)
 
@@ -152,14 +158,14 @@ def limit(shares: Iterable[float]) -> float:
     return next(end for end in (0.05, 0.1, 0.25, 0.5, 1.0) if most <= end)
 
 
-def summary(puzzles: Mapping[str, Puzzle], history: Sequence[Mapping[str, float]], planned: int) -> str:
+def summary(puzzles: Mapping[str, Puzzle], subset: str, history: Sequence[Mapping[str, float]], planned: int) -> str:
     """The experiment in one sentence; says if the training stopped before `planned` updates."""
     done = int(history[-1]["step"])
     updates = f"{done:,} updates" if done == planned else f"{done:,} of {planned:,} updates (stopped early)"
     grids = sum(len(puzzle.tests) for puzzle in puzzles.values())
     return (
         f"A discrete-diffusion solver of ARC tasks, trained for {updates} and asked {grids} test grids of "
-        f"{len(puzzles)} evaluation tasks."
+        f"{len(puzzles)} {subset} tasks."
     )
 
 

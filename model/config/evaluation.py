@@ -48,6 +48,9 @@ class Evaluation(Frozen):
     """The size at which a view answers: its own; the most frequent of all views; its own if that is one of the two most
     frequent, else the likelier of these (the lab's confidence split, without its errors); the one that all
     demonstrations agree on (model/inference/sizes.py), else as 'split'."""
+    subset: Literal["evaluation", "training"]
+    """The tasks that are asked: of the evaluation set; or of the training set, whose answers were trained on, to see
+    how far a network overfits. The validation tasks, which were not trained on, are not among these."""
     limit: Count
     """Only the first so many tasks; 0 for all."""
 

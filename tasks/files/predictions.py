@@ -55,7 +55,7 @@ class Source(Frozen):
     """Task, test input, view, attempt and error message of every failed answer."""
 
 
-ADDED = {"weights": "as-trained"}
+ADDED = {"weights": "as-trained", "subset": "evaluation"}
 """Settings of an evaluation that older files lack, with the values that those files were made with."""
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from model.scoring.wording import caveats, interval, percent
+from model.scoring.wording import caveats, interval, percent, subset
 from tasks.common.params import flatten
 from tasks.tracking.mlflow_runs import Point, Record
 
@@ -110,6 +110,7 @@ def evaluation(finished: Finished, pair: Pair) -> Record:
             **finished.tags,
             "arc.checkpoint": pair[0],
             "arc.evaluation": pair[1],
+            "arc.caveats": "; ".join(caveats(score)),
             "arc.pass_at_2": _with_interval(score),
             "arc.selected_on_the_reported_set": _text(score["selected_on_the_reported_set"]),
             "arc.leaks": str(source["leaks"]),
@@ -119,14 +120,15 @@ def evaluation(finished: Finished, pair: Pair) -> Record:
             | {"evaluation": {"name": pair[1], **source["evaluation"]}, "score": dict(finished.parameters["score"])}
         ),
         # At step 0 MLflow draws bars, which compare runs; the step of the checkpoint is a parameter.
-        points=[Point(name, value, 0) for name, value in numbers(score)],
+        points=[Point(name, value, 0) for name, value in [*numbers(score), *diagnostics(score)]],
         artifacts=finished.answers[pair],
     )
 
 
 def headline(scores: Mapping[Pair, Mapping[str, Any]]) -> str:
     """The evaluation that stands for the experiment and its pass@2 in per cent: "best-votes 33.5 [28.9–38.2]"."""
-    names = {"-".join(pair): score for pair, score in scores.items()}
+    asked = {pair: score for pair, score in scores.items() if subset(score) == "evaluation"}
+    names = {"-".join(pair): score for pair, score in (asked or scores).items()}
     chosen = HEADLINE if HEADLINE in names else next(iter(names))
     return f"{chosen} {_with_interval(names[chosen])}"
 
@@ -155,6 +157,19 @@ def numbers(row: Mapping[str, Any]) -> list[tuple[str, float]]:
         elif isinstance(value, int | float) and not isinstance(value, bool) and name != "step":
             metrics.append((name, float(value)))
     return metrics
+
+
+def diagnostics(score: Mapping[str, Any]) -> list[tuple[str, float]]:
+    """Numbers of copying, of the denoising's trajectory and the signs (1 where one shows), such as copying/copy_rate.
+
+    Curves over the steps are in the score's file; what was not measured is left out.
+    """
+    return [
+        (f"{section}/{name}", float(value))
+        for section in ("copying", "trajectory", "signs")
+        for name, value in (score.get(section) or {}).items()
+        if isinstance(value, bool | int | float)
+    ]
 
 
 def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:

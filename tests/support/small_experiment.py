@@ -55,6 +55,7 @@ VOTING: dict[str, Any] = {
     "self_conditioning": "as-trained",
     "answers": {"by": "votes", "views": 4},
     "sizes": "own",
+    "subset": "evaluation",
     "limit": 0,
 }
 """An evaluation by four views."""

@@ -23,6 +23,7 @@ EVALUATION = {
     "answers": {"by": "attempts", "count": 2},
     "sampler": "draw",
     "sizes": "own",
+    "subset": "evaluation",
     "limit": 0,
 }
 EVALUATION |= {"time_map": "spaced", "self_conditioning": "none"}

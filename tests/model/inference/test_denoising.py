@@ -67,6 +67,7 @@ def _denoise(steps, sampler, self_conditioning="as-trained", how=TOLD, grids=40,
         self_conditioning=self_conditioning,
         answers=Attempts(by="attempts", count=1),
         sizes="own",
+        subset="evaluation",
         limit=0,
     )
     table = levels(cosine_schedule(NOISE), "log-snr", torch.device("cpu"))

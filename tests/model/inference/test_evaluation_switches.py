@@ -35,6 +35,7 @@ SWITCHES: list[tuple[dict[str, Any], dict[str, Any], set[str]]] = [
     ({}, {"answers": TWICE}, ASKED),
     ({"answers": TWICE}, {"answers": {"count": 1}}, ASKED),
     ({}, {"limit": 1}, ASKED),
+    ({}, {"subset": "training"}, ASKED | GRIDS | {"sizes"}),
     ({}, {"weights": "ema"}, GRIDS | {"sizes"}),
     ({"weights": "raw"}, {"weights": "as-trained"}, set()),  # The checkpoint names its raw weights.
     ({}, {"sizes": "voted"}, GRIDS | {"sizes"}),

@@ -79,7 +79,7 @@ def _evaluation(**changes):
         "self_conditioning": "none",
         "answers": votes(72),
     } | changes
-    return Evaluation(**values, time_map="spaced", sizes="own", limit=0)
+    return Evaluation(**values, time_map="spaced", sizes="own", subset="evaluation", limit=0)
 
 
 def _predictor(network, description, dataset):

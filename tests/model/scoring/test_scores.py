@@ -23,6 +23,7 @@ VOTES = Evaluation(
     self_conditioning="as-trained",
     answers=Votes(by="votes", views=6),
     sizes="split",
+    subset="evaluation",
     limit=0,
 )
 
