@@ -97,7 +97,8 @@ def test_leaks_and_selection_are_about_evaluation_tasks(workspace):
     assert caveats(json.loads(paths.score("best", "attempts-training").read_text())) == (TRAINING_TASKS,)
 
 
-def test_table_page_gallery_and_mlflow_say_it(workspace, capsys):
+def test_table_page_gallery_and_mlflow_say_it(workspace, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")  # Names and caveats are not wrapped.
     config = build(**TRAINING)
     save_checkpoint(config)
     for evaluation in config.predict.evaluations:
@@ -121,7 +122,7 @@ def test_table_page_gallery_and_mlflow_say_it(workspace, capsys):
     paths.SELECTION.write_text(json.dumps(selection | steps))
     report.main()
     page = paths.PAGE.read_text()
-    assert page.count(f'<span class="mark">{TRAINING_TASKS}</span>') == 1
+    assert page.count(f'<span class="mark">{TRAINING_TASKS}</span>') == 2  # Scores, and copies.
     assert "as answered by best-attempts," in page
     assert "2 evaluation tasks" in page
     (name,) = _names("training")

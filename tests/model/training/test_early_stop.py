@@ -170,8 +170,8 @@ def test_through_the_stages_it_is_said_and_halfway_is_half_of_what_was_done(raw,
     final = json.loads((paths.CHECKPOINTS / "final.json").read_text())
     assert (final["step"], final["optimizer_steps"], final["stopped_early"]) == (end, 40, True)
     assert not json.loads(paths.candidate(done[0]).with_suffix(".json").read_text())["stopped_early"]
-    assert f"trained for {end} of 40 updates (stopped early)" in report.summary({}, history, 40)
-    assert "trained for 40 updates and" in report.summary({}, [{"step": 40.0}], 40)
+    assert f"trained for {end} of 40 updates (stopped early)" in report.summary({}, "evaluation", history, 40)
+    assert "trained for 40 updates and" in report.summary({}, "evaluation", [{"step": 40.0}], 40)
 
 
 def test_what_it_looks_at_are_the_solutions_of_the_validation_split(raw):
