@@ -63,7 +63,7 @@ def _write_right(evaluation):
 
 @pytest.mark.parametrize("evaluation", ["attempts-training", "votes-training"])
 def test_the_score_is_that_of_the_training_answers_and_says_so(workspace, capsys, evaluation):
-    _answered(evaluation)
+    _answered(evaluation, evaluations={"votes-training": {"extends": "votes", "subset": "training"}})
     asked = _names("training")
     assert set(predictions.read(paths.predictions("best", evaluation))[0]["task"]) == asked
     _write_right(evaluation)
