@@ -63,7 +63,7 @@ def look(workspace, monkeypatch):
     def run(switch):
         calls.clear()
         evaluation = Evaluation.model_validate(merge(VOTING, switch))
-        found = list(answers(paths.CHECKPOINTS / "best", "evaluation", evaluation, 0)[0])
+        found = list(answers(paths.CHECKPOINTS / "best", evaluation.subset, evaluation, 0)[0])
         indices = [int(np.abs(levels.log_snr.numpy() - time).argmin()) for time, _ in calls]
         return {
             "levels": indices,
