@@ -1,6 +1,7 @@
 # make repro   run the experiment of params.yaml      make test   the whole check
 # make ui      MLflow's and Prefect's pages           make fast   the check without whole experiments
 # make bench   what this machine reaches              make night  the queue against real servers and kills
+# make soak N=200   short experiments in a row through the queue: memory, files, disk, worktrees and refs stay flat
 # Paths are relative, so that the checkout may lie in a folder with spaces or any other character.
 PYTHON ?= python3
 export PATH := $(shell $(PYTHON) set_up.py --where):$(PATH)
@@ -9,7 +10,7 @@ PYTEST := OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile
 export DO_NOT_TRACK := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: repro test fast night ui bench setup check
+.PHONY: repro test fast night soak ui bench setup check
 
 setup: .venv/ready
 
@@ -37,8 +38,11 @@ fast: check
 night: setup
 	python -m pytest -m night
 
+soak: setup
+	OMP_NUM_THREADS=1 python -m tests.flows.soak $(or $(N),200)
+
 ui: setup
-	python -m tasks.commands.ui
+	python -m tasks.servers.ui
 
 bench: setup
 	python -m tasks.commands.bench

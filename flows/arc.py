@@ -1,19 +1,18 @@
 """The `arc` command. Each command imports what it needs when it runs, so that `arc --help` answers at once."""
 
-import importlib
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from flows import completion
+from flows.console import connected, environment, one_line_errors, server, stage_command, table
 
 if TYPE_CHECKING:
-    from prefect.client.orchestration import SyncPrefectClient
+    pass
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -32,18 +31,6 @@ Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Over the presets; `arc params` prints every key. Repeatable."),
 ]
-
-
-@contextmanager
-def one_line_errors() -> Iterator[None]:
-    """Print errors that a user can correct as one line, without a traceback, and exit with code 1."""
-    from flows.runs.places import FlowError
-    from tasks.common.presets import ConfigurationError
-
-    try:
-        yield
-    except (FlowError, ConfigurationError) as error:
-        sys.exit(f"arc: {error}")
 
 
 def _version(wanted: bool) -> None:
@@ -75,7 +62,7 @@ def run(
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
 ) -> None:
     """Run one experiment now, with or without a server, from a frozen copy of the code."""
-    _environment()
+    environment()
     with one_line_errors():
         from flows.runs import products
         from flows.runs.places import FlowError
@@ -88,11 +75,19 @@ def run(
 
 
 @app.command(rich_help_panel=RUN)
-def worker() -> None:
+def worker(
+    stop: Annotated[bool, typer.Option("--stop", help="End the worker, whose trainings save, and the server.")] = False,
+) -> None:
     """Execute queued runs until Ctrl-C. Starts the server if none answers, and first recovers from an earlier crash."""
-    _environment()
+    environment()
     with one_line_errors():
-        _server()
+        if stop:
+            from flows.worker import stopping
+
+            for line in stopping.stop():
+                print(line, flush=True)
+            return
+        server()
         os.environ.setdefault("PREFECT_WORKER_QUERY_SECONDS", "2")
         os.environ.setdefault("PREFECT_WORKER_PREFETCH_SECONDS", "1")
         os.environ.setdefault("PREFECT_WORKER_CANCELLATION_POLL_SECONDS", "5")
@@ -125,7 +120,7 @@ def queue(
     cancel: Annotated[str | None, typer.Option(help="Number or id of a run to cancel; a training saves first.")] = None,
 ) -> None:
     """Queue experiments for `arc worker`, or manage the queue."""
-    _environment()
+    environment()
     with one_line_errors():
         # The request is checked before a server starts, and nothing of Prefect's is imported before that.
         from flows.queue import times
@@ -136,7 +131,7 @@ def queue(
         when = times.at(at) if at else None
         if not (requests or show or bump or cancel):
             raise FlowError("nothing to do; name experiments, or give --list, --bump or --cancel")
-        _server()
+        server()
         from flows.queue import queue as command
 
         with connected() as connection:
@@ -158,9 +153,9 @@ def night(
     ] = False,
 ) -> None:
     """Report recent runs, the best first: score, duration, cost, and the reason of each failure."""
-    _environment()
+    environment()
     with one_line_errors():
-        _server()
+        server()
         from flows.worker import night_report, night_store, night_text
 
         start = night_report.since(hours)
@@ -181,7 +176,7 @@ def restore(
     to: Annotated[Path | None, typer.Option(help="The new folder; by default .scratch/restored/NAME")] = None,
 ) -> None:
     """Restore a finished result with its files, in a git worktree of its own."""
-    _environment()
+    environment()
     with one_line_errors():
         from flows.runs import restore as command
 
@@ -195,7 +190,7 @@ def doctor() -> None:
 
     The exit code is 1 if something is to be fixed.
     """
-    _environment()
+    environment()
     with one_line_errors():
         from flows.worker import doctor as command
 
@@ -205,62 +200,17 @@ def doctor() -> None:
         raise typer.Exit(1)
 
 
-@contextmanager
-def connected() -> "Iterator[SyncPrefectClient]":
-    """A client of the server; creates or updates the deployment first."""
-    from flows.queue import deployment
-
-    with deployment.client() as connection:
-        deployment.ensure(connection)
-        yield connection
-
-
-def table(rows: list[dict[str, str]], one_line: bool = False) -> None:
-    """Print rows as a table; the keys of the first row are the header. `one_line` cuts what is too long for a line."""
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    if not rows:
-        print("nothing")
-        return
-    shown = Table()
-    for name in rows[0]:
-        shown.add_column(name, no_wrap=one_line, overflow="ellipsis" if one_line else "fold")
-    for row in rows:
-        shown.add_row(*(escape(text) for text in row.values()))
-    Console(width=None if sys.stdout.isatty() else 160).print(shown)
-
-
-def _environment() -> None:
-    """Set this project's environment variables. Prefect reads them when it is imported, so this comes first."""
+@app.command(rich_help_panel=USE)
+def publish() -> None:
+    """Publish the results of all exp/ branches that the MLflow store lacks, such as after its database was lost."""
+    environment()
     with one_line_errors():
-        from flows.runs import places
+        from flows.worker import kept_results
 
-        os.environ.update(places.environment())
-
-
-def _server() -> None:
-    """Start the server if none answers. Prefect reads its address when it is imported, so this comes first."""
-    from flows.worker import server
-
-    server.ensure()
-    os.environ["PREFECT_API_URL"] = server.address()
-
-
-def _stage_command(name: str, module: str) -> Callable[[list[str] | None], None]:
-    """The `main` of a module in `tasks`, called with the arguments of `arc NAME`; it has a help of its own."""
-
-    def command(
-        arguments: Annotated[
-            list[str] | None, typer.Argument(autocompletion=completion.experiments_or_paths, hidden=True)
-        ] = None,
-    ) -> None:
-        main = typer.Typer(add_completion=False)
-        main.command()(importlib.import_module(f"tasks.{module}").main)
-        main(arguments or [], prog_name=f"arc {name}")
-
-    return command
+        lines = list(kept_results.publish_all())
+        print("\n".join(line for line, _ in lines) or "the MLflow store holds the results of all exp/ branches")
+        if not all(done for _, done in lines):
+            sys.exit(1)
 
 
 _PASS_ARGUMENTS = {"allow_extra_args": True, "ignore_unknown_options": True}
@@ -268,15 +218,20 @@ for _panel, _name, _module, _help in (
     (LOOK, "table", "commands.table", "Print the scores of the experiment in this checkout."),
     (LOOK, "compare", "commands.compare", "Compare experiments: intervals, paired differences, tasks won and lost."),
     (LOOK, "task", "commands.draw_task", "Draw a task: its attempts, the vote, and the denoising steps."),
-    (LOOK, "ui", "commands.ui", "Start the pages of MLflow (results) and Prefect (the queue) on 127.0.0.1."),
+    (LOOK, "ui", "servers.ui", "Start the pages of MLflow (results) and Prefect (the queue) on 127.0.0.1."),
     (USE, "solve", "commands.solve", "Predict the answers to an official ARC file with a checkpoint."),
-    (USE, "publish", "publish", "Write the result in this checkout to the MLflow store."),
     (USE, "import", "commands.import_results", "Publish kept results, by default docs/baselines, to the MLflow store."),
-    (RUN, "show", "commands.show_experiment", "Print what an EXPERIMENT stands for, and how it differs from another."),
+    (RUN, "show", "commands.show_experiment", "Print what a name or a version stands for, and how it differs."),
+    (
+        RUN,
+        "versions",
+        "commands.versions",
+        "List every version: what changed, the lab's commit and score, ours, and what reproduces.",
+    ),
     (RUN, "params", "params", "Print every key and value of the experiment in params.yaml."),
     (CARE, "bench", "commands.bench", "Measure how fast this machine trains and answers."),
 ):
-    _command = _stage_command(_name, _module)
+    _command = stage_command(_name, _module)
     app.command(_name, help=_help, context_settings=_PASS_ARGUMENTS, add_help_option=False, rich_help_panel=_panel)(
         _command
     )

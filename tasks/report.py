@@ -4,7 +4,6 @@ It runs after scoring and may therefore draw the solutions; it computes no score
 """
 
 import base64
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,40 +15,36 @@ from model.config.experiment import Experiment
 from model.puzzles.grids import Grid
 from model.scoring.wording import SELECTED_BY_LOSS, SELECTED_ON, TRAINED_ON, interval, percent
 from model.storage.atomic import write_json
-from tasks.common import paths
+from tasks.common import documents, paths
+from tasks.common.documents import DocumentError
 from tasks.common.params import flatten, read, resolve, resolved
 from tasks.common.presets import LAYERS
 from tasks.common.stage import StageError, stage
 from tasks.files.tables import read_solutions
 from tasks.reporting import drawing
-from tasks.reporting.drawing import Curve, Panel, Strip
+from tasks.reporting.behaviour import HEADS, cells
+from tasks.reporting.drawing import Panel, Strip
 from tasks.reporting.gallery import (
     Card,
     Denoising,
-    DenoisingExamples,
     Puzzle,
     cards,
     denoising_examples,
     is_solved,
     read_puzzles,
 )
+from tasks.reporting.panels import noise_panels, step_panels, training_panels, vote_panels
 from tasks.reporting.score_table import read_score, rows
 from tasks.reporting.summaries import metrics, vote_points
 
 TEMPLATE = Path(__file__).parent / "reporting" / "report.html.j2"
 HEADLINE = "best-votes"
 """The score that stands for the experiment where it has it; else its first."""
-ACCURACY, CROSS_ENTROPY = "cells right", "cross-entropy, nats"
-TRAINING = {
-    "loss": "loss",
-    CROSS_ENTROPY: "cross_entropy",
-    ACCURACY: "accuracy",
-    "sizes right": "size_accuracy",
-    "learning rate": "learning_rate",
-    "gradient norm": "gradient_norm",
+HELD_OUT = {
+    "held-out-training": "test pairs of training tasks, which are not trained on",
+    "evaluation-solutions": "test pairs of evaluation tasks",
 }
-BUCKETS = ("cleanest third", "middle third", "noisiest third")
-STEPS = {"cells changed": "change", "confidence": "confidences", "entropy, nats": "entropy"}
+"""What `prepare.validation` holds out, in words."""
 
 
 @stage("report")
@@ -58,15 +53,18 @@ def main() -> None:
     experiment = resolved()
     scores = rows(experiment)
     history, selection, leaks = (read_json(path) for path in (paths.HISTORY, paths.SELECTION, paths.LEAKS))
-    solutions, puzzles = read_solutions("evaluation"), read_puzzles()
-    shown = max(scores, key=lambda row: row.grids_solved)
-    voted = max((row for row in scores if row.votes), key=lambda row: row.grids_solved, default=None)
+    # Training tasks are scored in the table; what is drawn are evaluation tasks where there are any.
+    drawn = [row for row in scores if row.subset == "evaluation"] or scores
+    subset = drawn[0].subset
+    solutions, puzzles = read_solutions(subset), read_puzzles(subset)
+    shown = max(drawn, key=lambda row: row.grids_solved)
+    voted = max((row for row in drawn if row.votes), key=lambda row: row.grids_solved, default=None)
     answered = cards(read_score(experiment, shown.checkpoint, shown.evaluation), puzzles, solutions)
     solved = [card for card in answered if is_solved(card)]
     missed = [card for card in answered if not is_solved(card)]
     limit_drawn = experiment.report.tasks_drawn
     denoising = denoising_examples(
-        sorted(scores, key=lambda row: (row.checkpoint != shown.checkpoint, row.votes > 0)), solutions
+        sorted(drawn, key=lambda row: (row.checkpoint != shown.checkpoint, row.votes > 0)), solutions
     )
     panels = {
         "training": training_panels(history),
@@ -85,14 +83,15 @@ def main() -> None:
         ("denoising", [denoising_strip(example) for example in denoising.examples]),
     ):
         by = shown.name if name != "denoising" else "step by step"
-        title = f"{experiment.name}, seed {experiment.seed}: {name if strips else 'none ' + name}, {by}"
+        title = f"{experiment.title}, seed {experiment.seed}: {name if strips else 'none ' + name}, {by}"
         write(paths.REPORTS / f"{name}.png", drawing.sheet(title, strips))
     page = render(
         experiment=experiment,
-        summary=summary(puzzles, history, experiment.train.optimizer_steps),
+        summary=summary(puzzles, subset, history, experiment.train.optimizer_steps),
         scores=scores,
         selection=selection,
         leaks=leaks,
+        held_out=HELD_OUT[selection["selected_on"]] if any("validation_loss" in row for row in history) else "",
         shown=shown,
         voted=voted,
         headline=next((row for row in scores if row.name == HEADLINE), scores[0]),
@@ -112,9 +111,9 @@ def main() -> None:
 def read_json(path: Path) -> Any:
     """A file of an earlier stage. Raises StageError."""
     try:
-        return json.loads(path.read_text())
-    except OSError as error:
-        raise StageError(f"{path} cannot be read: {error.strerror}; run `dvc repro`") from error
+        return documents.read_json(path)
+    except DocumentError as error:
+        raise StageError(f"{error}; run `dvc repro`") from error
 
 
 def write(path: Path, content: bytes) -> None:
@@ -144,6 +143,8 @@ def render(**context: Any) -> str:
         selected_on=SELECTED_ON,
         selected_by_loss=SELECTED_BY_LOSS,
         trained_on=TRAINED_ON,
+        behaviour_heads=HEADS,
+        behaviour_cells=cells,
     )
     return environment.get_template(TEMPLATE.name).render(**context)
 
@@ -169,14 +170,14 @@ def limit(shares: Iterable[float]) -> float:
     return next(end for end in (0.05, 0.1, 0.25, 0.5, 1.0) if most <= end)
 
 
-def summary(puzzles: Mapping[str, Puzzle], history: Sequence[Mapping[str, float]], planned: int) -> str:
+def summary(puzzles: Mapping[str, Puzzle], subset: str, history: Sequence[Mapping[str, float]], planned: int) -> str:
     """The experiment in one sentence; says if the training stopped before `planned` updates."""
     done = int(history[-1]["step"])
     updates = f"{done:,} updates" if done == planned else f"{done:,} of {planned:,} updates (stopped early)"
     grids = sum(len(puzzle.tests) for puzzle in puzzles.values())
     return (
         f"A discrete-diffusion solver of ARC tasks, trained for {updates} and asked {grids} test grids of "
-        f"{len(puzzles)} evaluation tasks."
+        f"{len(puzzles)} {subset} tasks."
     )
 
 
@@ -188,58 +189,8 @@ def differences(experiment: Experiment) -> list[tuple[str, str, str]]:
     return [
         (key, given.get(key, "–"), presets.get(key, "–"))
         for key in {**given, **presets}
-        if given.get(key) != presets.get(key) and key != "seed"
+        if given.get(key) != presets.get(key) and key not in ("seed", "title")
     ]
-
-
-def training_panels(history: Sequence[Mapping[str, float]]) -> list[Panel]:
-    """One curve per metric, over updates."""
-    x = [row["step"] for row in history]
-    return [
-        Panel(title, "updates", {title: (x, [row[key] for row in history])}, share="right" in title)
-        for title, key in TRAINING.items()
-    ]
-
-
-def noise_panels(history: Sequence[Mapping[str, float]]) -> list[Panel]:
-    """Accuracy and cross-entropy, a curve for each third of the noise levels."""
-    x = [row["step"] for row in history]
-    return [
-        Panel(
-            title,
-            "updates",
-            {name: (x, [row[f"{TRAINING[title]}_{i}"] for row in history]) for i, name in enumerate(BUCKETS)},
-            share=title == ACCURACY,
-        )
-        for title in (ACCURACY, CROSS_ENTROPY)
-    ]
-
-
-def vote_panels(score: Mapping[str, Any]) -> list[Panel]:
-    """Score by the number of views that vote, and the number of views that gave each test grid's answer."""
-    votes = score["votes"]
-    views = [row["views"] for row in votes["curve"]]
-    lines: dict[str, Curve] = {
-        name: (views, [row[key] for row in votes["curve"]])
-        for name, key in (("any view right", "oracle"), ("pass@2", "pass_at_2"), ("pass@1", "pass_at_1"))
-    }
-    right = [count for count, grids in reversed(votes["votes_for_the_answer"]) for _ in range(grids)]
-    return [
-        Panel("score by the number of views that vote", "views", lines),
-        Panel("views that give the answer", "test grids, the surest first", {"": (range(1, len(right) + 1), right)}),
-    ]
-
-
-def step_panels(denoising: DenoisingExamples) -> list[Panel]:
-    """Change, confidence and entropy per denoising step, for right and wrong answers; empty without frames."""
-    panels = []
-    for title, key in STEPS.items():
-        lines: dict[str, Curve] = {
-            f"ends {end} ({denoising.counts[end]})": (range(1, len(mean) + 1), mean.tolist())
-            for end, mean in denoising.means.get(key, {}).items()
-        }
-        panels.append(Panel(title, "steps", lines, share=key != "entropy"))
-    return panels
 
 
 def card_strip(card: Card) -> Strip:

@@ -16,6 +16,8 @@ from flows.runs.places import FlowError, git, home
 
 POOL = "gpu"
 DEPLOYMENT = "queue"
+DESCRIPTION = "One slot per GPU."
+"""Of the pool; while the worker holds the queue, it says why instead."""
 ENTRYPOINT = f"{experiment.fn.__module__}.{experiment.fn.__name__}"
 QUEUES = {"high": 1, "normal": 10}
 """Priority by queue; lower numbers are served first."""
@@ -34,7 +36,7 @@ def ensure(connection: SyncPrefectClient, slots: int | None = None) -> None:
     pool = WorkPoolCreate(
         name=POOL,
         type="process",
-        description="One slot per GPU.",
+        description=DESCRIPTION,
         base_job_template=template(),
         concurrency_limit=slots or 1,
     )

@@ -3,7 +3,6 @@
 DVC does the work: the flow calls `dvc repro` for each stage, forwards its log, and shows progress and results.
 """
 
-import json
 import os
 import subprocess
 import sys
@@ -19,15 +18,17 @@ from prefect.client.schemas.objects import State
 from prefect.exceptions import PrefectException
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
-from prefect.states import Completed, Failed
+from prefect.states import Completed, Crashed, Failed
 
-from flows.runs import failure_reasons, places, processes, records, snapshots
+from flows.runs import calm_log, failure_reasons, interruption, places, processes, records, snapshots
 from flows.runs.places import FlowError
 from flows.runs.progress import Progress
 from flows.runs.request import Request
 from flows.runs.stage_process import Outcome, run_stage, stage_names
-from tasks.commands import ui
+from model.scoring.wording import caveats
 from tasks.common import paths
+from tasks.common.documents import read_json
+from tasks.servers import ui
 from tasks.tracking import mlflow_runs, store
 
 NAME = "experiment"
@@ -35,6 +36,10 @@ NAME = "experiment"
 
 class StageFailed(FlowError):
     """A stage failed; the message gives its name and the reason."""
+
+
+class DiskFull(StageFailed):
+    """The disk was full. The run is resumed once there is space."""
 
 
 @flow(name=NAME, persist_result=False, retries=0)
@@ -46,16 +51,20 @@ def experiment(request: Request) -> State[None] | None:
     """
     run, worktree, logger = str(flow_run.id), Path.cwd(), get_run_logger()
     os.environ[processes.VARIABLE] = run
+    calm_log.install()
     processes.record(run, os.getpid())
     logger.info("%s in %s, code of %s", request.title, worktree, os.environ.get("ARC_COMMIT", "this checkout"))
     try:
         run_stages(run)
-        copy_scores(worktree, run)
+        copy_scores(request, worktree, run)
         branch = snapshots.commit_results(request, worktree)
+    except DiskFull as error:
+        return Crashed(message=str(error))
     except FlowError as error:  # Returned, not raised: Prefect would wrap the message of an exception.
         return Failed(message=str(error))
     except OSError as error:  # From files that the flow itself writes.
-        return Failed(message=failure_reasons.of_file_error(error))
+        message = failure_reasons.of_file_error(error)
+        return Crashed(message=message) if message.startswith(failure_reasons.FULL) else Failed(message=message)
     logger.info("committed to %s: `arc restore %s` restores it", branch, branch)
     _warn_if_unreachable(lambda: show_results(request, worktree, branch, run))
     return None
@@ -69,7 +78,8 @@ def run_stages(run: str) -> None:
         step = stage_task.with_options(name=stage, task_run_name=stage)
         states[stage] = step(stage, run, wait_for=upstream, return_state=True)
         if not states[stage].is_completed():
-            states[stage].result()  # Raises the exception of the stage.
+            message = states[stage].message or f"{stage}: failed"
+            raise (DiskFull if failure_reasons.FULL in message else StageFailed)(message)
     if "publish" not in states:
         return
     # A result from DVC's cache may have been published to another MLflow store than this one.
@@ -86,7 +96,17 @@ def run_stages(run: str) -> None:
 
 @task(persist_result=False, cache_policy=NO_CACHE, retries=0)
 def stage_task(stage: str, run: str) -> State[None]:
-    """Run one stage. A killed stage is restarted, unless it was killed at the same update before."""
+    """Run one stage. An expected failure is returned: Prefect logs a traceback of what is raised."""
+    try:
+        return _until_not_killed(stage, run)
+    except StageFailed as error:
+        return Failed(message=str(error))
+    except OSError as error:  # From the records of the run.
+        return Failed(message=f"{stage}: {failure_reasons.of_file_error(error)}")
+
+
+def _until_not_killed(stage: str, run: str) -> State[None]:
+    """Run a stage, again if it was killed, unless it was killed at the same update before. Raises StageFailed."""
     logger = get_run_logger()
     while True:
         progress = Progress(run, stage)
@@ -119,10 +139,11 @@ def stage_task(stage: str, run: str) -> State[None]:
         logger.warning("%s was killed; it resumes from its last save", stage)
 
 
-def copy_scores(worktree: Path, run: str) -> None:
-    """Copy scores and key of the result to the run's records, where `arc night` reads them; the worktree will go."""
+def copy_scores(request: Request, worktree: Path, run: str) -> None:
+    """Copy scores and key of the result to the run's records, where `arc night` reads them."""
     folder = places.folder_of(run) / "scores"
     folder.mkdir(parents=True, exist_ok=True)
+    (places.folder_of(run) / "title").write_text(request.title)
     for path in (worktree / paths.SCORES).glob("*.json"):
         (folder / path.name).write_bytes(path.read_bytes())
     if (worktree / paths.PUBLISHED).exists():
@@ -144,7 +165,7 @@ def show_results(request: Request, worktree: Path, branch: str, run: str) -> Non
 
 def score_row(path: Path) -> dict[str, Any]:
     """A score file as a table row; scores in percent."""
-    score = json.loads(path.read_text())
+    score = read_json(path)
     low, high = score["ci95"]
     return {
         "evaluation": path.stem,
@@ -152,16 +173,18 @@ def score_row(path: Path) -> dict[str, Any]:
         "95 %": f"{100 * low:.1f} to {100 * high:.1f}",
         "grids": f"{score['grids_solved']} of {score['n_grids']}",
         "tasks": score["n_tasks"],
+        "caveats": "; ".join(caveats(score)),
     }
 
 
 def mlflow_links(worktree: Path) -> list[str]:
     """Links to the MLflow run of the published result and to its report; none if nothing was published."""
     file, place = worktree / paths.PUBLISHED, store.configured_store()
-    published = mlflow_runs.run_of(place, json.loads(file.read_text())["key"]) if file.exists() else None
+    published = mlflow_runs.run_of(place, read_json(file)["key"]) if file.exists() else None
     if not published:
         return []
     # A local store is shown by `make ui`; a tracking server has its own page.
+    interruption.connect(published[1])
     page = place.uri if place.uri.startswith("http") else f"http://127.0.0.1:{mlflow_port(place)}"
     address = f"{page}/#/experiments/{published[0]}/runs/{published[1]}"
     return [f"[the run]({address})", f"[the report there]({address}/artifacts/report.html)"]
@@ -169,12 +192,12 @@ def mlflow_links(worktree: Path) -> list[str]:
 
 def mlflow_port(place: store.Store) -> int:
     """Port of the MLflow server of this store if one runs; else the one that `make ui` tries first."""
-    return ui.running(ui.mlflow_page(place)) or int(os.environ.get("ARC_MLFLOW_PORT", 5000))
+    return ui.running(ui.mlflow_page(place)) or places.mlflow_port()
 
 
 def _warn_if_unreachable(show: Callable[[], None]) -> None:
     """Artifacts only display the result, so an unreachable server does not fail the run."""
     try:
         show()
-    except (httpx.HTTPError, PrefectException, RuntimeError) as error:
+    except (httpx.HTTPError, PrefectException, RuntimeError, OSError) as error:
         get_run_logger().warning("results are not shown because the server does not answer: %r", error)

@@ -5,7 +5,12 @@ import sys
 from pathlib import Path
 
 from flows.runs import records
+from model.storage.digests import digest
 from tasks.common import paths
+
+KIND = "arc.run"
+PARAMETERS = "arc.parameters"
+"""Tag of interrupted runs: digest of the resolved experiment, which its continuation shares."""
 
 
 def publish(run: str, worktree: Path, status: str, reason: str) -> None:
@@ -26,6 +31,25 @@ def publish(run: str, worktree: Path, status: str, reason: str) -> None:
         )
 
 
+def connect(published: str) -> list[str]:
+    """Connect the MLflow run `published` with the interrupted runs of the same parameters, by tags of both.
+
+    The current folder is the worktree of the run. Returns the ids of the interrupted ones.
+    """
+    from tasks.tracking import mlflow_runs, store
+
+    place = store.configured_store()
+    client = mlflow_runs.connect(place)
+    wanted = f"tags.`{KIND}` = 'interrupted' and tags.`{PARAMETERS}` = '{digest(paths.EXPERIMENT)}'"
+    experiments = [client.get_run(published).info.experiment_id]
+    before = [run.info.run_id for run in client.search_runs(experiments, wanted, max_results=1000)]
+    for run in before:
+        client.set_tag(run, "arc.continued_by", published)
+    if before:
+        client.set_tag(published, "arc.continues", " ".join(sorted(before)))
+    return before
+
+
 def write(run: str, status: str, reason: str) -> None:
     """Write a run with `status` to the MLflow store. The current folder is the worktree of the run."""
     from tasks.common.params import flatten, resolved
@@ -38,9 +62,10 @@ def write(run: str, status: str, reason: str) -> None:
         number = mlflow_runs.experiment_id(client, place, experiment.publish.experiment)
     from mlflow.entities import Param
 
-    tags = {"arc.run": "interrupted", "arc.flow_run": run, "arc.stage": where.stage, "arc.reason": reason}
-    tags |= {"arc.experiment": experiment.name, "arc.seed": str(experiment.seed)}
-    name = f"{experiment.name} seed {experiment.seed}, interrupted"
+    tags = {KIND: "interrupted", PARAMETERS: digest(paths.EXPERIMENT)}
+    tags |= {"arc.flow_run": run, "arc.stage": where.stage, "arc.reason": reason}
+    tags |= {"arc.experiment": experiment.name, "arc.title": experiment.title, "arc.seed": str(experiment.seed)}
+    name = f"{experiment.title} seed {experiment.seed}, interrupted"
     created = client.create_run(number, run_name=name, tags=tags).info.run_id
     client.set_terminated(created, status)  # First, so that an interruption leaves no run marked RUNNING.
     params = [Param(*param) for param in flatten(experiment.model_dump(mode="json")).items()]

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tasks.commands import prefect_server
+from tasks.servers import prefect_server
 from tasks.tracking.addresses import addressable, sqlite_address
 
 
@@ -57,15 +57,23 @@ def worktree_of(run: str) -> Path:
     return scratch() / "worktrees" / run
 
 
+def mlflow_port() -> int:
+    """Port of MLflow's page in links: ARC_MLFLOW_PORT, or 5000. Raises ValueError unless it is a port."""
+    return prefect_server.port_of("ARC_MLFLOW_PORT", 5000)
+
+
 def environment() -> dict[str, str]:
     """Environment variables with which every process finds the same folders and servers, and telemetry is off."""
     root = home()
     prefect_home = addressable(root) / Path(os.environ.get("PREFECT_HOME", ".prefect")).expanduser()
     try:
         server = prefect_server.settings(prefect_home)
+        mlflow_port()
     except ValueError as error:
         raise FlowError(str(error)) from None
     return {
+        # A proxy is for other machines, also where the server of this one was chosen by PREFECT_API_URL.
+        **prefect_server.without_proxy(),
         **server,
         "ARC_HOME": str(root),
         "ARC_SCRATCH": str(scratch()),

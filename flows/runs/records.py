@@ -101,6 +101,12 @@ def add_death(run: str, reason: str) -> bool:
     return (death.stage, death.step) not in {(row.stage, row.step) for row in before}
 
 
+def deaths_here(run: str) -> int:
+    """Number of deaths at the current stage and update."""
+    where = progress(run)
+    return sum((row.stage, row.step) == (where.stage, where.step) for row in deaths(run))
+
+
 def _write(run: str, name: str, value: Any) -> None:
     path = places.folder_of(run) / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)

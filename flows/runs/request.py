@@ -14,11 +14,12 @@ from model.config.experiment import Experiment, experiment_name
 from model.storage.digests import digest_text
 from tasks.common import paths
 from tasks.common.params import RENAMED, override, read, resolve
-from tasks.common.presets import ConfigurationError, parse_name
+from tasks.common.presets import ConfigurationError, extended_evaluations, merge, named, parse_name
+from tasks.common.titles import changes, shortened
 
 Priority = Literal["high", "normal"]
 LONGEST_TITLE = 60
-"""Maximum number of characters that overrides take in the name of a run."""
+"""Maximum number of characters that differences from the presets take in the name of a run."""
 NAMED = ("version", "size", "dataset", "finetuning", "budget", "seed")
 """Fields of the request, which overrides may not set."""
 
@@ -35,7 +36,7 @@ def override_schema() -> dict[str, Any]:
     """
     values: dict[str, list[str]] = {}
     for key, value in _knobs(Experiment, ""):
-        if key not in NAMED:
+        if key not in (*NAMED, "title"):
             values.setdefault(_literally(key).replace(_ANY, "[A-Za-z0-9_-]+"), []).append(value)
     renamed = {_literally(old): new for old, new in RENAMED.items()}
     unknown = {"not": {"pattern": f"^({'|'.join([*values, *renamed])})="}}
@@ -158,11 +159,17 @@ class Request(BaseModel):
 
     @property
     def title(self) -> str:
-        """Name of the run. Long overrides are shortened and end with a digest."""
-        chosen = " ".join(sorted(self.overrides))
-        if len(chosen) > LONGEST_TITLE:
-            chosen = f"{chosen[: LONGEST_TITLE - 12].rsplit(' ', 1)[0]} … {digest_text(chosen)[:6]}"
-        return " ".join(filter(None, [f"{self.experiment} seed {self.seed}", chosen]))
+        """Name of the run: experiment, what differs from its presets, and seed.
+
+        Where some of that does not fit, a digest of the overrides tells such runs apart.
+        """
+        presets = read(paths.PRESETS)
+        base = named(presets, self.params(), self.experiment)
+        texts = changes(extended_evaluations(merge(base, self.params()), self.experiment), base)
+        chosen = shortened(texts, LONGEST_TITLE) if texts else ""
+        if chosen != " ".join(texts):
+            chosen = f"{chosen} {digest_text(' '.join(sorted(self.overrides)))[:6]}"
+        return " ".join(filter(None, [self.experiment, chosen, f"seed {self.seed}"]))
 
     def params(self) -> dict[str, Any]:
         """The values of params.yaml."""

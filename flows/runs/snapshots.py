@@ -6,7 +6,6 @@ refs/arc/frozen protects it from garbage collection. A finished run leaves dvc.l
 
 import configparser
 import contextlib
-import json
 import os
 import re
 import shutil
@@ -24,12 +23,13 @@ from flows.runs.places import FlowError, git
 from flows.runs.request import Request
 from model.storage.digests import digest_text
 from tasks.common import paths
+from tasks.common.documents import DocumentError, check_folder, read_json
 
 FROZEN = "refs/arc/frozen"
 LONGEST_NAME = 60
 """Maximum number of characters that overrides take in the name of a branch; longer ones end with a digest."""
 KEPT_DAYS = 14
-"""Days for which an unneeded frozen commit is kept, so that a failed run can be inspected."""
+"""Days for which an unneeded frozen commit and the records of a run are kept, so that both can be inspected."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,7 @@ def create_worktree(commit: str, run: str) -> Path:
     share_cache(root, folder)
     own = root / paths.OWN
     if own.exists():
+        _check_own(own)
         shutil.copytree(own, folder / paths.OWN, dirs_exist_ok=True)
     ready.parent.mkdir(parents=True, exist_ok=True)
     ready.write_text(f"{folder}\n")
@@ -100,6 +101,11 @@ def remove(run: str) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     (places.folder_of(run) / "worktree").unlink(missing_ok=True)
     git("worktree", "prune", cwd=places.home())
+
+
+def release(commit: str) -> None:
+    """Stop protecting a frozen commit: the branch of a finished run holds it, or an equal one."""
+    git("update-ref", "-d", f"{FROZEN}/{commit}", cwd=places.home())
 
 
 def commit_results(request: Request, worktree: Path) -> str:
@@ -131,7 +137,7 @@ def score_lines(worktree: Path) -> list[str]:
     """Every score in a checkout, one per line, in percent with its 95 % interval."""
     lines = []
     for path in sorted((worktree / paths.SCORES).glob("*.json")):
-        score = json.loads(path.read_text())
+        score = read_json(path)
         low, high = score["ci95"]
         lines.append(
             f"{path.stem}: pass@2 {100 * score['pass_at_2']:.1f} % [{100 * low:.1f}, {100 * high:.1f}], "
@@ -151,7 +157,9 @@ def slug(request: Request) -> str:
 
 
 def remove_unused(needed: Iterable[str], commits: Iterable[str]) -> list[str]:
-    """Remove worktrees of runs not in `needed` and old frozen commits not in `commits`. Returns what it removed."""
+    """Remove worktrees of runs not in `needed`, their old records, and old frozen commits not in `commits`.
+
+    Returns what it removed."""
     root, kept, wanted = places.home(), set(needed) | _foreground_worktrees(), set(commits)
     folder = places.scratch() / "worktrees"
     removed = []
@@ -165,6 +173,11 @@ def remove_unused(needed: Iterable[str], commits: Iterable[str]) -> list[str]:
         if commit not in wanted and int(when) < oldest:
             git("update-ref", "-d", f"{FROZEN}/{commit}", cwd=root)
             removed.append(f"frozen commit {commit[:8]}")
+    records = places.scratch() / "runs"
+    for path in sorted(records.iterdir()) if records.exists() else []:
+        if path.name not in kept and max(file.stat().st_mtime for file in (path, *path.iterdir())) < oldest:
+            shutil.rmtree(path)
+            removed.append(f"records {path.name}")
     return removed
 
 
@@ -190,6 +203,13 @@ def share_cache(root: Path, folder: Path) -> None:
     config.set("cache", "dir", str((root / done.stdout.strip()).resolve()))
     with (folder / ".dvc" / "config.local").open("w") as file:
         config.write(file)
+
+
+def _check_own(own: Path) -> None:
+    try:
+        check_folder(own)
+    except DocumentError as error:
+        raise FlowError(str(error)) from None
 
 
 def _env() -> dict[str, str]:

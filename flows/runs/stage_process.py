@@ -21,9 +21,10 @@ from tasks.common.stage import die_with_parent
 SAVE_SECONDS = 28.0
 """Seconds in which a stage may save when its run is cancelled; Prefect kills the run after 30."""
 NOISE = re.compile(
-    r"(To track the changes with git|To enable auto staging|Use `dvc push`)|\s+(git add|dvc config core)"
+    r"WARNING: Process '.*' with \(Pid \d+\), in RWLock-file .* had been killed"
+    r"|(To track the changes with git|To enable auto staging|Use `dvc push`)|\s+(git add|dvc config core)"
 )
-"""Advice that DVC prints after every stage."""
+"""Advice that DVC prints after every stage, and that it released the lock of one that was killed."""
 EXITED = re.compile(r"ERROR: failed to reproduce .*exited with (-?\d+)")
 """DVC's last line of a failed stage: nothing else tells the exit code of the stage's own process."""
 POLL_SECONDS = 0.5

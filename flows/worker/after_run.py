@@ -5,6 +5,7 @@ from uuid import UUID
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import StateType
 
+from flows.queue import admission, flow_runs
 from flows.runs import interruption, places, snapshots
 from flows.worker import night_report, night_text, notification, recovery
 
@@ -39,3 +40,7 @@ def close(connection: SyncPrefectClient, run: UUID) -> None:
     night_text.publish(connection, night_report.rows(connection, night_report.since(night_report.HOURS)))
     notification.send(f"{flow_run.name}: {flow_run.state.name}", message)
     snapshots.remove(str(run))
+    if kind == StateType.COMPLETED and (commit := admission.commit_of(flow_run)):
+        active = flow_runs.runs(connection, StateType.SCHEDULED, *recovery.ACTIVE)
+        if commit not in map(admission.commit_of, active):
+            snapshots.release(commit)

@@ -1,8 +1,8 @@
 """`arc doctor`: checks of this machine and checkout, each finding with its fix."""
 
 import contextlib
-import json
 import os
+import shlex
 import shutil
 import socket
 import subprocess
@@ -18,8 +18,10 @@ from flows.queue import flow_runs
 from flows.runs import places, snapshots
 from flows.runs.places import FlowError, git, one_line
 from flows.worker import server
-from tasks.commands import prefect_server
+from tasks.common import paths
+from tasks.common.documents import DocumentError, check_folder, read_json
 from tasks.machine import gpu_lock
+from tasks.servers import prefect_server
 
 FREE_GIB = 10.0
 TESTED = {"prefect": "3.8", "mlflow": "3.17", "dvc": "3.67", "torch": "2.1"}
@@ -50,11 +52,30 @@ def examine() -> list[Finding]:
 
 
 def disk() -> Iterator[Finding]:
-    """Free space where results, scratch and databases are written."""
-    for path in (places.home(), places.scratch() if places.scratch().exists() else places.home(), Path("/tmp")):
+    """Free space of each file system where results, scratch, databases and temporary files are written."""
+    from flows.worker import hold
+
+    limit = hold.limit_gib()
+    for name, path in hold.folders().items():
         free = shutil.disk_usage(path).free / 2**30
-        fix = "`dvc gc --workspace --all-branches`, or delete old exp/ branches first" if free < FREE_GIB else ""
-        yield Finding("disk", f"{free:.1f} GiB free at {path}", fix)
+        held = f"; below {limit:g} GiB `arc worker` holds the queue ({hold.VARIABLE})" if free < limit else ""
+        yield Finding("disk", f"{free:.1f} GiB free at {path} ({name}){held}", advice(path) if free < FREE_GIB else "")
+
+
+def advice(path: Path) -> str:
+    """What may be deleted on the file system of `path`."""
+    from flows.worker import hold
+
+    cache, scratch, device = hold.cache(places.home()), places.scratch(), path.stat().st_dev
+    advices = []
+    if cache.exists() and cache.stat().st_dev == device:
+        # Objects of a run that has not ended are named by the lock of its worktree alone.
+        worktrees = "".join(f" -p {shlex.quote(str(tree))}" for tree in sorted((scratch / "worktrees").glob("*")))
+        branches = "delete exp/ branches that nobody needs, then, while no run is active, "
+        advices.append(f"{branches}`dvc gc --workspace --all-branches{worktrees}`")
+    if scratch.exists() and scratch.stat().st_dev == device:
+        advices.append(f"delete folders of trainings that nobody will resume in {scratch / 'train'}")
+    return ", or ".join(advices) or f"delete what nobody needs on the file system of {path}"
 
 
 def gpu() -> Iterator[Finding]:
@@ -73,6 +94,14 @@ def gpu() -> Iterator[Finding]:
         fix = "" if ours else f"if nobody needs it: `kill {pid}`"
         yield Finding("gpu", f"process {pid} uses {memory} MiB{'' if ours else ', without our lock'}", fix)
     yield Finding("gpu", f"{len(done.stdout.splitlines())} processes on the GPUs")
+
+
+def own() -> Iterator[Finding]:
+    """Whether data/own holds regular files only: DVC hashes it before any stage runs, and waits for a FIFO."""
+    try:
+        check_folder(places.home() / paths.OWN)
+    except DocumentError as error:
+        yield Finding("data/own", str(error), "remove it; `dvc repro` would wait for it, or follow it")
 
 
 def locks() -> Iterator[Finding]:
@@ -147,6 +176,22 @@ def runs() -> Iterator[Finding]:
             yield Finding("worktree", f"{path} has no run", "`arc worker` removes it when it starts")
 
 
+def results() -> Iterator[Finding]:
+    """Whether DVC's cache and the MLflow store hold the results of all exp/ branches."""
+    from flows.worker import kept_results
+
+    whole = True
+    for name, missing in kept_results.lost_by_branch():
+        whole = False
+        found = f"{name}: DVC's cache lacks {len(missing)} outputs, such as {missing[0]}"
+        yield Finding("result", found, f"`git switch {name} && dvc repro` computes them again")
+    if unpublished := kept_results.unpublished():
+        names = ", ".join(list(unpublished)[:3])
+        yield Finding("result", f"the MLflow store lacks {len(unpublished)} branches, such as {names}", "`arc publish`")
+    elif whole:
+        yield Finding("result", f"{len(kept_results.branches())} exp/ branches, whole in DVC's cache and in MLflow")
+
+
 def versions() -> Iterator[Finding]:
     """Installed versions, compared with the tested ones."""
     for name, tested in TESTED.items():
@@ -160,7 +205,7 @@ def versions() -> Iterator[Finding]:
     yield Finding("version", git("--version"))
 
 
-CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (disk, gpu, locks, ports, worker, runs, versions)
+CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (disk, gpu, own, locks, ports, worker, runs, results, versions)
 
 
 def _holders() -> dict[str, dict[str, object]]:
@@ -171,6 +216,6 @@ def _holders() -> dict[str, dict[str, object]]:
 def _dvc_owners(path: Path) -> set[int]:
     if not path.exists():
         return set()
-    rows = json.loads(path.read_text() or "{}").values()
+    rows = (read_json(path) if path.stat().st_size else {}).values()
     entries = [entry for row in rows for entry in ([row["write"]] if row.get("write") else []) + row.get("read", [])]
     return {int(entry["pid"]) for entry in entries}

@@ -17,7 +17,7 @@ from flows.runs.places import one_line
 from flows.runs.progress import duration
 from flows.worker import recovery
 from model.scoring.statistics import paired_difference
-from model.scoring.wording import interval
+from model.scoring.wording import TRAINING_TASKS, interval, subset
 from model.scoring.wording import percent as per_cent
 
 HOURS = 16.0
@@ -70,9 +70,14 @@ class _Grid(BaseModel):
     solved: bool
 
 
+class _Evaluation(BaseModel):
+    subset: str = "evaluation"
+
+
 class _Source(BaseModel):
     experiment: str
     seed: int
+    evaluation: _Evaluation = _Evaluation()
 
 
 class _Score(BaseModel):
@@ -135,18 +140,21 @@ def row(run: Any, scores: Mapping[str, Mapping[str, Any]]) -> Row:
 
 
 def percent(score: Mapping[str, Any]) -> str:
-    """A score in percent with its 95 % interval and number of tasks."""
+    """A score in percent with its 95 % interval and number of tasks; says if they are training tasks."""
     low, high = score["ci95"]
-    return f"{100 * score['pass_at_2']:.1f} % [{100 * low:.1f}, {100 * high:.1f}], {score['n_tasks']} tasks"
+    tasks = f"{score['n_tasks']} {TRAINING_TASKS if subset(score) == 'training' else 'tasks'}"
+    return f"{100 * score['pass_at_2']:.1f} % [{100 * low:.1f}, {100 * high:.1f}], {tasks}"
 
 
 def every_score() -> dict[str, dict[str, Any]]:
-    """Recorded scores by run and evaluation."""
+    """Recorded scores by run and evaluation, each with the `title` of its run."""
     scores: dict[str, dict[str, Any]] = {}
     for path in sorted((places.scratch() / "runs").glob("*/scores/*.json")):
         score: _Score | None = records.read(path, _Score, None)
         if score:
-            scores.setdefault(path.parent.parent.name, {})[path.stem] = score.model_dump()
+            run, named = path.parent.parent, path.parent.parent / "title"
+            title = named.read_text() if named.exists() else f"{score.source.experiment} seed {score.source.seed}"
+            scores.setdefault(run.name, {})[path.stem] = {**score.model_dump(), "title": title}
     return scores
 
 
@@ -168,10 +176,9 @@ def against(score: Mapping[str, Any], evaluation: str, run: str, scores: Mapping
     difference = paired_difference(np.array([theirs[n] for n in names]), np.array([mine[n] for n in names]), RESAMPLES)
     low, high = difference.low, difference.high
     remark = "" if difference.shown else ", no difference shown"
-    source = best["source"]
     return (
         f"{evaluation} {100 * difference.mean:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}] points to "
-        f"{source['experiment']} seed {source['seed']}{remark}"
+        f"{best['title']}{remark}"
     )
 
 

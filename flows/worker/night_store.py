@@ -1,6 +1,5 @@
 """Results in the MLflow store that no run of the queue made: those of `dvc repro` and `dvc exp run`."""
 
-import json
 import os
 from collections.abc import Collection
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 from flows.runs import places
 from flows.runs.progress import duration
 from flows.worker.night_report import HEADLINE, Row
+from tasks.common.documents import parse_json, read_json
 from tasks.tracking import mlflow_runs, store
 from tasks.tracking.mlflow_runs import KEY, KIND
 
@@ -32,7 +32,7 @@ def known_keys() -> set[str]:
     """Keys of the results of the queue's runs."""
     keys = set()
     for path in (places.scratch() / "runs").glob("*/published.json"):
-        keys.add(str(json.loads(path.read_text())["key"]))
+        keys.add(str(read_json(path)["key"]))
     return keys
 
 
@@ -46,7 +46,8 @@ def _row(client: Any, run: Any) -> Row:
     chosen = HEADLINE if HEADLINE in names else next(iter(sorted(names)), "")
     scores = {}
     if chosen:
-        scores[chosen] = json.loads(mlflow.artifacts.load_text(f"runs:/{names[chosen]}/score.json"))
+        score = parse_json(mlflow.artifacts.load_text(f"runs:/{names[chosen]}/score.json").encode(), "score.json")
+        scores[chosen] = {**score, "title": run.info.run_name}
     minutes = run.data.metrics.get("cost/training_minutes", 0.0)
     return Row(
         run=run.data.tags[KEY],

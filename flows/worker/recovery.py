@@ -15,9 +15,11 @@ from prefect.states import Cancelled, Crashed, Failed, Scheduled
 from prefect.types._datetime import now
 
 from flows.queue.flow_runs import PAGE, runs
-from flows.runs import processes, records
+from flows.runs import failure_reasons, processes, records
 from flows.runs.places import one_line
 
+FULL_DISKS = 5
+"""Full disks at one place of a run after which it is not resumed again."""
 ACTIVE = (StateType.RUNNING, StateType.PENDING, StateType.CANCELLING)
 
 
@@ -58,7 +60,8 @@ def resume(connection: SyncPrefectClient, run: UUID, name: str, reason: str) -> 
     message = f"died {place}: {reason}"
     end_tasks(connection, run, message)
     records.end_stage(str(run), reason)
-    if not records.add_death(str(run), reason):
+    first, full = records.add_death(str(run), reason), failure_reasons.FULL in reason
+    if not first and not (full and records.deaths_here(str(run)) <= FULL_DISKS):
         connection.set_flow_run_state(run, Failed(message=f"{message}; it died there before"), force=True)
         return f"{name}: {message}; it died there before, so it is not resumed"
     connection.set_flow_run_state(run, Crashed(message=message), force=True)

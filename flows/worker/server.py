@@ -12,7 +12,7 @@ from filelock import FileLock
 
 from flows.runs import places
 from flows.runs.places import FlowError
-from tasks.commands import prefect_server, ui
+from tasks.servers import prefect_server, ui
 
 START_SECONDS = 120.0
 FREE_PORT = "set PREFECT_SERVER_API_PORT to a free port, for every command here"
@@ -32,7 +32,7 @@ def ours() -> bool:
     """Whether the server on the port belongs to this checkout; runs of another checkout must not be recovered here."""
     if os.environ.get("PREFECT_API_URL"):
         return True  # Chosen by the user.
-    process = _listener()
+    process = listener()
     with contextlib.suppress(psutil.Error):
         return process is not None and ui.prefect_page().ours(process)
     return False
@@ -51,7 +51,7 @@ def find() -> None:
         os.environ.update(places.environment())  # Origins that may call it hold the port.
 
 
-def _listener() -> psutil.Process | None:
+def listener() -> psutil.Process | None:
     """The process of this user that listens on the port; None if there is none."""
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
@@ -87,8 +87,8 @@ def check_secret() -> None:
     key = places.environment()["PREFECT_API_AUTH_STRING"]
     # An answer may be late while the server is busy: 0 says nothing.
     accepted, open_to_all = (prefect_server.status(f"{address()}/admin/version", given) for given in (key, None))
-    listener = _listener()
-    end = f"`kill {listener.pid}`" if listener else "end it"
+    process = listener()
+    end = f"`kill {process.pid}`" if process else "end it"
     again = f"{end} once its runs have ended, and `arc worker` starts it again"
     if accepted == 401:
         raise FlowError(f"the server at {address()} refuses the secret in {secret_file()}; {again}")

@@ -27,12 +27,15 @@ from prefect.states import Failed
 from prefect.workers.process import ProcessJobConfiguration, ProcessWorker, ProcessWorkerResult
 
 from flows.queue import admission, deployment, flow_runs
-from flows.runs import places, processes, snapshots
+from flows.runs import calm_log, places, processes, snapshots
 from flows.runs.places import FlowError, one_line
 from flows.runs.request import parse
 from flows.worker import after_run, recovery, refusal, server
+from flows.worker.hold import Hold
 
 T = TypeVar("T")
+CRASHED_SECONDS = 60.0
+"""A run that crashed is resumed or closed within this time, unless that failed."""
 WATCH_SECONDS = 2.0
 CANCEL_SECONDS = 3.0
 """Prefect ends a cancelled run within this time, unless it missed the cancellation."""
@@ -43,8 +46,9 @@ class Worker(ProcessWorker):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
+        self.hold = Hold()
         self.started: set[str] = set()
-        """Ids of runs whose processes may still be alive."""
+        """Ids of runs that this worker executes or closes."""
 
     @classmethod
     def __dispatch_key__(cls) -> str:
@@ -53,6 +57,8 @@ class Worker(ProcessWorker):
     async def get_and_submit_flow_runs(self) -> list[Any]:
         """Admit runs that were queued in the UI, then poll the queue."""
         try:
+            if await asyncio.to_thread(_held, self):
+                return []
             await asyncio.to_thread(_admit)
         except Exception as error:  # Git failed, or the server is away: the next poll tries again.
             print(f"admitting: {type(error).__name__}: {one_line(error)}", file=sys.stderr, flush=True)
@@ -95,12 +101,12 @@ class Worker(ProcessWorker):
         self.started.add(run)
         result = await super().run(flow_run, configuration, cast("Any", _PidRecorder(run, task_status)))
         await asyncio.to_thread(processes.end, run)
-        self.started.discard(run)
         return result
 
     async def _submit_run_and_capture_errors(self, flow_run: Any, task_status: Any = None) -> Any:
         result = await super()._submit_run_and_capture_errors(flow_run, task_status)
         await asyncio.to_thread(_alone, flow_run.id, _after, flow_run.id)
+        self.started.discard(str(flow_run.id))
         return result
 
 
@@ -134,6 +140,7 @@ class _PidRecorder:
 
 def work() -> None:
     """Execute queued runs until SIGTERM or Ctrl-C. Raises FlowError if another worker is running here."""
+    calm_log.install()
     with only_one():
         slots = deployment.slots()
         with deployment.client() as connection:
@@ -177,12 +184,14 @@ def only_one() -> Iterator[None]:
 
 
 def _watch(worker: Worker) -> None:
-    """Restart a dead server, and end cancelled runs that Prefect missed."""
+    """Restart a dead server, end cancelled runs that Prefect missed, and resume those that could not be resumed."""
     printed = ""
     while True:
         try:
             server.ensure()
             _cancel(worker)
+            if not worker.hold.reason:
+                _resume(worker, CRASHED_SECONDS)
             printed = ""
         except Exception as error:  # Tried again; printed once.
             if repr(error) != printed:
@@ -202,6 +211,26 @@ def _cancel(worker: Worker) -> None:
             elif line := _alone(run.id, recovery.settle, connection, run, "cancelled"):
                 print(line, flush=True)
                 _alone(run.id, after_run.close, connection, run.id)
+
+
+def _resume(worker: Worker, seconds: float) -> None:
+    """Resume runs that crashed `seconds` ago and still are: on a full disk, nothing could be written about them."""
+    with deployment.client() as connection:
+        for run in flow_runs.runs(connection, StateType.CRASHED):
+            old = time.time() - run.state.timestamp.timestamp() > seconds
+            if old and run.deployment_id and str(run.id) not in worker.started:
+                for line in _alone(run.id, after_run.after, connection, run.id) or ():
+                    print(line, flush=True)
+
+
+def _held(worker: Worker) -> bool:
+    before = worker.hold.reason
+    with deployment.client() as connection:
+        for line in worker.hold.check(connection):
+            print(line, flush=True)
+    if before and not worker.hold.reason:
+        _resume(worker, CANCEL_SECONDS)  # Before any other run starts.
+    return bool(worker.hold.reason)
 
 
 def _after(run: UUID) -> None:

@@ -37,6 +37,8 @@ def experiment_name(version: str, size: str, dataset: str, finetuning: str, budg
 class Experiment(Frozen):
     """One resolved experiment: everything that the stages read."""
 
+    title: Annotated[str, Field(min_length=1)]
+    """The name, and what differs from what the name stands for: 'v3/smol/aa1 +muon lr=1e-3 ...5 more'."""
     version: Name
     size: Name
     dataset: Name
@@ -68,6 +70,11 @@ class Experiment(Frozen):
             raise ValueError(
                 "train.early_stop would stop on the solutions that are reported (prepare.validation is "
                 "'evaluation-solutions'); set prepare.validation: held-out-training, or train.early_stop: null"
+            )
+        if self.select.subset != "evaluation":
+            raise ValueError(
+                f"select.subset is {self.select.subset!r}; select asks the tasks that prepare.validation says: leave "
+                "it at 'evaluation'"
             )
         for name in self.predict.evaluations:
             if name not in self.evaluations:

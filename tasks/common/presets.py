@@ -47,7 +47,7 @@ def _with_cases(
         values = entry.get(f"by_{case}", {})
         for known in values:
             _known(presets, LAYERS[case], known, f"{where}.by_{case}")
-        chosen = values.get(names.get(case))
+        chosen = next((value for known, value in values.items() if known == names.get(case)), None)
         if chosen:
             result = merge(result, _with_cases(presets, chosen, names, f"{where}.by_{case}.{names.get(case)}"))
     return result
@@ -91,7 +91,7 @@ def _known(
     entries = presets.get(section, {})
     if isinstance(name, str) and name in entries:
         return dict(entries[name] or {})
-    if moved and name in moved:
+    if moved and isinstance(name, str) and name in moved:
         raise ConfigurationError(f"{where} {name!r} is now {moved[name]}")
     raise ConfigurationError(
         f"{where} is {name!r}; allowed are {', '.join(entries)} (presets.yaml, {section}){nearest(str(name), entries)}"

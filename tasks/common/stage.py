@@ -2,16 +2,21 @@
 
 import ctypes
 import functools
+import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import ParamSpec
 
-from tasks.common import events
+from tasks.common import events, paths
 
 P = ParamSpec("P")
 _libc = ctypes.CDLL(None)
 _PR_SET_PDEATHSIG = 1
+FULL_BYTES = 2**20
+"""Free bytes below which a disk counts as full."""
 
 
 class StageError(RuntimeError):
@@ -24,9 +29,10 @@ class StageError(RuntimeError):
 
 
 def stage(name: str) -> Callable[[Callable[P, None]], Callable[P, None]]:
-    """Run a `main` as the stage `name`: ValueErrors and StageErrors become `STAGE: message` and exit code 1.
+    """Run a `main` as the stage `name`: errors that a user can correct become `STAGE: message` and exit code 1.
 
-    Every exception is reported as the event `failed`.
+    These are ValueErrors, StageErrors, and whatever a file or a full disk refuses. Every exception is reported as the
+    event `failed`.
     """
 
     def decorate(main: Callable[P, None]) -> Callable[P, None]:
@@ -37,16 +43,50 @@ def stage(name: str) -> Callable[[Callable[P, None]], Callable[P, None]]:
                 main(*args, **kwargs)
             except (ValueError, StageError) as error:
                 reason = getattr(error, "reason", None) or events.reason_of(error)
-                events.emit(events.Failed(reason=reason, message=str(error)))
-                sys.exit(f"{name}: {error}")
+                message = printable(with_full_disks(str(error), reason))
+                events.emit(events.Failed(reason=reason, message=message))
+                sys.exit(f"{name}: {message}")
             except Exception as error:
-                message = f"{type(error).__name__}: {error}"
-                events.emit(events.Failed(reason=events.reason_of(error), message=message))
+                reason = events.reason_of(error)
+                told = isinstance(error, OSError) or reason == "the disk is full"
+                message = of_file_error(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+                message = printable(with_full_disks(message.splitlines()[0] if told else message, reason))
+                events.emit(events.Failed(reason=reason, message=message))
+                if told:
+                    sys.exit(f"{name}: {message}")
                 raise
 
         return run
 
     return decorate
+
+
+def printable(text: str) -> str:
+    """A text without anything that acts on a terminal or that no terminal can show, such as lone surrogates."""
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+
+
+def of_file_error(error: OSError) -> str:
+    """What a file refused, and which file, if the error names it."""
+    named = [str(name) for name in (error.filename, error.filename2) if name is not None]
+    return f"{error.strerror or error}{': ' if named else ''}{', '.join(named)}"
+
+
+def with_full_disks(message: str, reason: events.Reason) -> str:
+    """The message with the folders on a full disk, if that is the reason: few errors name the file."""
+    full = full_folders() if reason == "the disk is full" else []
+    return f"{message} (full: {', '.join(map(str, full))})" if full else message
+
+
+def full_folders() -> list[Path]:
+    """The folders of this process that are on a full disk: the current one, scratch, temporary files."""
+    folders = dict.fromkeys(path.resolve() for path in (Path.cwd(), paths.SCRATCH, _temporary()) if path.exists())
+    return [path for path in folders if shutil.disk_usage(path).free < FULL_BYTES]
+
+
+def _temporary() -> Path:
+    """The folder of temporary files, which `tempfile` finds only where there is space."""
+    return Path(os.environ.get("TMPDIR") or "/tmp")
 
 
 def die_with_parent() -> None:

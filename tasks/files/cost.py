@@ -8,14 +8,13 @@ from model.config.experiment import Experiment
 from model.storage.atomic import write_json
 from model.storage.digests import digest, digest_text
 from tasks.common import paths
+from tasks.common.documents import read_json
 
 
 def training_key(experiment: Experiment) -> str:
     """Digest of everything that decides the outcome of the experiment's training."""
     start = sorted(paths.START.glob("checkpoint.*"))
-    files = [paths.CELLS, paths.PAIRS, paths.TASKS, paths.TRAINING_VIEWS]
-    if experiment.train.early_stop:
-        files.append(paths.VALIDATION_SOLUTIONS)
+    files = [paths.CELLS, paths.PAIRS, paths.TASKS, paths.TRAINING_VIEWS, paths.VALIDATION_SOLUTIONS]
     tables = digest(*files, *start)
     inputs = json.dumps([experiment.train.model_dump(mode="json"), experiment.seed, tables], sort_keys=True)
     return digest_text(inputs)[:32]
@@ -32,7 +31,7 @@ def add(experiment: Experiment, seconds: float, device: str) -> None:
 def read(experiment: Experiment) -> dict[str, Any] | None:
     """Seconds and device of the training, summed over all its starts; None if it never ran with this scratch folder."""
     path = _path(experiment)
-    return dict(json.loads(path.read_text())) if path.exists() else None
+    return dict(read_json(path)) if path.exists() else None
 
 
 def _path(experiment: Experiment) -> Path:

@@ -1,30 +1,21 @@
 """Reads the official files and checks every task; every message names the file."""
 
-import json
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from model.puzzles import grids
 from model.puzzles.grids import Grid, GridError, Task
-from tasks.common import paths
+from tasks.common import documents, paths
+from tasks.common.documents import DocumentError
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_official(path: Path) -> dict[str, Any]:
     """An object from a file; broken JSON and repeated keys are refused. Raises GridError."""
-
-    def unique(items: list[tuple[str, Any]]) -> dict[str, Any]:
-        repeated = [key for key, n in Counter(key for key, _ in items).items() if n > 1]
-        if repeated:
-            raise GridError(f"{path}: {repeated[0]!r} occurs twice; every id and key must be unique")
-        return dict(items)
-
     try:
-        contents = json.loads(path.read_text(), object_pairs_hook=unique)
-    except OSError as error:
-        raise GridError(f"{path} cannot be read: {error.strerror}; run the stage fetch") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise GridError(f"{path}: broken JSON: {error}") from error
+        contents = documents.read_json(path)
+    except DocumentError as error:
+        advice = "; run the stage fetch" if isinstance(error.__cause__, OSError) else ""
+        raise GridError(f"{error}{advice}") from error
     if not isinstance(contents, dict) or not contents:
         raise GridError(f"{path}: expected an object of tasks by id, found {str(contents)[:40]}")
     return contents
@@ -34,9 +25,9 @@ def read_split(split: str) -> tuple[dict[str, Task], dict[str, list[Grid]]]:
     """Tasks and solutions of 'training' or 'evaluation', in the order of their ids. Raises GridError."""
     challenges, answers = paths.raw(split, "challenges"), paths.raw(split, "solutions")
     tasks = {
-        name: _checked(challenges, grids.task, name, value) for name, value in sorted(read_json(challenges).items())
+        name: _checked(challenges, grids.task, name, value) for name, value in sorted(read_official(challenges).items())
     }
-    given = read_json(answers)
+    given = read_official(answers)
     if set(given) != set(tasks):
         unmatched = sorted(set(given) ^ set(tasks))
         raise GridError(f"{answers}: tasks differ from those of {challenges.name}: {', '.join(unmatched[:5])}")

@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError
 from model.config.base import Frozen
 from model.config.evaluation import Evaluation
 from model.puzzles.grids import Grid
+from tasks.common.documents import parse_json
 from tasks.common.stage import StageError
 
 SCHEMA = pa.schema(
@@ -55,7 +56,7 @@ class Source(Frozen):
     """Task, test input, view, attempt and error message of every failed answer."""
 
 
-ADDED = {"weights": "as-trained", "transposed_sizes": "swapped", "task_row": "view"}
+ADDED = {"weights": "as-trained", "transposed_sizes": "swapped", "task_row": "view", "subset": "evaluation"}
 """Settings of an evaluation that older files lack, with the values that those files were made with."""
 
 
@@ -102,7 +103,7 @@ def read(path: Path) -> tuple[pd.DataFrame, Source]:
 
 def _source(text: bytes) -> Source:
     try:
-        values = json.loads(text)
+        values = parse_json(text, "source")
         values["evaluation"] = ADDED | values["evaluation"]
     except (ValueError, TypeError, KeyError):
         return Source.model_validate_json(text)  # It explains what is wrong.

@@ -14,6 +14,7 @@ import typer
 from model.puzzles.grids import Grid, GridError, grid
 from model.scoring.scores import NOTHING, Key, score
 from model.scoring.wording import interval, percent
+from tasks.common.documents import DocumentError, read_json
 from tasks.common.stage import StageError, stage
 from tasks.files.tables import read_solutions
 
@@ -42,11 +43,10 @@ def write(path: Path, contents: Mapping[str, Any]) -> None:
 def read(path: Path, tests: Mapping[str, int]) -> dict[Key, list[Grid]]:
     """The attempts of a submission for these tasks. Raises StageError if it is invalid or incomplete."""
     try:
-        contents = json.loads(path.read_text())
-    except OSError as error:
-        raise StageError(f"{path} cannot be read: {error.strerror}") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise StageError(f"{path}: broken JSON: {error}; write the submission again") from error
+        contents = read_json(path)
+    except DocumentError as error:
+        advice = "" if isinstance(error.__cause__, OSError) else "; write the submission again"
+        raise StageError(f"{error}{advice}") from error
     if not isinstance(contents, dict):
         raise StageError(f"{path}: expected an object of tasks by id, found {str(contents)[:40]}")
     for what, names in (("lacks", set(tests) - set(contents)), ("answers unknown", set(contents) - set(tests))):

@@ -1,6 +1,5 @@
 """The packed tables between stages: parquet and npy files to and from `model.puzzles.arrays`'s arrays."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,12 @@ from model.puzzles.arrays import Dataset, Ints, Pairs, Views
 from model.puzzles.grids import Grid
 from model.storage.digests import digest
 from tasks.common import paths
+from tasks.common.documents import DocumentError, read_json
 from tasks.common.stage import StageError
 
-SPLITS = ("train", "validation", "evaluation")
+SPLITS = ("train", "validation", "evaluation", "training")
+"""Of pairs.parquet: the pairs trained on; test inputs of the tasks that are held out, of the evaluation set, and of the
+training set, whose pairs with their outputs are in 'train' too."""
 
 
 def read_tasks() -> list[dict[str, Any]]:
@@ -23,12 +25,21 @@ def read_tasks() -> list[dict[str, Any]]:
 
 
 def read_solutions(split: str) -> dict[str, list[Grid]]:
-    """Solutions of the 'validation' or 'evaluation' test inputs.
+    """Solutions of the 'validation', 'evaluation' or 'training' test inputs.
 
-    Only select, and train if it may stop early, read those of validation; score reads those of evaluation.
+    Only select, and train to measure itself, read those of validation; score reads those of the other two.
     """
-    path = paths.VALIDATION_SOLUTIONS if split == "validation" else paths.EVALUATION_SOLUTIONS
-    return {name: [np.array(g, dtype=np.uint8) for g in grids] for name, grids in _json(path).items()}
+    solved = _json(solutions_path(split)).items()
+    return {name: [np.array(g, dtype=np.uint8) for g in grids] for name, grids in solved}
+
+
+def solutions_path(split: str) -> Path:
+    """The file of these solutions."""
+    return {
+        "validation": paths.VALIDATION_SOLUTIONS,
+        "evaluation": paths.EVALUATION_SOLUTIONS,
+        "training": paths.TRAINING_SOLUTIONS,
+    }[split]
 
 
 def read_pairs(split: str) -> dict[tuple[str, int], tuple[Grid, Grid | None]]:
@@ -50,10 +61,11 @@ def read_pairs(split: str) -> dict[tuple[str, int], tuple[Grid, Grid | None]]:
 
 
 def read_demonstrations() -> dict[str, list[tuple[Grid, Grid]]]:
-    """Input and output of every training pair, by task id; for evaluation tasks these are the demonstrations."""
+    """Input and output of every demonstration, by task id: the pairs trained on but those with a test input."""
+    tests = {(name, grid.shape, grid.tobytes()) for (name, _), (grid, _) in read_pairs("training").items()}
     demonstrations: dict[str, list[tuple[Grid, Grid]]] = {}
     for (name, _), (grid, answer) in read_pairs("train").items():
-        if answer is not None:
+        if answer is not None and (name, grid.shape, grid.tobytes()) not in tests:
             demonstrations.setdefault(name, []).append((grid, answer))
     return demonstrations
 
@@ -67,9 +79,14 @@ def read_dataset(split: str, views: Path) -> Dataset:
 
 
 def read_validation(views: Path) -> Dataset:
-    """The pairs of the validation split with their solutions as outputs, for a training that may stop early."""
+    """The pairs of the validation split with their solutions as outputs, for a training to measure itself."""
     dataset, names, solutions = read_dataset("validation", views), read_tasks(), read_solutions("validation")
     p = dataset.pairs
+    if len(p) == 0:
+        raise StageError(
+            f"{paths.PAIRS} has no validation pair: prepare.validation found no task to hold out; give data/own "
+            "training tasks, or set prepare.validation: evaluation-solutions"
+        )
     outputs = [solutions[names[task]["name"]][number] for task, number in zip(p.task, p.number, strict=True)]
     sizes = np.array([grid.size for grid in outputs])
     pairs = replace(
@@ -112,6 +129,6 @@ def data_digest() -> str:
 
 def _json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text())
-    except OSError as error:
-        raise StageError(f"{path} cannot be read: {error.strerror}; run `dvc repro`") from error
+        return read_json(path)
+    except DocumentError as error:
+        raise StageError(f"{error}; run `dvc repro`") from error

@@ -49,8 +49,12 @@ def choose() -> torch.device:
         device = torch.device(wanted)
     except RuntimeError as error:
         raise StageError(f"ARC_DEVICE is {wanted!r}; allowed are 'cpu', 'cuda' and 'cuda:N'") from error
+    if device.type not in ("cpu", "cuda"):
+        raise StageError(f"ARC_DEVICE is {wanted!r}; allowed are 'cpu', 'cuda' and 'cuda:N'")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise StageError(f"ARC_DEVICE is {wanted!r}, but torch sees no GPU; unset it to run on the CPU")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise StageError(f"ARC_DEVICE is {wanted!r}, but torch sees {torch.cuda.device_count()} GPUs, from cuda:0 on")
     if device.type == "cpu":
         torch.use_deterministic_algorithms(True)
         # No memory is read before it is written, and filling it took 5 % of a training. The tests keep the filling on.

@@ -1,1 +1,1 @@
-"""The pages' servers as processes: started in the background, found again, and ended."""
+"""The servers of the pages: who may use them, how they start, run in the background and end."""

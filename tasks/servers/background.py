@@ -1,6 +1,5 @@
 """The pages in the background: `arc ui --detach` starts them, `arc ui --stop` ends them."""
 
-import json
 import subprocess
 import sys
 import time
@@ -9,7 +8,9 @@ from pathlib import Path
 
 import psutil
 
+from model.storage.atomic import write_json
 from tasks.common import paths
+from tasks.common.documents import read_json
 from tasks.common.stage import StageError
 
 LOG = paths.SCRATCH / "ui" / "pages.log"
@@ -33,12 +34,12 @@ def detach(arguments: Sequence[str]) -> None:
     with LOG.open("wb") as file:
         # The shell ends at once, so the pages have no parent whose end would end them (see `die_with_parent`).
         command = ["sh", "-c", '"$@" >"$0" 2>&1 & echo $!', str(LOG)]
-        command += [sys.executable, "-m", "tasks.commands.ui", *arguments]
+        command += [sys.executable, "-m", "tasks.servers.ui", *arguments]
         started = subprocess.run(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=file, text=True, start_new_session=True
         )
     process = psutil.Process(int(started.stdout))
-    RECORD.write_text(json.dumps({"process": process.pid, "started": process.create_time()}))
+    write_json(RECORD, {"process": process.pid, "started": process.create_time()})
     deadline = time.monotonic() + START_SECONDS
     while READY not in _log() and recorded():
         if time.monotonic() > deadline:
@@ -69,7 +70,7 @@ def stop() -> None:
 def recorded(path: Path = RECORD) -> psutil.Process | None:
     """The process that `detach` started; None if it has ended."""
     try:
-        record = json.loads(path.read_text())
+        record = read_json(path)
         process = psutil.Process(int(record["process"]))
         same = abs(process.create_time() - record["started"]) < 0.1 and process.status() != psutil.STATUS_ZOMBIE
     except (OSError, ValueError, KeyError, psutil.NoSuchProcess):

@@ -37,6 +37,26 @@ def test_model_imports_computation_only():
         assert _top_level_imports(ROOT / path) - set(sys.stdlib_module_names) <= FOREIGN, path
 
 
+PARSERS = {
+    "tasks/common/documents.py",
+    "model/storage/checkpoints.py",  # model reads its own descriptions
+    "tasks/machine/gpu_lock.py",  # a record of 4 kB that any user may write; its reader accepts anything
+    "tasks/train.py",  # dvc.yaml, and the metadata of a resume state
+}
+"""Files that may parse JSON or YAML; all others use `tasks.common.documents`, which has limits and names the place."""
+
+
+def test_one_module_reads_documents():
+    found = set()
+    for path in (path for package in PACKAGES for path in files(package, ROOT)):
+        for node in ast.walk(ast.parse((ROOT / path).read_text())):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                parses = node.value.id == "json" and node.attr in ("load", "loads")
+                if parses or (node.value.id == "yaml" and node.attr in ("load", "safe_load", "full_load")):
+                    found.add(str(path))
+    assert found == PARSERS
+
+
 def test_tasks_import_no_flow():
     for path in files("tasks", ROOT):
         allowed = {"prefect"} if path.name == "ui.py" else set()

@@ -14,10 +14,10 @@ from typing import Any
 
 from tasks.common import paths
 from tasks.tracking.addresses import sqlite_address
-from tests.conftest import ROOT
+from tests.conftest import ROOT, experiment
 
 PAIRS = ("best-attempts", "best-votes", "final-attempts", "final-votes")
-NAME = "v3/tiny/aa1-6x6 seed 0"
+NAME = f"{experiment().title} seed 0"
 PAGE = "<html><body>scores × grids</body></html>"
 
 

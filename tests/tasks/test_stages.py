@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import re
 from pathlib import Path
 
@@ -143,8 +144,9 @@ def test_the_labs_validation_is_of_evaluation_tasks_and_holds_out_no_training_ta
     prepare.main()
     table = pd.read_parquet(paths.PAIRS)
     # Both test pairs of bbbbbbbb and the one of aaaaaaaa are trained on now; the evaluated pair is not.
-    assert table["split"].value_counts().to_dict() == {"train": 8, "validation": 1, "evaluation": 1}
-    assert set(table[table["split"] != "train"]["task"]) == {2}
+    assert table["split"].value_counts().to_dict() == {"train": 8, "validation": 1, "evaluation": 1, "training": 3}
+    assert set(table[table["split"].isin(["validation", "evaluation"])]["task"]) == {2}
+    assert set(table[table["split"] == "training"]["task"]) == {0, 1}
     assert (table[table["split"] != "train"]["output_offset"] == -1).all()
     assert paths.VALIDATION_SOLUTIONS.read_text() == paths.EVALUATION_SOLUTIONS.read_text()
 
@@ -259,3 +261,25 @@ def test_a_subset_is_a_file_in_data_own_that_prepare_depends_on(workspace, monke
     (paths.OWN / "mine.txt").write_bytes(b"x" * 10**6 + b"x")
     with pytest.raises(SystemExit, match="at most 1000000 are allowed"):
         fetch.main()
+
+
+def test_a_fifo_or_a_link_out_of_data_own_is_refused_and_nothing_waits(workspace, monkeypatch):
+    paths.OWN.mkdir(parents=True)
+    (paths.OWN / "note.txt").symlink_to("/etc/passwd")
+    with pytest.raises(SystemExit, match=r"fetch: data/own/note.txt is a link out of data/own"):
+        fetch.main()
+    (paths.OWN / "note.txt").unlink()
+    os.mkfifo(paths.OWN / "note.txt")
+    with pytest.raises(SystemExit, match=r"fetch: data/own/note.txt is no regular file"):
+        fetch.main()
+
+
+@pytest.mark.parametrize("name", ["$x^2$", "[/red]", "\ud800", "\x1b[2J", "a b", "../x", "a/b", "<b>", "x" * 65, ""])
+def test_a_task_id_that_would_break_a_page_a_terminal_or_a_file_is_refused(raw, name):
+    files = puzzles()
+    challenges = files["arc-agi_training_challenges.json"]
+    challenges[name] = challenges.pop("aaaaaaaa")
+    raw(files)
+    with pytest.raises(SystemExit, match=r"arc-agi_training_challenges.json: task id .* is no name") as caught:
+        prepare.main()
+    assert str(caught.value.code).isprintable()

@@ -39,7 +39,7 @@ def test_the_form_accepts_every_value_that_an_experiment_has(version: str, size:
     experiment = resolve({**PLAIN, "version": version, "size": size}, read(paths.PRESETS))
     form = Draft202012Validator(override_schema())
     for key, value in leaves(experiment.model_dump(mode="json")):
-        if key not in NAMED:
+        if key not in (*NAMED, "title"):
             text = yaml.safe_dump(value, default_flow_style=True).removesuffix("\n").removesuffix("\n...")
             assert form.is_valid(f"{key}={text}"), f"{key}={text}"
 
@@ -106,6 +106,22 @@ def test_the_same_experiment_keeps_the_bytes_of_its_params() -> None:
     name = "/".join(present[key] for key in PLAIN)
     overrides = [f"{key}={json.dumps(value)}" for key, value in present.items() if key not in NAMED]
     assert Request.of(name, present["seed"], overrides, "normal").text(ROOT) == (ROOT / paths.PARAMS).read_text()
+
+
+def test_the_name_of_a_run_says_what_differs_and_stays_unique() -> None:
+    same = Request.of(NAME, 4, ["train.batch=64", "train.log_every=7"], "normal")
+    assert same.title == f"{NAME} seed 4"
+    few = Request.of(NAME, 0, ["train.optimizer.name=muon", "train.optimizer.learning_rate=0.001"], "normal")
+    assert few.title == f"{NAME} +muon lr=1e-3 seed 0"
+    many = [f"evaluations.votes-{i}={{extends: votes, steps: {i + 2}}}" for i in range(9)]
+    many.append(f"predict.evaluations=[{','.join(f'votes-{i}' for i in range(9))}]")
+    one = Request.of(NAME, 0, many, "normal").title
+    other = Request.of(NAME, 0, [*many, "train.batch=32"], "normal").title
+    third = Request.of(NAME, 0, [*many, "evaluations.votes-8.steps=9"], "normal").title
+    assert one.startswith(f"{NAME} +votes-0 +votes-1 ")
+    assert "...3 more" in one
+    assert len({one, other, third}) == 3
+    assert all(len(title) < len(NAME) + 90 for title in (one, other, third))
 
 
 @pytest.mark.parametrize(

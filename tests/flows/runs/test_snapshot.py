@@ -1,6 +1,8 @@
 import os
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from flows.runs import places, snapshots
@@ -104,3 +106,35 @@ def test_cleaning_removes_what_no_run_needs(tree: Path) -> None:
     assert not gone.exists()
     assert "gone" not in git("worktree", "list", cwd=tree)
     assert git("cat-file", "-t", snapshot.commit, cwd=tree) == "commit", "young enough to be looked at"
+
+
+def test_the_worktree_of_a_living_arc_run_is_kept_and_a_dead_ones_is_removed(tree: Path) -> None:
+    mine = snapshots.foreground_name(psutil.Process())
+    pid, ticks = mine.split("-")[1:]
+    dead = f"now-{pid}-{int(ticks) + 1}"  # Its PID was given to another process.
+    for name in (mine, dead, "queued", "ended"):
+        (places.worktree_of(name) / "data").mkdir(parents=True)
+    assert snapshots.remove_unused(["queued"], []) == ["worktree ended", f"worktree {dead}"]
+    left = {path.name for path in (places.scratch() / "worktrees").iterdir()}
+    assert left == {mine, "queued"}
+
+
+def test_old_records_and_frozen_commits_are_removed_unless_a_run_needs_them(tree: Path) -> None:
+    old = time.time() - (snapshots.KEPT_DAYS + 1) * 86400
+    for name in ("old", "needed", "touched", "new"):
+        folder = places.folder_of(name)
+        folder.mkdir(parents=True)
+        (folder / "progress.json").write_text("{}")
+        for path in (folder / "progress.json", folder) if name != "new" else ():
+            os.utime(path, (old, old))
+    os.utime(places.folder_of("touched") / "progress.json")
+    assert snapshots.remove_unused(["needed"], []) == ["records old"]
+    assert {path.name for path in (places.scratch() / "runs").iterdir()} == {"needed", "touched", "new"}
+
+
+def test_a_finished_run_needs_no_frozen_commit(tree: Path) -> None:
+    first, second = snapshots.freeze([REQUEST, REQUEST.model_copy(update={"seed": 8})], tree)
+    assert snapshots.frozen_commits() == {first.commit, second.commit}
+    snapshots.release(first.commit)
+    snapshots.release(first.commit)
+    assert snapshots.frozen_commits() == {second.commit}

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import shutil
 import uuid
 from datetime import UTC, datetime, timedelta
@@ -250,6 +251,26 @@ def test_a_damaged_record_is_named_set_aside_and_begun_anew(
     assert (path.parent / "progress.json.damaged").read_bytes() == content
     records.set_progress("a", records.Progress(stage="train", step=3))
     assert records.progress("a").step == 3
+
+
+def test_a_living_arc_run_is_left_alone_and_a_dead_one_is_settled() -> None:
+    living, dead = (flow_run(State(type=StateType.RUNNING), deployment_id=None) for _ in range(2))
+    processes.record(str(living.id), os.getpid())
+    mine = json.loads((places.folder_of(str(living.id)) / "process.json").read_text())
+    write(dead, {"process.json": json.dumps({**mine, "ticks": mine["ticks"] + 1}).encode()})
+    server = connection([living, dead])
+    assert [run for run, _ in recovery.recover(server)] == [dead.id]
+    assert server.states == {dead.id: ["Crashed"]}
+
+
+def test_a_full_disk_at_the_same_place_is_resumed_some_times(scratch: Path) -> None:
+    dead = flow_run(State(type=StateType.CRASHED, message="train: the disk is full: No space left on device"))
+    server = connection([dead])
+    for _ in range(recovery.FULL_DISKS):
+        recovery.recover(server)
+        assert server.states[dead.id][-1] == "Resuming"
+    recovery.recover(server)
+    assert server.states[dead.id][-1] == "Failed"
 
 
 def test_every_page_of_runs_is_read(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,6 +30,7 @@ def score(solved: list[int], seed: int = 0) -> dict[str, Any]:
         "n_tasks": len(solved),
         "tasks": {f"task{i}": [{"solved": bool(value)}] for i, value in enumerate(solved)},
         "source": {"experiment": "v3/tiny/aa1-6x6", "seed": seed},
+        "title": f"v3/tiny/aa1-6x6 +muon seed {seed}",
     }
 
 
@@ -43,7 +44,7 @@ def test_against_the_best_of_the_same_tasks_only() -> None:
     }
     said = night_report.against(scores["mine"]["best-votes"], "best-votes", "mine", scores)
     assert said.startswith("best-votes +50.0 [")
-    assert said.endswith("to v3/tiny/aa1-6x6 seed 2"), "a difference that the data show"
+    assert said.endswith("to v3/tiny/aa1-6x6 +muon seed 2"), "a difference that the data show"
     same = {**scores, "better": {"best-votes": score([1] * 30 + [0] * 9 + [1], seed=2)}}
     assert night_report.against(same["mine"]["best-votes"], "best-votes", "mine", same).endswith("no difference shown")
     assert night_report.against(scores["mine"]["best-votes"], "best-votes", "mine", {"mine": scores["mine"]}) == ""

@@ -176,8 +176,10 @@ SWITCHES: list[tuple[dict[str, Any], dict[str, Any], set[str]]] = [
 ]
 ELSEWHERE = {
     "early_stop": "test_early_stop",
+    "evaluate_candidates": "tests/tasks/test_candidate_scores",
     "evaluation_weight": "below, and test_stream",
     "finetune": "test_adapters, test_start",
+    "validation": "test_validation",
 }
 
 

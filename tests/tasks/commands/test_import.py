@@ -65,7 +65,9 @@ def test_a_kept_result_becomes_complete_runs_once(kept, tmp_path):
     import_results.main(kept.parent)
     where = client()
     (parent,) = runs(where, "tags.`arc.run` = 'experiment'")
-    assert (parent.info.run_name, parent.info.status) == ("v3/smol/aa1 seed 0", "FINISHED")
+    shown = "v3/smol/aa1 +ema +muon lr=1e-3 dropout=0 ...6 more"
+    assert (parent.info.run_name, parent.info.status) == (f"{shown} seed 0", "FINISHED")
+    assert (parent.data.tags["arc.title"], parent.data.tags["arc.experiment"]) == (shown, "v3/smol/aa1")
     assert parent.data.params["train.optimizer_steps"] == "34000"
     assert parent.data.metrics["pass_at_2/final-attempts"] == pytest.approx(0.11125)
     assert parent.data.metrics["pass_at_2_low/final-attempts"] < 0.11125

@@ -37,7 +37,7 @@ def test_the_cost_is_that_of_the_folders_own_training(folders, tmp_path, monkeyp
     root = tmp_path / "a0"
     (root / paths.PREPARED).mkdir()
     (root / paths.AUGMENTED).mkdir()
-    for table in (paths.CELLS, paths.PAIRS, paths.TASKS, paths.TRAINING_VIEWS):
+    for table in (paths.CELLS, paths.PAIRS, paths.TASKS, paths.TRAINING_VIEWS, paths.VALIDATION_SOLUTIONS):
         (root / table).write_text("x")
     monkeypatch.chdir(root)
     cost.add(experiment(dataset="aa1"), 90.0, "H200")
@@ -50,7 +50,7 @@ def test_the_cost_is_that_of_the_folders_own_training(folders, tmp_path, monkeyp
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda path: path.write_text("{"), "cannot be read"),
+        (lambda path: path.write_text("{"), "broken JSON"),
         (lambda path: path.write_text("[]"), "is no score: it lacks"),
         (lambda path: path.write_text('{"tasks": {}}'), "is no score: it lacks"),
         (lambda path: path.unlink(), "is missing; .* has no scores"),

@@ -150,3 +150,12 @@ def test_what_is_said_of_a_data_set_may_hold_what_is_said_of_a_size():
     presets["versions"]["a"]["by_dataset"]["d"]["by_size"] = {"u": {}}
     with pytest.raises(ConfigurationError, match=r"versions.a.by_dataset.d.by_size is 'u'; allowed are s, t"):
         named(presets, names | {"size": "s", "dataset": "d"}, "here")
+
+
+@pytest.mark.parametrize("name", [["v3"], {"v3": 1}, 3, True, "\x1b", "$(x)"])
+@pytest.mark.parametrize("kind", ["version", "size", "dataset", "finetuning", "budget"])
+def test_a_name_of_another_type_is_refused_by_its_key(kind, name):
+    with pytest.raises(ConfigurationError) as caught:
+        params.resolve({**SMALL, kind: name}, PRESETS)
+    assert kind in str(caught.value)
+    assert "\x1b" not in str(caught.value)

@@ -29,7 +29,7 @@ def test_the_score_comes_first_and_parameters_say_what_differs(house):
     rows = {row.find("code")[0].text: [c.text for c in row.find("td")[1:]] for row in differing.find("tr")}
     assert rows["evaluations.attempts.steps"] == [str(STEPS), "32"]
     assert rows["train.network.width"] == [str(now.train.network.width), "96"]
-    assert not {"seed", "train.self_conditioning.rate", "dataset"} & set(rows)
+    assert not {"seed", "title", "train.self_conditioning.rate", "dataset"} & set(rows)
     values = {row.find("code")[0].text: row.find("td")[1].text for row in every.find("tr")}
     assert values["seed"] == str(now.seed)
     assert set(rows) <= set(values)

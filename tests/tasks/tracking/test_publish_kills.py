@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from tasks import publish
-from tasks.commands import ui
 from tasks.common import paths
+from tasks.servers import ui
 from tasks.tracking import store
 from tests.conftest import ROOT
 from tests.support.published_experiment import (

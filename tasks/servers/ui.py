@@ -15,10 +15,9 @@ from typing import Annotated, Any
 import psutil
 import typer
 
-from tasks.commands import prefect_server
 from tasks.common import paths
 from tasks.common.stage import StageError, die_with_parent, stage
-from tasks.servers import background
+from tasks.servers import background, prefect_server
 from tasks.tracking import store
 from tasks.tracking.addresses import addressable
 

@@ -17,8 +17,8 @@ from typing import Any
 import psutil
 import pytest
 
-from tasks.commands import ui
 from tasks.common.stage import StageError
+from tasks.servers import ui
 from tests.conftest import ROOT
 
 Started = tuple[subprocess.Popen[str], dict[str, int]]
@@ -33,7 +33,7 @@ def listening() -> socket.socket:
 
 @pytest.fixture
 def begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Started]]:
-    """Starts `python -m tasks.commands.ui` in an empty folder and reads its lines up to `last`; '' reads none."""
+    """Starts `python -m tasks.servers.ui` in an empty folder and reads its lines up to `last`; '' reads none."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     processes: list[subprocess.Popen[str]] = []
@@ -43,7 +43,7 @@ def begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
         command = [
             sys.executable,
             "-m",
-            "tasks.commands.ui",
+            "tasks.servers.ui",
             "--mlflow-port",
             str(mlflow),
             "--prefect-port",
@@ -125,7 +125,7 @@ def test_pages_in_the_background_outlive_their_command_until_they_are_stopped(tm
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PREFECT_HOME": str(tmp_path / ".prefect")}
 
     def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
-        command = [sys.executable, "-m", "tasks.commands.ui", *arguments]
+        command = [sys.executable, "-m", "tasks.servers.ui", *arguments]
         return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
 
     none = run("--stop")
@@ -151,7 +151,7 @@ def test_the_pages_survive_the_end_of_the_terminal_under_nohup(tmp_path, monkeyp
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     free = 42000 + os.getpid() % 1000 * 20
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PREFECT_HOME": str(tmp_path / ".prefect")}
-    command = ["nohup", sys.executable, "-m", "tasks.commands.ui", "--mlflow-port", str(free)]
+    command = ["nohup", sys.executable, "-m", "tasks.servers.ui", "--mlflow-port", str(free)]
     command += ["--prefect-port", str(free + 10)]
     process = subprocess.Popen(
         command, cwd=tmp_path, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tasks.commands import prefect_server
+from tasks.servers import prefect_server
 
 PORT = 4299
 ORIGIN = f"http://127.0.0.1:{PORT}"

@@ -19,9 +19,14 @@ def host() -> str:
 
 def port() -> int:
     """PREFECT_SERVER_API_PORT, or 4200. Raises ValueError unless it is a number from 1 to 65535."""
-    text = os.environ.get("PREFECT_SERVER_API_PORT") or "4200"
+    return port_of("PREFECT_SERVER_API_PORT", 4200)
+
+
+def port_of(variable: str, default: int) -> int:
+    """The port that an environment variable names. Raises ValueError unless it is a number from 1 to 65535."""
+    text = os.environ.get(variable) or str(default)
     if not (text.isascii() and text.isdecimal() and len(text) <= 5 and 0 < int(text) < 2**16):
-        raise ValueError(f"PREFECT_SERVER_API_PORT is {text!r}; allowed are 1 to 65535")
+        raise ValueError(f"{variable} is {text[:40]!r}; allowed are 1 to 65535")
     return int(text)
 
 

@@ -1,0 +1,81 @@
+"""Our own scores: of the experiments in the MLflow store, and of the results that come with the repository."""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from model.config.experiment import experiment_name
+from model.scoring.wording import interval, percent
+from tasks.commands import import_results, results
+from tasks.common import params
+from tasks.common.presets import LAYERS
+from tasks.common.stage import StageError
+from tasks.tracking import store
+from tasks.tracking.mlflow_runs import KIND
+from tasks.tracking.records import HEADLINE
+
+
+class Ours(NamedTuple):
+    """The score that stands for one result of ours."""
+
+    experiment: str
+    title: str
+    seed: str
+    pair: str
+    pass_at_2: float
+    """Share, 0..1."""
+    ci95: tuple[float, float]
+
+    @property
+    def text(self) -> str:
+        """The whole of it in a line."""
+        return f"{self.title} seed {self.seed}: {self.pair} {percent(self.pass_at_2)} [{interval(self.ci95)}]"
+
+
+def find() -> list[Ours]:
+    """Every result, one score each, the highest first. Raises StageError."""
+    stored = list(_stored())
+    known = {kept for _, kept in stored}
+    found = [ours for ours, _ in stored]
+    folders = import_results.kept_results(store.KEPT) if store.KEPT.is_dir() else []
+    found += [_kept(place) for place in folders if place.as_posix() not in known]
+    return sorted(found, key=lambda ours: -ours.pass_at_2)
+
+
+def _stored() -> Iterator[tuple[Ours, str]]:
+    """The scores of the store, and the folder in which a result is kept, or ''."""
+    target = store.configured_store()
+    if target.empty:
+        return
+    os.environ.update(store.SETTINGS)
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    try:
+        mlflow.set_tracking_uri(target.uri)
+        for run in results.finished_runs(mlflow.MlflowClient(), f"tags.`{KIND}` = 'experiment'"):
+            tags, metrics = run.data.tags, run.data.metrics
+            pairs = [name.removeprefix("pass_at_2/") for name in metrics if name.startswith("pass_at_2/")]
+            if not pairs:
+                continue
+            pair = HEADLINE if HEADLINE in pairs else pairs[0]
+            low, high = metrics[f"pass_at_2_low/{pair}"], metrics[f"pass_at_2_high/{pair}"]
+            name = tags["arc.experiment"]
+            title = tags.get("arc.title", name)
+            ours = Ours(name, title, tags["arc.seed"], pair, metrics[f"pass_at_2/{pair}"], (low, high))
+            yield ours, tags.get("arc.kept_in", "")
+    except MlflowException as error:
+        raise StageError(f"MLflow at {target.uri}: {error}") from error
+
+
+def _kept(place: Path) -> Ours:
+    """The headline of a kept result, scored again: some seconds."""
+    values: dict[str, Any] = import_results.titled(params.read(place / import_results.NEEDED[0]))
+    files = {file.stem: file for file in sorted(place.glob("*.parquet"))}
+    pair = HEADLINE if HEADLINE in files else next(iter(files))
+    _, score = import_results.rescore(files[pair], values)
+    own = {"finetuning": "none", "budget": "own"}
+    name = experiment_name(**{kind: str(values.get(kind, own.get(kind))) for kind in LAYERS})
+    return Ours(name, values["title"], json.dumps(values["seed"]), pair, score["pass_at_2"], tuple(score["ci95"]))
