@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -20,10 +21,13 @@ from tasks.common import paths
 from tasks.common.params import resolved
 from tasks.common.stage import StageError, stage
 from tasks.files import cost
+from tasks.files.tables import read_demonstrations, read_pairs
 from tasks.tracking import mlflow_runs, records, store
-from tasks.tracking.mlflow_runs import Data, Model, Result
+from tasks.tracking.mlflow_runs import Data, Result
+from tasks.tracking.models import Model
 from tasks.tracking.records import Finished, Pair
 
+HERE = Path(__file__).parent
 CHECKPOINTS = ("best", "halfway", "final")
 CODE = ("model", "tasks", "flows", "dvc.yaml", "presets.yaml")
 """Paths whose changes make the commit dirty. The run holds the parameters, and dvc.lock follows from both."""
@@ -94,6 +98,8 @@ def read(experiment: Experiment) -> Result:
         files={path.name: path for path in FILES},
         answers={p: {"score.json": paths.score(*p), "submission.json": paths.submission(*p)} for p in scores},
     )
+    settings, pairs = served_settings(experiment), served_pairs()
+    example = served_example()
     models = {
         name: Model(
             # MLflow allows none of / : . % " ' in the name of a model.
@@ -106,6 +112,15 @@ def read(experiment: Experiment) -> Result:
                 "arc.file": f"{stems[name]}.safetensors",
                 "arc.digest": digests[name],
             },
+            registered=f"{experiment.publish.experiment}-{experiment.dataset}",
+            script=HERE / "serving" / "served_model.py",
+            code=[HERE.parent / "model", HERE],
+            files={
+                "weights": stems[name].with_suffix(".safetensors"),
+                "description": stems[name].with_suffix(".json"),
+            },
+            texts={"settings": ("settings.json", settings), "pairs": ("pairs.json", json.dumps(pairs))},
+            example={"tasks": example},
         )
         for name, description in descriptions.items()
     }
@@ -118,6 +133,31 @@ def read(experiment: Experiment) -> Result:
     )
     evaluations = [(pair[0], records.evaluation(finished, pair)) for pair in scores]
     return Result(experiment.publish.experiment, records.training(finished), models, evaluations, data)
+
+
+def served_settings(experiment: Experiment) -> str:
+    """How a model in MLflow answers: by the evaluation of the headline, or the first one."""
+    names = experiment.predict.evaluations
+    wanted = records.HEADLINE.partition("-")[2]
+    chosen = wanted if wanted in names else names[0]
+    config = experiment.evaluations[chosen].model_dump(mode="json")
+    return json.dumps({"name": chosen, "evaluation": config, "score": experiment.score.model_dump(mode="json")})
+
+
+def served_pairs() -> list[dict[str, Any]]:
+    """The training pairs, with which a model in MLflow recognises its tasks."""
+    return [
+        {"task": task, "number": number, "input": given.tolist(), "output": None if made is None else made.tolist()}
+        for (task, number), (given, made) in read_pairs("train").items()
+    ]
+
+
+def served_example() -> dict[str, Any]:
+    """The first evaluation task as official JSON."""
+    (name, _), *_ = keys = sorted(read_pairs("evaluation"))
+    shown, asked = read_demonstrations(), read_pairs("evaluation")
+    train = [{"input": given.tolist(), "output": made.tolist()} for given, made in shown[name]]
+    return {name: {"train": train, "test": [{"input": asked[key][0].tolist()} for key in keys if key[0] == name]}}
 
 
 def check(

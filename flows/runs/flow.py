@@ -27,7 +27,7 @@ from flows.runs.progress import Progress
 from flows.runs.request import Request
 from flows.runs.stage_process import Outcome, run_stage, stage_names
 from tasks.common import paths
-from tasks.tracking import mlflow_runs, store
+from tasks.tracking import mlflow_runs, store, view
 
 NAME = "experiment"
 
@@ -160,8 +160,12 @@ def mlflow_links(worktree: Path) -> list[str]:
         return []
     # A local store is shown by `make ui`; a tracking server has its own page.
     page = place.uri if place.uri.startswith("http") else f"http://127.0.0.1:{os.environ.get('ARC_MLFLOW_PORT', 5000)}"
-    address = f"{page}/#/experiments/{published[0]}/runs/{published[1]}"
-    return [f"[the run]({address})", f"[the report there]({address}/artifacts/report.html)"]
+    report = view.artifact_page(page, *published, "report.html")
+    return [
+        f"[the run]({view.run_page(page, *published)})",
+        f"[the report there]({report})",
+        f"[all scores]({view.runs_page(page, published[0])})",
+    ]
 
 
 def _warn_if_unreachable(show: Callable[[], None]) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from model.scoring.wording import caveats, interval, percent
 from tasks.common.params import flatten
+from tasks.tracking import view
 from tasks.tracking.mlflow_runs import Point, Record
 
 Pair = tuple[str, str]
@@ -69,6 +70,7 @@ def training(finished: Finished) -> Record:
         tags={
             **finished.tags,
             "arc.pass_at_2": headline(finished.scores),
+            **{view.scored("-".join(pair)): _with_interval(score) for pair, score in finished.scores.items()},
             "arc.selected_on_the_reported_set": _text(finished.selection["on_the_reported_set"]),
             "arc.leaks": str(max(leaks, default=0)),
             **({"arc.device": cost["device"]} if cost else {}),
