@@ -22,7 +22,7 @@ from tasks.common.params import resolved
 from tasks.common.stage import StageError, stage
 from tasks.files import cost
 from tasks.files.tables import read_demonstrations, read_pairs
-from tasks.tracking import mlflow_runs, records, store
+from tasks.tracking import mlflow_runs, promotion, records, store
 from tasks.tracking.mlflow_runs import Data, Result
 from tasks.tracking.models import Model
 from tasks.tracking.records import Finished, Pair
@@ -87,18 +87,26 @@ def read(experiment: Experiment) -> Result:
     stems = {name: paths.CHECKPOINTS / name for name in CHECKPOINTS}
     digests = {n: digest(stem.with_suffix(".safetensors"), stem.with_suffix(".json")) for n, stem in stems.items()}
     check(experiment, descriptions, digests, scores)
+    spent = cost.read(experiment)
     finished = Finished(
         parameters=experiment.model_dump(mode="json"),
         history=json.loads(paths.HISTORY.read_text()),
         selection=json.loads(paths.SELECTION.read_text()),
         probes=json.loads(paths.PROBES.read_text()),
         scores=scores,
-        cost=cost.read(experiment),
+        cost=spent,
+        times=(spent["started"], spent["ended"]) if spent and "started" in spent else None,
         code=code(),
         files={path.name: path for path in FILES},
         answers={p: {"score.json": paths.score(*p), "submission.json": paths.submission(*p)} for p in scores},
     )
-    settings, pairs = served_settings(experiment), served_pairs()
+    served, pairs = served_evaluation(experiment), served_pairs()
+    settings = json.dumps(
+        {
+            "evaluation": experiment.evaluations[served].model_dump(mode="json"),
+            "score": experiment.score.model_dump(mode="json"),
+        }
+    )
     example = served_example()
     models = {
         name: Model(
@@ -111,6 +119,7 @@ def read(experiment: Experiment) -> Result:
                 "arc.checkpoint": name,
                 "arc.file": f"{stems[name]}.safetensors",
                 "arc.digest": digests[name],
+                promotion.SERVED: served,
             },
             registered=f"{experiment.publish.experiment}-{experiment.dataset}",
             script=HERE / "serving" / "served_model.py",
@@ -132,16 +141,15 @@ def read(experiment: Experiment) -> Result:
         profile=json.dumps({"tasks": len(final["tasks"])} | experiment.prepare.model_dump(mode="json")),
     )
     evaluations = [(pair[0], records.evaluation(finished, pair)) for pair in scores]
-    return Result(experiment.publish.experiment, records.training(finished), models, evaluations, data)
+    training = records.training(finished)
+    return Result(experiment.publish.experiment, training, models, evaluations, data, cost.training_key(experiment))
 
 
-def served_settings(experiment: Experiment) -> str:
-    """How a model in MLflow answers: by the evaluation of the headline, or the first one."""
+def served_evaluation(experiment: Experiment) -> str:
+    """The evaluation by which a model in MLflow answers: that of the headline, or the first one."""
     names = experiment.predict.evaluations
     wanted = records.HEADLINE.partition("-")[2]
-    chosen = wanted if wanted in names else names[0]
-    config = experiment.evaluations[chosen].model_dump(mode="json")
-    return json.dumps({"name": chosen, "evaluation": config, "score": experiment.score.model_dump(mode="json")})
+    return wanted if wanted in names else names[0]
 
 
 def served_pairs() -> list[dict[str, Any]]:

@@ -38,7 +38,7 @@ from model.training.validation import CROSS_ENTROPY, lowest
 from tasks.common import events, paths
 from tasks.common.params import resolved
 from tasks.common.stage import StageError, stage
-from tasks.files import cost, start_checkpoint
+from tasks.files import cost, live, start_checkpoint
 from tasks.files.tables import data_digest, read_dataset, read_tasks, read_validation
 from tasks.machine.device import choose, sharded, spread
 
@@ -75,13 +75,15 @@ def main() -> None:
     elif state.exists() and first:
         shutil.rmtree(scratch / "candidates", ignore_errors=True)
         print("the state of this training was saved by other code: it starts anew", flush=True)
-    started = time.monotonic()
+    if first:
+        live.start(cost.training_key(experiment))
+    started, began = time.monotonic(), time.time()
     try:
         run(training, scratch, description)
     finally:
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
         if first:
-            cost.add(experiment, (time.monotonic() - started) * training.workers.count, name)
+            cost.add(experiment, (time.monotonic() - started) * training.workers.count, name, began)
     probes = training.probe()
     if not first:
         return
@@ -93,6 +95,7 @@ def main() -> None:
     for name, measured in probes.items():
         print(f"{name}: {measured}")
     shutil.rmtree(scratch)
+    events.emit(events.Trained())
 
 
 def run(training: Training, scratch: Path, description: dict[str, Any]) -> None:
@@ -110,6 +113,7 @@ def run(training: Training, scratch: Path, description: dict[str, Any]) -> None:
                 return
             step, total = int(row["step"]), training.config.optimizer_steps
             events.emit(events.Progress(step=step, total=total, loss=row["loss"], accuracy=row["accuracy"]))
+            events.emit(events.Row(values=row))
             text = f"loss {row['loss']:.3f} accuracy {row['accuracy']:.3f}"
             if CROSS_ENTROPY in row:
                 text += f" validation cross-entropy {row[CROSS_ENTROPY]:.3f}"

@@ -11,14 +11,16 @@ from urllib.parse import quote
 
 from tasks.common.stage import StageError
 from tasks.tracking import models as models_of
-from tasks.tracking import view
+from tasks.tracking import promotion, view
 from tasks.tracking.models import Model
 from tasks.tracking.store import SETTINGS, Store, create, locked, relocate
 
 KEY = "arc.key"
 """Tag of every run and model of a result: the digest of its content."""
 KIND = "arc.run"
-"""Tag: 'experiment' of the run of a training, 'evaluation' of those below it."""
+"""Tag: 'experiment' of the run of a training, 'evaluation' of those below it, 'live' of a training's while it runs."""
+LIVE = "arc.live"
+"""Tag of the run of a training while it runs: the key of the training."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,8 @@ class Result:
     models: Mapping[str, Model]
     evaluations: Sequence[tuple[str, Record]]
     data: Data
+    training_key: str = ""
+    """Of the training, whose run while it ran this result replaces."""
 
 
 def run_of(store: Store, key: str) -> tuple[str, str] | None:
@@ -117,6 +121,11 @@ def publish(store: Store, key: str, read: Callable[[], Result]) -> bool:
             except BaseException as error:
                 _terminate(client, f"tags.`{KEY}` = '{key}'", "FAILED" if isinstance(error, Exception) else "KILLED")
                 raise
+            if result.training_key:
+                for run in _search(client, f"tags.`{LIVE}` = '{result.training_key}'"):
+                    client.delete_run(run.info.run_id)
+            for name in {model.registered for model in result.models.values()}:
+                print(promotion.consider(client, name, key, KEY))
     return True
 
 

@@ -45,13 +45,22 @@ class Finished:
     @property
     def name(self) -> str:
         """version/size/dataset."""
-        return "/".join(str(self.parameters[part]) for part in ("version", "size", "dataset"))
+        return named(self.parameters)
 
     @property
     def tags(self) -> dict[str, str]:
         """Tags of all its runs."""
-        identity = {f"arc.{part}": str(self.parameters[part]) for part in ("version", "size", "dataset", "seed")}
-        return {"arc.experiment": self.name, **identity, **self.code, **self.extra}
+        return {"arc.experiment": self.name, **identity(self.parameters), **self.code, **self.extra}
+
+
+def named(parameters: Mapping[str, Any]) -> str:
+    """version/size/dataset."""
+    return "/".join(str(parameters[part]) for part in ("version", "size", "dataset"))
+
+
+def identity(parameters: Mapping[str, Any]) -> dict[str, str]:
+    """Tags with the names and the seed."""
+    return {f"arc.{part}": str(parameters[part]) for part in ("version", "size", "dataset", "seed")}
 
 
 def title(name: str, seed: int, pair: Pair | None = None) -> str:

@@ -92,22 +92,25 @@ def relocate(store: Store) -> None:
 
     MLflow keeps them as absolute paths. Raises StageError if the database is broken.
     """
-    if store.database is None or store.artifacts is None or store.empty or not store.artifacts.exists():
+    if store.database is None or store.artifacts is None or store.empty:
         return
+    now = str(store.artifacts)
     with contextlib.closing(sqlite3.connect(store.database, timeout=60)) as connection, connection:
-        query = "SELECT artifact_location FROM experiments WHERE experiment_id = 0"
         try:
-            row = connection.execute(query).fetchone()
+            rows = connection.execute("SELECT artifact_location FROM experiments").fetchall()
         except sqlite3.DatabaseError as error:
             raise StageError(f"{store.database} is no MLflow store: {error}; move it away, or repair it") from error
-        before, now = str(Path(row[0]).parent) if row else "", str(store.artifacts)
-        if before == now or Path(before).name != ARTIFACTS or not before.startswith("/"):
-            return
-        for table, column in _PLACES:
-            connection.execute(
-                f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?",
-                (now, len(before) + 1, len(before) + 1, f"{before}/"),
-            )
+        roots = {Path(location).parent for (location,) in rows if location} - {store.artifacts}
+        for root in sorted(roots):
+            # Artifacts that were left behind, or that somebody keeps elsewhere, stay where they are.
+            if root.name != ARTIFACTS or not root.is_absolute() or (root.exists() and not store.artifacts.exists()):
+                continue
+            before = f"{root}/"
+            for table, column in _PLACES:
+                connection.execute(
+                    f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?",
+                    (now, len(before), len(before), before),
+                )
 
 
 def create(store: Store) -> None:

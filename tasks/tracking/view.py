@@ -77,7 +77,7 @@ def _state() -> dict[str, Any]:
         _chart("LINE", "validation", metricKey="validation/pass_at_2", **_line("validation/pass_at_2")),
     ]
     return {
-        "searchFilter": "tags.`arc.run` = 'experiment'",
+        "searchFilter": "tags.`arc.run` != 'evaluation'",
         "orderByKey": f"metrics.`{score}`",
         "orderByAsc": False,
         "startTime": "ALL",
