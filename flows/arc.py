@@ -190,6 +190,7 @@ _PASS_ARGUMENTS = {"allow_extra_args": True, "ignore_unknown_options": True}
 for _name, _module, _help in (
     ("compare", "compare", "Compare experiments: scores with intervals, paired differences, tasks won and lost."),
     ("solve", "solve", "Predict the answers to an official ARC file with a checkpoint."),
+    ("list", "list_runs", "List the runs in the MLflow store with scores and intervals, best first."),
     ("show", "show_experiment", "Print what VERSION/SIZE/DATASET stands for, and how it differs from another."),
     ("import", "import_results", "Publish kept results, by default those of docs/baselines, to the MLflow store."),
     ("task", "draw_task", "Draw a task: its attempts, the vote, and the denoising steps."),

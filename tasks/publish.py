@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+import yaml
 
 from model.config.experiment import Experiment
 from model.storage.atomic import write_json
@@ -87,7 +88,7 @@ def read(experiment: Experiment) -> Result:
     stems = {name: paths.CHECKPOINTS / name for name in CHECKPOINTS}
     digests = {n: digest(stem.with_suffix(".safetensors"), stem.with_suffix(".json")) for n, stem in stems.items()}
     check(experiment, descriptions, digests, scores)
-    spent = cost.read(experiment)
+    spent, commit, hashes = cost.read(experiment), code(), dvc_hashes()
     finished = Finished(
         parameters=experiment.model_dump(mode="json"),
         history=json.loads(paths.HISTORY.read_text()),
@@ -96,7 +97,9 @@ def read(experiment: Experiment) -> Result:
         scores=scores,
         cost=spent,
         times=(spent["started"], spent["ended"]) if spent and "started" in spent else None,
-        code=code(),
+        code=commit,
+        note=restore_note(commit, hashes),
+        extra=hashes,
         files={path.name: path for path in FILES},
         answers={p: {"score.json": paths.score(*p), "submission.json": paths.submission(*p)} for p in scores},
     )
@@ -207,7 +210,28 @@ def code() -> dict[str, str]:
         "mlflow.source.git.dirty": _text(bool(git("status", "--porcelain", "--", *CODE))),
         "mlflow.source.name": "python -m tasks.publish",
         "mlflow.source.type": "LOCAL",
+        **({"arc.branch": branch} if (branch := git("branch", "--show-current")) else {}),
     }
+
+
+def dvc_hashes() -> dict[str, str]:
+    """Tags: DVC's hash of each checkpoint's weights, by dvc.lock; {} before DVC has written them there."""
+    if not paths.LOCK.exists():
+        return {}
+    stages = yaml.safe_load(paths.LOCK.read_text()).get("stages", {})
+    outs = {out["path"]: out.get("md5", "") for entry in stages.values() for out in entry.get("outs", [])}
+    stems = {name: paths.CHECKPOINTS / f"{name}.safetensors" for name in CHECKPOINTS}
+    return {f"arc.dvc.{name}": outs[str(path)] for name, path in stems.items() if outs.get(str(path))}
+
+
+def restore_note(tags: Mapping[str, str], hashes: Mapping[str, str]) -> str:
+    """Markdown: how to get the result back."""
+    lines = []
+    if commit := tags.get("mlflow.source.git.commit"):
+        lines.append(f"Restore where dvc.lock is committed: `git switch --detach {commit[:12]} && dvc checkout`")
+    for tag, md5 in hashes.items():
+        lines.append(f"- weights {tag.rpartition('.')[2]}: `.dvc/cache/files/md5/{md5[:2]}/{md5[2:]}`")
+    return "\n".join(lines)
 
 
 def _text(value: bool) -> str:

@@ -27,6 +27,7 @@ from flows.runs.progress import Progress
 from flows.runs.request import Request
 from flows.runs.stage_process import Outcome, run_stage, stage_names
 from tasks.common import paths
+from tasks.common.stage import StageError
 from tasks.tracking import mlflow_runs, store, view
 
 NAME = "experiment"
@@ -56,6 +57,7 @@ def experiment(request: Request) -> State[None] | None:
     except OSError as error:  # From files that the flow itself writes.
         return Failed(message=failure_reasons.of_file_error(error))
     logger.info("committed to %s: `git switch %s && dvc checkout` restores it", branch, branch)
+    _name_branch_in_mlflow(worktree, branch)
     _warn_if_unreachable(lambda: show_results(request, worktree, branch, run))
     return None
 
@@ -150,6 +152,16 @@ def score_row(path: Path) -> dict[str, Any]:
         "grids": f"{score['grids_solved']} of {score['n_grids']}",
         "tasks": score["n_tasks"],
     }
+
+
+def _name_branch_in_mlflow(worktree: Path, branch: str) -> None:
+    """The branch exists only after the publication. The result stands without the tag, so an error is only logged."""
+    file = worktree / paths.PUBLISHED
+    try:
+        if file.exists():
+            mlflow_runs.set_branch(store.configured_store(), json.loads(file.read_text())["key"], branch)
+    except StageError as error:
+        get_run_logger().warning("MLflow's run does not name its branch: %s", error)
 
 
 def mlflow_links(worktree: Path) -> list[str]:

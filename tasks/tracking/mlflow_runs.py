@@ -81,6 +81,26 @@ def run_of(store: Store, key: str) -> tuple[str, str] | None:
     return (finished[0].experiment_id, finished[0].run_id) if finished else None
 
 
+def trainings(store: Store) -> list[Any]:
+    """The runs of all trainings: finished results, and those that run or ended without a result."""
+    with _mlflow_errors(store):
+        return _search(connect(store), f"tags.`{KIND}` != 'evaluation'")
+
+
+def set_branch(store: Store, key: str, branch: str) -> None:
+    """Say on the run of the result `key` which git branch has it, and how to restore it from there."""
+    found = run_of(store, key)
+    if not found:
+        return
+    with _mlflow_errors(store):
+        client = connect(store)
+        note = client.get_run(found[1]).data.tags.get("mlflow.note.content", "")
+        restore = f"Restore: `git switch {branch} && dvc checkout`"
+        client.set_tag(found[1], "arc.branch", branch)
+        if restore not in note:
+            client.set_tag(found[1], "mlflow.note.content", f"{note}\n\n{restore}")
+
+
 def holds(store: Store, key: str) -> bool:
     """Whether the store contains the complete result `key`."""
     return run_of(store, key) is not None
