@@ -16,6 +16,7 @@ from tasks.common import params
 from tasks.common.presets import merge
 from tasks.common import paths
 
+os.environ["ARC_LIVE"] = "0"  # Trainings of the tests start no process that shows them in MLflow.
 ROOT = Path(__file__).parent.parent
 
 SMALL: dict[str, Any] = {
@@ -53,7 +54,6 @@ def _deterministic() -> Iterator[None]:
     torch.manual_seed(0)
     # What reads memory before it is written finds NaN there; a stage that ran in this process has switched it off.
     torch.utils.deterministic.fill_uninitialized_memory = True  # type: ignore[attr-defined]
-    os.environ["ARC_LIVE"] = "0"  # Trainings of the tests start no process that shows them in MLflow.
     os.environ.pop("MLFLOW_TRACKING_URI", None)  # MLflow sets it for its children; no test may inherit another's store.
     yield
     torch.use_deterministic_algorithms(False)

@@ -129,7 +129,7 @@ def main(folder: Path) -> None:
                 return
         except Exception as error:  # Whatever the store does, the training goes on and the points wait.
             print(f"{time.ctime()}: {type(error).__name__}: {error}", flush=True)
-            if client is None and "deleted" in str(error):
+            if not folder.exists():  # The checkout was removed.
                 return
             if ended is not None and time.monotonic() - ended > PATIENCE_SECONDS:
                 return
