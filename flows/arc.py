@@ -212,6 +212,7 @@ _PASS_ARGUMENTS = {"allow_extra_args": True, "ignore_unknown_options": True}
 for _name, _module, _help in (
     ("compare", "compare", "Compare experiments: scores with intervals, paired differences, tasks won and lost."),
     ("solve", "solve", "Predict the answers to an official ARC file with a checkpoint."),
+    ("list", "list_runs", "List the runs in the MLflow store with scores and intervals, best first."),
     ("show", "show_experiment", "Print what a name or params.yaml stands for, how it differs, or what a version is."),
     (
         "versions",

@@ -40,7 +40,7 @@ from tasks.common import events, paths
 from tasks.common.documents import read_json
 from tasks.common.params import resolved
 from tasks.common.stage import StageError, stage
-from tasks.files import cost, start_checkpoint
+from tasks.files import cost, live, start_checkpoint
 from tasks.files.tables import data_digest, read_dataset, read_tasks, read_validation
 from tasks.machine.device import choose, sharded, spread
 
@@ -77,13 +77,15 @@ def main() -> None:
     elif state.exists() and first:
         shutil.rmtree(scratch / "candidates", ignore_errors=True)
         print("the state of this training was saved by other code: it starts anew", flush=True)
-    started = time.monotonic()
+    if first:
+        live.start(cost.training_key(experiment))
+    started, began = time.monotonic(), time.time()
     try:
         run(training, scratch, description, experiment)
     finally:
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
         if first:
-            cost.add(experiment, (time.monotonic() - started) * training.workers.count, name)
+            cost.add(experiment, (time.monotonic() - started) * training.workers.count, name, began)
     probes = training.probe()
     if not first:
         return
@@ -97,6 +99,7 @@ def main() -> None:
     if probes.get("reverse_step") == {"cells_moved": 0.0}:
         print("warning: the reverse step moves no cell, which is known of the lab's argmax (version ledger, B3)")
     shutil.rmtree(scratch)
+    events.emit(events.Trained())
 
 
 def run(training: Training, scratch: Path, description: dict[str, Any], experiment: Experiment) -> None:
@@ -115,6 +118,7 @@ def run(training: Training, scratch: Path, description: dict[str, Any], experime
             step, total = int(row["step"]), training.config.optimizer_steps
             known = {name: value for name, value in row.items() if name in events.Progress.model_fields}
             events.emit(events.Progress.model_validate(known | {"step": step, "total": total}))
+            events.emit(events.Row(values=row))
             text = f"loss {row['loss']:.3f} accuracy {row['accuracy']:.3f}"
             if CROSS_ENTROPY in row:
                 text += f" validation cross-entropy {row[CROSS_ENTROPY]:.3f} accuracy {row[ACCURACY]:.3f}"

@@ -6,6 +6,7 @@ from pathlib import Path
 PARAMS = Path("params.yaml")
 PRESETS = Path("presets.yaml")
 EXPERIMENT = Path("data/experiment.yaml")
+LOCK = Path("dvc.lock")
 
 OWN = Path("data/own")
 """For the official JSON files of anybody's own tasks."""
