@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from model.config.base import Count, Frozen, Positive, Share
+from model.config.base import Count, Frozen, Name, Positive, Share
 from model.config.diffusion import Noise, SelfConditioning
 from model.config.finetuning import Finetune
 from model.config.network import Network
@@ -79,7 +79,10 @@ class Train(Frozen):
     accumulation: Positive
     """Batches an update."""
     evaluation_weight: Annotated[float, Field(gt=0)]
-    """Sampling weight of a pair of an evaluation task against one of a training task."""
+    """Sampling weight of a pair of an evaluation task against one of another task."""
+    origin_shares: dict[Name, Annotated[float, Field(gt=0, lt=1)]]
+    """Share of the examples that are pairs of 'evaluation' tasks or of a source of fetch.extra, by name; the pairs of
+    all other origins divide what is left by their weights."""
     gradient_clip: Annotated[float, Field(gt=0)]
     size_loss_weight: Annotated[float, Field(ge=0)]
     pixel_noise: PixelNoise
@@ -97,6 +100,15 @@ class Train(Frozen):
     """Time between two saves of the resume state."""
     early_stop: EarlyStop | None
     """null: train to the last update."""
+
+    @model_validator(mode="after")
+    def _shares(self) -> Self:
+        if sum(self.origin_shares.values()) >= 1:
+            raise ValueError(
+                f"origin_shares add up to {sum(self.origin_shares.values()):g}; the other pairs need a share, so they "
+                "must add up to less than 1"
+            )
+        return self
 
     @model_validator(mode="after")
     def _steps(self) -> Self:

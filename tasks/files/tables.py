@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
+from model.config.data import REARC
 from model.puzzles.arrays import Dataset, Ints, Pairs, Views
 from model.puzzles.grids import Grid
 from model.storage.digests import digest
@@ -18,7 +20,7 @@ SPLITS = ("train", "validation", "evaluation")
 
 
 def read_tasks() -> list[dict[str, Any]]:
-    """The task index: name and origin ('training' or 'evaluation') of each task, in order."""
+    """The task index: name and origin ('training', 'evaluation' or a source of fetch.extra) of each task, in order."""
     return list(_json(paths.TASKS))
 
 
@@ -29,6 +31,12 @@ def read_solutions(split: str) -> dict[str, list[Grid]]:
     """
     path = paths.VALIDATION_SOLUTIONS if split == "validation" else paths.EVALUATION_SOLUTIONS
     return {name: [np.array(g, dtype=np.uint8) for g in grids] for name, grids in _json(path).items()}
+
+
+def read_origins(split: str) -> NDArray[np.str_]:
+    """The origin of every pair of a split, in `read_dataset`'s order: that of its task, or 'rearc' if generated."""
+    table = pd.read_parquet(paths.PAIRS, columns=["split", "origin"])
+    return np.array(table[table["split"] == split]["origin"], dtype=np.str_)
 
 
 def read_pairs(split: str) -> dict[tuple[str, int], tuple[Grid, Grid | None]]:
@@ -50,10 +58,14 @@ def read_pairs(split: str) -> dict[tuple[str, int], tuple[Grid, Grid | None]]:
 
 
 def read_demonstrations() -> dict[str, list[tuple[Grid, Grid]]]:
-    """Input and output of every training pair, by task id; for evaluation tasks these are the demonstrations."""
+    """Input and output of every training pair, generated ones excepted, by task id.
+
+    For evaluation tasks these are the demonstrations.
+    """
     demonstrations: dict[str, list[tuple[Grid, Grid]]] = {}
-    for (name, _), (grid, answer) in read_pairs("train").items():
-        if answer is not None:
+    origins = read_origins("train")
+    for origin, ((name, _), (grid, answer)) in zip(origins, read_pairs("train").items(), strict=True):
+        if answer is not None and origin != REARC:
             demonstrations.setdefault(name, []).append((grid, answer))
     return demonstrations
 

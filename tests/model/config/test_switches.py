@@ -178,6 +178,7 @@ ELSEWHERE = {
     "early_stop": "test_early_stop",
     "evaluation_weight": "below, and test_stream",
     "finetune": "test_adapters, test_start",
+    "origin_shares": "test_sampling_weights",
 }
 
 
