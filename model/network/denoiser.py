@@ -139,7 +139,7 @@ class Denoiser(nn.Module):
         """
         blocks, target_blocks, io_weights = self._weights()
         embedded = self._embed_tasks(packed)
-        added = embedded.sum(1) if self.config.task_embedding == "added" else None
+        added = embedded.sum(1).to(blocks[0].attention_in.dtype) if self.config.task_embedding == "added" else None
         x, qkv = self._embed_contexts(packed, hide_input, io_weights, blocks[0], embedded, added, self._drop(seeds, 0))
         head = self.config.width // self.config.heads
         rotary = head, x.dtype, self.config.attention_gain, self.config.fastest_rotation

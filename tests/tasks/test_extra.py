@@ -14,6 +14,7 @@ import yaml
 from model.puzzles.symmetry import colour_cycle, view_of
 from model.storage.checkpoints import CheckpointError
 from tasks import augment, fetch, prepare, train
+from tasks.commands import show_experiment
 from tasks.common import paths
 from tasks.files import extra_sources, rearc, tables
 from tasks.files.extra_tasks import read_rearc, read_tasks
@@ -145,6 +146,11 @@ def test_arc_agi_2_adds_its_training_tasks_that_arc_agi_1_lacks_and_no_evaluatio
     assert len(ours) == 233
     assert ours == ids[2] - ids[0] - ids[1]
     assert not ours & ids[3]
+    prepare.main()
+    origins = [task["origin"] for task in tables.read_tasks()]
+    found = len(origins) - origins.count("evaluation"), origins.count("evaluation")
+    assert origins.count("arc-agi-2") > 0
+    assert show_experiment.task_counts(config) == found
 
 
 def test_a_set_that_was_trained_on_is_not_scored_on(own, monkeypatch):
