@@ -152,7 +152,8 @@ def _evaluation_tasks(values: Mapping[str, Any]) -> tuple[dict[Key, Grid], Mappi
 
 
 def _fetch(values: Mapping[str, Any]) -> Fetch:
-    return Fetch.model_validate({"official_evaluation": None} | values["fetch"])  # Newer than some kept results.
+    newer = params.read(paths.PRESETS)["defaults"]["fetch"]  # Keys that some kept results do not have yet.
+    return Fetch.model_validate(newer | values["fetch"])
 
 
 def titled(values: Mapping[str, Any]) -> dict[str, Any]:
