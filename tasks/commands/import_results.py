@@ -152,8 +152,7 @@ def _evaluation_tasks(values: Mapping[str, Any]) -> tuple[dict[Key, Grid], Mappi
 
 
 def _fetch(values: Mapping[str, Any]) -> Fetch:
-    newer = params.read(paths.PRESETS)["defaults"]["fetch"]  # Keys that some kept results do not have yet.
-    return Fetch.model_validate(newer | values["fetch"])
+    return Fetch.model_validate(_filled("fetch", values))
 
 
 def titled(values: Mapping[str, Any]) -> dict[str, Any]:
