@@ -10,7 +10,7 @@ from model.storage import checkpoints
 from model.storage.digests import digest
 from tasks.common import paths
 from tasks.common.params import resolved
-from tasks.common.stage import stage
+from tasks.common.stage import StageError, stage
 from tasks.files import predictions
 from tasks.machine.answers import answers
 from tasks.machine.device import spread
@@ -29,7 +29,12 @@ def main(
     stem = paths.CHECKPOINTS / checkpoint
     failures: list[Failure] = []
     share = workers.rank, workers.count
-    given, dataset, names = answers(stem, "evaluation", config, experiment.seed, failures, share)
+    given, dataset, names = answers(stem, config.subset, config, experiment.seed, failures, share)
+    if len(dataset.pairs) == 0 and workers.count == 1:
+        raise StageError(
+            f"{paths.PAIRS} has no test input of {config.subset} tasks for evaluation {evaluation!r}; validation tasks "
+            "(prepare.validation_tasks) are not among the training tasks that are asked: hold out fewer"
+        )
     rows = [
         {
             "task": names[dataset.pairs.task[answer.pair]],

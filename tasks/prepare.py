@@ -1,8 +1,8 @@
 """Stage `prepare`: checked, filtered and packed tasks, their index, the splits, and the leak report.
 
 Training uses every train pair, the test pairs of training tasks that are not held out, and the data of fetch.extra.
-Test solutions go to separate files: only `score` reads those of evaluation; `select`, and `train` if it may stop early,
-read those of validation.
+Test solutions go to separate files: only `score` reads those of evaluation and, for evaluations of training tasks,
+those of training; `select`, and `train` for its looks at held-out pairs, read those of validation.
 """
 
 import json
@@ -48,6 +48,8 @@ def split_rows(
         for i, pair in enumerate(task.test):
             if name in training and name not in validation:
                 rows.append(("train", index, len(task.train) + i, pair.input, answers[name][i], origin))
+                if origin == "training":  # Extra tasks are not evaluated.
+                    rows.append(("training", index, i, pair.input, None, origin))
             if name in validation:
                 rows.append(("validation", index, i, pair.input, None, origin))
             if name in evaluation:
@@ -180,6 +182,7 @@ def main() -> None:
     write_json(paths.TASKS, [{"name": name, "origin": origins[name]} for name in names])
     for path, chosen in (
         (paths.VALIDATION_SOLUTIONS, validation),
+        (paths.TRAINING_SOLUTIONS, set(training) - validation - set(sources)),
         (paths.EVALUATION_SOLUTIONS, set(evaluation)),
     ):
         solved = {name: [g.tolist() for g in answers[name]] for name in sorted(chosen)}

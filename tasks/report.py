@@ -19,31 +19,26 @@ from tasks.common.params import resolved
 from tasks.common.stage import StageError, stage
 from tasks.files.tables import read_solutions
 from tasks.reporting import drawing
-from tasks.reporting.drawing import Curve, Panel, Strip
+from tasks.reporting.behaviour import HEADS, cells
+from tasks.reporting.drawing import Panel, Strip
 from tasks.reporting.gallery import (
     Card,
     Denoising,
-    DenoisingExamples,
     Puzzle,
     cards,
     denoising_examples,
     is_solved,
     read_puzzles,
 )
+from tasks.reporting.panels import noise_panels, step_panels, training_panels, vote_panels
 from tasks.reporting.score_table import read_score, rows
 
 TEMPLATE = Path(__file__).parent / "reporting" / "report.html.j2"
-ACCURACY, CROSS_ENTROPY = "cells right", "cross-entropy, nats"
-TRAINING = {
-    "loss": "loss",
-    CROSS_ENTROPY: "cross_entropy",
-    ACCURACY: "accuracy",
-    "sizes right": "size_accuracy",
-    "learning rate": "learning_rate",
-    "gradient norm": "gradient_norm",
+HELD_OUT = {
+    "held-out-training": "test pairs of training tasks, which are not trained on",
+    "evaluation-solutions": "test pairs of evaluation tasks",
 }
-BUCKETS = ("cleanest third", "middle third", "noisiest third")
-STEPS = {"cells changed": "change", "confidence": "confidences", "entropy, nats": "entropy"}
+"""What `prepare.validation` holds out, in words."""
 
 
 @stage("report")
@@ -52,15 +47,18 @@ def main() -> None:
     experiment = resolved()
     scores = rows(experiment)
     history, selection, leaks = (read_json(path) for path in (paths.HISTORY, paths.SELECTION, paths.LEAKS))
-    solutions, puzzles = read_solutions("evaluation"), read_puzzles()
-    shown = max(scores, key=lambda row: row.grids_solved)
-    voted = max((row for row in scores if row.votes), key=lambda row: row.grids_solved, default=None)
+    # Training tasks are scored in the table; what is drawn are evaluation tasks where there are any.
+    drawn = [row for row in scores if row.subset == "evaluation"] or scores
+    subset = drawn[0].subset
+    solutions, puzzles = read_solutions(subset), read_puzzles(subset)
+    shown = max(drawn, key=lambda row: row.grids_solved)
+    voted = max((row for row in drawn if row.votes), key=lambda row: row.grids_solved, default=None)
     answered = cards(read_score(experiment, shown.checkpoint, shown.evaluation), puzzles, solutions)
     solved = [card for card in answered if is_solved(card)]
     missed = [card for card in answered if not is_solved(card)]
     limit_drawn = experiment.report.tasks_drawn
     denoising = denoising_examples(
-        sorted(scores, key=lambda row: (row.checkpoint != shown.checkpoint, row.votes > 0)), solutions
+        sorted(drawn, key=lambda row: (row.checkpoint != shown.checkpoint, row.votes > 0)), solutions
     )
     panels = {
         "training": training_panels(history),
@@ -83,10 +81,11 @@ def main() -> None:
         write(paths.REPORTS / f"{name}.png", drawing.sheet(title, strips))
     page = render(
         experiment=experiment,
-        summary=summary(puzzles, history, experiment.train.optimizer_steps),
+        summary=summary(puzzles, subset, history, experiment.train.optimizer_steps),
         scores=scores,
         selection=selection,
         leaks=leaks,
+        held_out=HELD_OUT[selection["selected_on"]] if any("validation_loss" in row for row in history) else "",
         shown=shown,
         voted=voted,
         parts=[("Solved", solved[:limit_drawn], len(solved)), ("Missed", missed[:limit_drawn], len(missed))],
@@ -132,6 +131,8 @@ def render(**context: Any) -> str:
         selected_on=SELECTED_ON,
         selected_by_loss=SELECTED_BY_LOSS,
         trained_on=TRAINED_ON,
+        behaviour_heads=HEADS,
+        behaviour_cells=cells,
     )
     return environment.get_template(TEMPLATE.name).render(**context)
 
@@ -158,65 +159,15 @@ def limit(shares: Iterable[float]) -> float:
     return next(end for end in (0.05, 0.1, 0.25, 0.5, 1.0) if most <= end)
 
 
-def summary(puzzles: Mapping[str, Puzzle], history: Sequence[Mapping[str, float]], planned: int) -> str:
+def summary(puzzles: Mapping[str, Puzzle], subset: str, history: Sequence[Mapping[str, float]], planned: int) -> str:
     """The experiment in one sentence; says if the training stopped before `planned` updates."""
     done = int(history[-1]["step"])
     updates = f"{done:,} updates" if done == planned else f"{done:,} of {planned:,} updates (stopped early)"
     grids = sum(len(puzzle.tests) for puzzle in puzzles.values())
     return (
         f"A discrete-diffusion solver of ARC tasks, trained for {updates} and asked {grids} test grids of "
-        f"{len(puzzles)} evaluation tasks."
+        f"{len(puzzles)} {subset} tasks."
     )
-
-
-def training_panels(history: Sequence[Mapping[str, float]]) -> list[Panel]:
-    """One curve per metric, over updates."""
-    x = [row["step"] for row in history]
-    return [
-        Panel(title, "updates", {title: (x, [row[key] for row in history])}, share="right" in title)
-        for title, key in TRAINING.items()
-    ]
-
-
-def noise_panels(history: Sequence[Mapping[str, float]]) -> list[Panel]:
-    """Accuracy and cross-entropy, a curve for each third of the noise levels."""
-    x = [row["step"] for row in history]
-    return [
-        Panel(
-            title,
-            "updates",
-            {name: (x, [row[f"{TRAINING[title]}_{i}"] for row in history]) for i, name in enumerate(BUCKETS)},
-            share=title == ACCURACY,
-        )
-        for title in (ACCURACY, CROSS_ENTROPY)
-    ]
-
-
-def vote_panels(score: Mapping[str, Any]) -> list[Panel]:
-    """Score by the number of views that vote, and the number of views that gave each test grid's answer."""
-    votes = score["votes"]
-    views = [row["views"] for row in votes["curve"]]
-    lines: dict[str, Curve] = {
-        name: (views, [row[key] for row in votes["curve"]])
-        for name, key in (("any view right", "oracle"), ("pass@2", "pass_at_2"), ("pass@1", "pass_at_1"))
-    }
-    right = [count for count, grids in reversed(votes["votes_for_the_answer"]) for _ in range(grids)]
-    return [
-        Panel("score by the number of views that vote", "views", lines),
-        Panel("views that give the answer", "test grids, the surest first", {"": (range(1, len(right) + 1), right)}),
-    ]
-
-
-def step_panels(denoising: DenoisingExamples) -> list[Panel]:
-    """Change, confidence and entropy per denoising step, for right and wrong answers; empty without frames."""
-    panels = []
-    for title, key in STEPS.items():
-        lines: dict[str, Curve] = {
-            f"ends {end} ({denoising.counts[end]})": (range(1, len(mean) + 1), mean.tolist())
-            for end, mean in denoising.means.get(key, {}).items()
-        }
-        panels.append(Panel(title, "steps", lines, share=key != "entropy"))
-    return panels
 
 
 def card_strip(card: Card) -> Strip:

@@ -10,7 +10,7 @@ import typer
 
 from model.config.evaluation import Score
 from model.puzzles.grids import Grid
-from model.scoring.diagnostics import copying, trajectory, warnings
+from model.scoring.diagnostics import copying, signs, trajectory, warnings
 from model.scoring.replay import Replay
 from model.scoring.scores import Key, attempts_of, score
 from model.scoring.wording import caveats, interval, marks, percent
@@ -22,7 +22,7 @@ from tasks.common.stage import StageError, stage
 from tasks.files import predictions
 from tasks.files.proposals import proposals
 from tasks.files.submission import submission, write
-from tasks.files.tables import read_pairs, read_solutions
+from tasks.files.tables import read_pairs, read_solutions, solutions_path
 
 
 @stage("score")
@@ -39,15 +39,16 @@ def main(
             f"{path} is of {source.experiment}, but {paths.EXPERIMENT} is of dataset {experiment.dataset!r}; set "
             "dataset in params.yaml to that of the predictions, or run the stage predict again"
         )
-    if source.leaks and not config.allow_leaks:
+    subset = source.evaluation.subset
+    if subset == "evaluation" and source.leaks and not config.allow_leaks:
         raise StageError(
             f"{source.leaks} evaluated pairs were trained on, here (see {paths.LEAKS}) or by the "
             "checkpoint it started from; set prepare.leaks: drop and train again, or score.allow_leaks: true to score "
             "anyway, with a caveat"
         )
-    solutions = limited(read_solutions("evaluation"), source)
+    solutions = limited(read_solutions(subset), source)
     check(path, frame, source, solutions)
-    given = {key: grid for key, (grid, _) in read_pairs("evaluation").items()}
+    given = {key: grid for key, (grid, _) in read_pairs(subset).items()}
     result, attempts = scored(frame, source, solutions, given, config)
     selection = read_json(paths.SELECTION)
     result |= {
@@ -107,8 +108,8 @@ def check(path: Path, frame: pd.DataFrame, source: predictions.Source, solutions
     unknown = sorted(set(frame["task"]) - set(solutions))
     if unknown:
         raise StageError(
-            f"{path} answers {len(unknown)} tasks that {paths.EVALUATION_SOLUTIONS} lacks: {', '.join(unknown[:3])}; "
-            "they were made from other data: run the stage predict again"
+            f"{path} answers {len(unknown)} tasks that {solutions_path(source.evaluation.subset)} lacks: "
+            f"{', '.join(unknown[:3])}; they were made from other data: run the stage predict again"
         )
     test_count = frame["task"].map({name: len(grids) for name, grids in solutions.items()}).astype("int64")
     config = source.evaluation
@@ -143,7 +144,8 @@ def diagnosis(
         denoising = trajectory(change, confidence, entropy, first["last_changed_step"].to_numpy(np.int64))
     answers = {(name, i): grid for name, grids in solutions.items() for i, grid in enumerate(grids)}
     copied = copying(answers, attempts, given)
-    return {"trajectory": denoising, "copying": copied, "warnings": warnings(denoising, copied)}
+    found = signs(denoising, copied)
+    return {"trajectory": denoising, "copying": copied, "signs": found, "warnings": warnings(found)}
 
 
 if __name__ == "__main__":

@@ -26,6 +26,8 @@ from tasks.files.tables import read_solutions, read_validation
 from tasks.machine.answers import answers
 from tasks.machine.device import choose
 
+LAB_SIZE_WEIGHT = 0.1
+
 
 @stage("select")
 def main() -> None:
@@ -70,15 +72,15 @@ def preference(result: Mapping[str, Any], config: Select) -> tuple[float, ...]:
 
 
 def validation_loss(stem: Path, evaluation: Evaluation, seed: int) -> float:
-    """The lab's loss of one candidate on the validation pairs."""
+    """The lab's loss of one candidate on the validation pairs: that of cells, and 0.1 of that of sizes (ledger, B7)."""
     device = choose()
     network, description = load(stem, device, evaluation.weights)
     config = description.train
     table = levels(cosine_schedule(config.noise), config.network.time_input, device)
     pairs = read_validation(paths.TRAINING_VIEWS)
-    validation = Validation(pairs, config.network, config.self_conditioning, config.batch, table, seed)
     with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-        return validation.loss(network)
+        measured = Validation(pairs, config, table, seed).measure(network)
+    return measured["validation_cross_entropy"] + LAB_SIZE_WEIGHT * measured["validation_size_cross_entropy"]
 
 
 def measure(stem: Path, evaluation: Evaluation, seed: int) -> dict[str, Any]:

@@ -5,6 +5,7 @@ its last save and produces the bytes of an uninterrupted one; a state saved by d
 """
 
 import functools
+import importlib
 import json
 import os
 import shutil
@@ -35,7 +36,7 @@ from model.training.history import Diverged
 from model.training.sampling_weights import sampling_weights
 from model.training.sharding import Sharded
 from model.training.trainer import Stopped, Training
-from model.training.validation import CROSS_ENTROPY, lowest
+from model.training.validation import ACCURACY, CROSS_ENTROPY, lowest
 from tasks.common import events, paths
 from tasks.common.documents import read_json
 from tasks.common.params import resolved
@@ -64,7 +65,7 @@ def main() -> None:
     if experiment.train.finetune.start:
         where = description["tasks"], description["first_rows"], rows, experiment.seed
         weights = checkpoints.start_weights(start_checkpoint.STEM, experiment.train, experiment.augment, *where)
-    validation = read_validation(paths.TRAINING_VIEWS) if experiment.train.early_stop else None
+    validation = read_validation(paths.TRAINING_VIEWS)
     kind = Sharded if sharded() else Training
     training = kind(dataset, weight, rows, experiment.train, experiment.seed, device, weights, validation)
     scratch = paths.SCRATCH / "train" / cost.training_key(experiment)
@@ -79,7 +80,7 @@ def main() -> None:
         print("the state of this training was saved by other code: it starts anew", flush=True)
     started = time.monotonic()
     try:
-        run(training, scratch, description)
+        run(training, scratch, description, experiment)
     finally:
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
         if first:
@@ -99,7 +100,7 @@ def main() -> None:
     shutil.rmtree(scratch)
 
 
-def run(training: Training, scratch: Path, description: dict[str, Any]) -> None:
+def run(training: Training, scratch: Path, description: dict[str, Any], experiment: Experiment) -> None:
     """Train to the end, with a progress bar; SIGTERM and Ctrl-C save first. Raises StageError when stopped."""
     stopping: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -113,10 +114,11 @@ def run(training: Training, scratch: Path, description: dict[str, Any]) -> None:
             if not first:
                 return
             step, total = int(row["step"]), training.config.optimizer_steps
-            events.emit(events.Progress(step=step, total=total, loss=row["loss"], accuracy=row["accuracy"]))
+            known = {name: value for name, value in row.items() if name in events.Progress.model_fields}
+            events.emit(events.Progress.model_validate(known | {"step": step, "total": total}))
             text = f"loss {row['loss']:.3f} accuracy {row['accuracy']:.3f}"
             if CROSS_ENTROPY in row:
-                text += f" validation cross-entropy {row[CROSS_ENTROPY]:.3f}"
+                text += f" validation cross-entropy {row[CROSS_ENTROPY]:.3f} accuracy {row[ACCURACY]:.3f}"
             progress.update(bar, completed=step, description=text)
             if not progress.console.is_terminal:
                 print(f"update {step} of {total}: {text}", flush=True)
@@ -128,6 +130,8 @@ def run(training: Training, scratch: Path, description: dict[str, Any]) -> None:
             stem = scratch / "candidates" / paths.candidate(step).name
             reached = {"step": step, "stopped_early": training.stopped_early}
             checkpoints.save(stem, weights, Description.model_validate(description | reached))
+            if training.config.evaluate_candidates:
+                score_candidate(stem, experiment)
 
         def stop() -> bool:
             return bool(stopping)
@@ -150,6 +154,24 @@ def run(training: Training, scratch: Path, description: dict[str, Any]) -> None:
             f"cross-entropy below the {value:.4f} of update {update:.0f} since",
             flush=True,
         )
+
+
+def score_candidate(stem: Path, experiment: Experiment) -> None:
+    """Print and report the score that `select` will give this candidate.
+
+    It reaches no output of this stage, which would depend on the sampler then: `select` is loaded by its name, since an
+    import would be a dependency in dvc.yaml, and editing the sampler would train again.
+    """
+    with torch.random.fork_rng():  # Building the candidate's network draws from torch's generators.
+        result = importlib.import_module("tasks.select").measure(stem, experiment.select, experiment.seed)
+    low, high = result["ci95"]
+    print(
+        "candidate of update {step}: pass@2 {pass_at_2:.3f} [{low:.3f}, {high:.3f}], cells right {cell_accuracy:.3f}, "
+        "{grids_solved} of {n_grids} grids".format(low=low, high=high, **result),
+        flush=True,
+    )
+    kept = {name: result[name] for name in events.CandidateScored.model_fields if name in result}
+    events.emit(events.CandidateScored(**kept))
 
 
 def save(training: Training, path: Path) -> None:

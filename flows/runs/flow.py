@@ -25,6 +25,7 @@ from flows.runs.places import FlowError
 from flows.runs.progress import Progress
 from flows.runs.request import Request
 from flows.runs.stage_process import Outcome, run_stage, stage_names
+from model.scoring.wording import caveats
 from tasks.common import paths
 from tasks.common.documents import read_json
 from tasks.tracking import mlflow_runs, store
@@ -169,6 +170,7 @@ def score_row(path: Path) -> dict[str, Any]:
         "95 %": f"{100 * low:.1f} to {100 * high:.1f}",
         "grids": f"{score['grids_solved']} of {score['n_grids']}",
         "tasks": score["n_tasks"],
+        "caveats": "; ".join(caveats(score)),
     }
 
 

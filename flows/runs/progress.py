@@ -22,6 +22,8 @@ class Progress:
         self.run, self.stage = run, stage
         self.artifact: UUID | None = None
         self.shown = 0.0
+        self.candidate = ""
+        """The last candidate that was scored, in words."""
         self.first: tuple[float, int] | None = None
         """Time and update of the first event with an update: the rate is measured from there."""
         last, now = records.progress(run), time.time()
@@ -37,6 +39,8 @@ class Progress:
         """Record an event, and show the progress of a training at most every EVERY_SECONDS."""
         if isinstance(event, events.DeviceTaken):
             self._record(self.place, at=event.at, taken=event.at)
+        if isinstance(event, events.CandidateScored):
+            self.candidate = f", candidate of update {event.step}: pass@2 {100 * event.pass_at_2:.1f} %"
         if not isinstance(event, events.Resumed | events.Progress):
             return
         self._record(self.place, at=event.at, step=event.step, total=event.total)
@@ -46,7 +50,8 @@ class Progress:
         if isinstance(event, events.Progress) and (now - self.shown >= EVERY_SECONDS or last):
             self.shown = now
             reached = f"update {event.step} of {event.total}"
-            self._show(f"{reached}, loss {event.loss:.3f}, accuracy {event.accuracy:.3f}, {self._left(now)}")
+            measured = f"loss {event.loss:.3f}, accuracy {event.accuracy:.3f}{self.candidate}"
+            self._show(f"{reached}, {measured}, {self._left(now)}")
 
     def _record(self, place: records.Progress, **values: float) -> None:
         self.place = place.model_copy(update=values)

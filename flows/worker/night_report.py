@@ -17,6 +17,7 @@ from flows.runs.places import one_line
 from flows.runs.progress import duration
 from flows.worker import recovery
 from model.scoring.statistics import paired_difference
+from model.scoring.wording import TRAINING_TASKS, subset
 
 HOURS = 16.0
 RESAMPLES = 2000
@@ -28,9 +29,14 @@ class _Grid(BaseModel):
     solved: bool
 
 
+class _Evaluation(BaseModel):
+    subset: str = "evaluation"
+
+
 class _Source(BaseModel):
     experiment: str
     seed: int
+    evaluation: _Evaluation = _Evaluation()
 
 
 class _Score(BaseModel):
@@ -91,9 +97,10 @@ def row(run: Any, scores: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
 
 
 def percent(score: Mapping[str, Any]) -> str:
-    """A score in percent with its 95 % interval and number of tasks."""
+    """A score in percent with its 95 % interval and number of tasks; says if they are training tasks."""
     low, high = score["ci95"]
-    return f"{100 * score['pass_at_2']:.1f} % [{100 * low:.1f}, {100 * high:.1f}], {score['n_tasks']} tasks"
+    tasks = f"{score['n_tasks']} {TRAINING_TASKS if subset(score) == 'training' else 'tasks'}"
+    return f"{100 * score['pass_at_2']:.1f} % [{100 * low:.1f}, {100 * high:.1f}], {tasks}"
 
 
 def every_score() -> dict[str, dict[str, Any]]:

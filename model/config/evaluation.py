@@ -70,6 +70,9 @@ class Evaluation(Frozen):
     task_row: TaskRow
     """With conditioning 'augmented-task': the embedding that was trained with the view, or, as the lab did, that of the
     identity for every view."""
+    subset: Literal["evaluation", "training"]
+    """The tasks that are asked: of the evaluation set; or of the training set, whose answers were trained on, to see
+    how far a network overfits. The validation tasks, which were not trained on, are not among these."""
     limit: Count
     """Only the first so many tasks; 0 for all."""
 

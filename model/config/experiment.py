@@ -81,6 +81,11 @@ class Experiment(Frozen):
                 "train.early_stop would stop on the solutions that are reported (prepare.validation is "
                 "'evaluation-solutions'); set prepare.validation: held-out-training, or train.early_stop: null"
             )
+        if self.select.subset != "evaluation":
+            raise ValueError(
+                f"select.subset is {self.select.subset!r}; select asks the tasks that prepare.validation says: leave "
+                "it at 'evaluation'"
+            )
         for name in self.predict.evaluations:
             if name not in self.evaluations:
                 raise ValueError(f"predict names evaluation {name!r}; defined are {sorted(self.evaluations)}")

@@ -54,6 +54,16 @@ class PixelNoise(Frozen):
     """Share of black input cells that the noise recolours."""
 
 
+class ValidationLooks(Frozen):
+    """When and on how many held-out pairs a training measures itself. It changes nothing of the training."""
+
+    every: Positive
+    """Updates between two looks: the first row of the history at or after each multiple has one, and so has the last
+    row."""
+    pairs: Positive
+    """At most so many test pairs of the validation tasks, evenly spaced in their order."""
+
+
 class EarlyStop(Frozen):
     """When a training ends before its last update: its validation cross-entropy no longer falls."""
 
@@ -114,6 +124,10 @@ class Train(Frozen):
     """Updates a row of the history averages."""
     save_seconds: Annotated[float, Field(ge=0)]
     """Time between two saves of the resume state."""
+    validation: ValidationLooks
+    evaluate_candidates: bool
+    """Score each candidate as it appears, as the stage `select` does later; the score is printed and reported as an
+    event, and changes nothing of the training."""
     early_stop: EarlyStop | None
     """null: train to the last update."""
 

@@ -25,6 +25,7 @@ def trajectory(
     early = locked.any(1)
     return {
         "grids": len(change),
+        "steps": change.shape[1],
         "change": _short(change.mean(0)),
         "confidence": _short(confidence.mean(0)),
         "entropy": _short(entropy.mean(0)),
@@ -40,10 +41,13 @@ def copying(answers: Mapping[Any, Grid], attempts: Mapping[Any, Sequence[Grid]],
     """How much of the first attempts is copied, over those of the right shape; None where there are none.
 
     `copy_rate`: share of cells that equal the input. `edit_accuracy`: share right of the cells in which the answer
-    differs from the input; `keep_accuracy`: of those in which it does not. Means over grids that have such cells. An
-    input of another shape is cropped, or padded with black.
+    differs from the input; `keep_accuracy`: of those in which it does not. Means over grids that have such cells. The
+    `cells...` are sums over grids: all, those that equal the input, and those to edit and to keep, and right of these.
+    An input of another shape is cropped, or padded with black.
     """
     rates: dict[str, list[float]] = {"copy_rate": [], "edit_accuracy": [], "keep_accuracy": []}
+    names = ("", "_copied", "_to_edit", "_edited_right", "_to_keep", "_kept_right")
+    totals = np.zeros(len(names), dtype=np.int64)
     grids = 0
     for key, answer in answers.items():
         first = next(iter(attempts.get(key, ())), None)
@@ -52,24 +56,36 @@ def copying(answers: Mapping[Any, Grid], attempts: Mapping[Any, Sequence[Grid]],
         grids += 1
         given = _fitted(inputs[key], answer.shape)
         edited, right = answer != given, first == answer
-        rates["copy_rate"].append(float((first == given).mean()))
+        copied = first == given
+        totals += [int(x.sum()) for x in (right | True, copied, edited, edited & right, ~edited, ~edited & right)]
+        rates["copy_rate"].append(float(copied.mean()))
         for name, cells in (("edit_accuracy", edited), ("keep_accuracy", ~edited)):
             if cells.any():
                 rates[name].append(float(right[cells].mean()))
     means = {name: round(float(np.mean(values)), 4) if values else None for name, values in rates.items()}
-    return {"grids": grids, **means}
+    return {"grids": grids, **{f"cells{n}": int(t) for n, t in zip(names, totals, strict=True)}, **means}
 
 
-def warnings(trajectory: Mapping[str, Any] | None, copying: Mapping[str, Any]) -> list[str]:
-    """The lab's two signs of a model that stays with its input."""
+SIGNS = {
+    "identity_attractor": "identity attractor: cells to keep are right over 10 points more often than cells to edit",
+    "input_gravity": "input gravity: over half of the grids lock early, and over 70 % of cells equal the input",
+}
+"""The lab's two signs of a model that stays with its input, in words."""
+
+
+def signs(trajectory: Mapping[str, Any] | None, copying: Mapping[str, Any]) -> dict[str, bool]:
+    """Which of SIGNS show; none where nothing was measured."""
     edit, keep, copied = copying["edit_accuracy"], copying["keep_accuracy"], copying["copy_rate"]
-    messages = []
-    if edit is not None and keep is not None and keep > edit + 0.1:
-        messages.append("identity attractor: cells to keep are right more often than cells to edit, by over 10 points")
     early = trajectory is not None and trajectory["early_locks"] > 0.5 * trajectory["grids"]
-    if early and copied is not None and copied > 0.7:
-        messages.append("input gravity: over half of the grids lock early, and over 70 % of cells equal the input")
-    return messages
+    return {
+        "identity_attractor": edit is not None and keep is not None and keep > edit + 0.1,
+        "input_gravity": early and copied is not None and copied > 0.7,
+    }
+
+
+def warnings(found: Mapping[str, bool]) -> list[str]:
+    """The signs that show, in words."""
+    return [text for name, text in SIGNS.items() if found[name]]
 
 
 def _fitted(grid: Grid, shape: tuple[int, ...]) -> Grid:

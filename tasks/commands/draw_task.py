@@ -61,13 +61,14 @@ def describe(task: str, checkpoint: str, evaluation: str, solution: bool) -> tup
     experiment = resolved()
     score = read_score(experiment, checkpoint, evaluation)
     frame, source = predictions.read(paths.predictions(checkpoint, evaluation))
-    tests = {key: pair[0] for key, pair in read_pairs("evaluation").items() if key[0] == task}
+    subset = source.evaluation.subset
+    tests = {key: pair[0] for key, pair in read_pairs(subset).items() if key[0] == task}
     if not tests:
-        known = sorted({name for name, _ in read_pairs("evaluation")})
-        raise StageError(f"{task} is no evaluation task of {paths.PREPARED}; its tasks are {', '.join(known[:5])}, ...")
+        known = sorted({name for name, _ in read_pairs(subset)})
+        raise StageError(f"{task} is no {subset} task of {paths.PREPARED}; its tasks are {', '.join(known[:5])}, ...")
     if task not in score["tasks"]:
         raise StageError(f"{task} was not evaluated: {evaluation} answers the first {source.evaluation.limit} tasks")
-    answers = read_solutions("evaluation")[task] if solution else []
+    answers = read_solutions(subset)[task] if solution else []
     demonstrations = sorted((n, pair) for (name, n), pair in read_pairs("train").items() if name == task)
     cells = []
     for n, (given, wanted) in demonstrations:

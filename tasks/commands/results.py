@@ -21,7 +21,10 @@ from tasks.tracking.store import SETTINGS, configured_store
 _KEYS = {"tasks", "source", "checkpoint", "selected_on_the_reported_set", "pass_at_2"}
 # Parameters that change no score. Evaluations other than the compared one are left out too.
 _IRRELEVANT = ("title", "version", "size", "dataset", "seed")
-_IRRELEVANT_SECTIONS = ("predict.", "report.", "publish.", "train.log_every", "train.save_seconds")
+_IRRELEVANT_SECTIONS = (
+    *("predict.", "report.", "publish."),
+    *("train.log_every", "train.save_seconds", "train.validation.", "train.evaluate_candidates"),
+)
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,22 @@ class Progress(_Event):
     total: int
     loss: float
     accuracy: float
+    validation_loss: float | None = None
+    """On held-out pairs at this update, as validation_accuracy is; None where the training did not look."""
+    validation_accuracy: float | None = None
+
+
+class CandidateScored(_Event):
+    """A training has scored its candidate of update `step` on the validation tasks; shares are 0 to 1."""
+
+    kind: Literal["candidate_scored"] = "candidate_scored"
+    step: int
+    pass_at_2: float
+    ci95: tuple[float, float]
+    """Of pass_at_2."""
+    cell_accuracy: float
+    grids_solved: int
+    n_grids: int
 
 
 class Failed(_Event):
@@ -60,7 +76,7 @@ class Failed(_Event):
     message: str
 
 
-Event = DeviceTaken | Resumed | Progress | Failed
+Event = DeviceTaken | Resumed | Progress | CandidateScored | Failed
 _EVENT: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="kind")])
 
 

@@ -25,6 +25,7 @@ CELLS = PREPARED / "cells.npy"
 PAIRS = PREPARED / "pairs.parquet"
 TASKS = PREPARED / "tasks.json"
 VALIDATION_SOLUTIONS = PREPARED / "validation_solutions.json"
+TRAINING_SOLUTIONS = PREPARED / "training_solutions.json"
 EVALUATION_SOLUTIONS = PREPARED / "evaluation_solutions.json"
 LEAKS = PREPARED / "leaks.json"
 

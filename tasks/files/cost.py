@@ -14,9 +14,7 @@ from tasks.common.documents import read_json
 def training_key(experiment: Experiment) -> str:
     """Digest of everything that decides the outcome of the experiment's training."""
     start = sorted(paths.START.glob("checkpoint.*"))
-    files = [paths.CELLS, paths.PAIRS, paths.TASKS, paths.TRAINING_VIEWS]
-    if experiment.train.early_stop:
-        files.append(paths.VALIDATION_SOLUTIONS)
+    files = [paths.CELLS, paths.PAIRS, paths.TASKS, paths.TRAINING_VIEWS, paths.VALIDATION_SOLUTIONS]
     tables = digest(*files, *start)
     inputs = json.dumps([experiment.train.model_dump(mode="json"), experiment.seed, tables], sort_keys=True)
     return digest_text(inputs)[:32]

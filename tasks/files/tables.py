@@ -16,7 +16,9 @@ from tasks.common import paths
 from tasks.common.documents import DocumentError, read_json
 from tasks.common.stage import StageError
 
-SPLITS = ("train", "validation", "evaluation")
+SPLITS = ("train", "validation", "evaluation", "training")
+"""Of pairs.parquet: the pairs trained on; test inputs of the tasks that are held out, of the evaluation set, and of the
+training set, whose pairs with their outputs are in 'train' too."""
 
 
 def read_tasks() -> list[dict[str, Any]]:
@@ -25,12 +27,21 @@ def read_tasks() -> list[dict[str, Any]]:
 
 
 def read_solutions(split: str) -> dict[str, list[Grid]]:
-    """Solutions of the 'validation' or 'evaluation' test inputs.
+    """Solutions of the 'validation', 'evaluation' or 'training' test inputs.
 
-    Only select, and train if it may stop early, read those of validation; score reads those of evaluation.
+    Only select, and train to measure itself, read those of validation; score reads those of the other two.
     """
-    path = paths.VALIDATION_SOLUTIONS if split == "validation" else paths.EVALUATION_SOLUTIONS
-    return {name: [np.array(g, dtype=np.uint8) for g in grids] for name, grids in _json(path).items()}
+    solved = _json(solutions_path(split)).items()
+    return {name: [np.array(g, dtype=np.uint8) for g in grids] for name, grids in solved}
+
+
+def solutions_path(split: str) -> Path:
+    """The file of these solutions."""
+    return {
+        "validation": paths.VALIDATION_SOLUTIONS,
+        "evaluation": paths.EVALUATION_SOLUTIONS,
+        "training": paths.TRAINING_SOLUTIONS,
+    }[split]
 
 
 def read_origins(split: str) -> NDArray[np.str_]:
@@ -58,14 +69,12 @@ def read_pairs(split: str) -> dict[tuple[str, int], tuple[Grid, Grid | None]]:
 
 
 def read_demonstrations() -> dict[str, list[tuple[Grid, Grid]]]:
-    """Input and output of every training pair, generated ones excepted, by task id.
-
-    For evaluation tasks these are the demonstrations.
-    """
+    """Input and output of every demonstration, by task id: the pairs trained on but generated ones and test pairs."""
+    tests = {(name, grid.shape, grid.tobytes()) for (name, _), (grid, _) in read_pairs("training").items()}
     demonstrations: dict[str, list[tuple[Grid, Grid]]] = {}
     origins = read_origins("train")
     for origin, ((name, _), (grid, answer)) in zip(origins, read_pairs("train").items(), strict=True):
-        if answer is not None and origin != REARC:
+        if answer is not None and origin != REARC and (name, grid.shape, grid.tobytes()) not in tests:
             demonstrations.setdefault(name, []).append((grid, answer))
     return demonstrations
 
@@ -79,9 +88,14 @@ def read_dataset(split: str, views: Path) -> Dataset:
 
 
 def read_validation(views: Path) -> Dataset:
-    """The pairs of the validation split with their solutions as outputs, for a training that may stop early."""
+    """The pairs of the validation split with their solutions as outputs, for a training to measure itself."""
     dataset, names, solutions = read_dataset("validation", views), read_tasks(), read_solutions("validation")
     p = dataset.pairs
+    if len(p) == 0:
+        raise StageError(
+            f"{paths.PAIRS} has no validation pair: prepare.validation found no task to hold out; give data/own "
+            "training tasks, or set prepare.validation: evaluation-solutions"
+        )
     outputs = [solutions[names[task]["name"]][number] for task, number in zip(p.task, p.number, strict=True)]
     sizes = np.array([grid.size for grid in outputs])
     pairs = replace(

@@ -36,12 +36,18 @@ _held: dict[Path, int] = {}
 
 
 def take(devices: list[torch.device]) -> torch.device:
-    """Wait until one of `devices` is free, take it for the rest of this process and return it."""
+    """Wait until one of `devices` is free, take it for the rest of this process and return it.
+
+    One that this process holds is returned at once, whichever others are free.
+    """
     waits: dict[Path, dict[str, Any]] = {}
+    for device in devices:
+        if lock_file(device) in _held:
+            return device
     while True:
         for device in devices:
             path = lock_file(device)
-            if path is None or path in _held:
+            if path is None:
                 return device
             if _try(path):
                 events.emit(events.DeviceTaken(device=str(device)))

@@ -8,11 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.puzzles.grids import Grid
+from model.scoring.wording import subset
 from tasks.common import paths
 from tasks.common.documents import DocumentError, read_json
 from tasks.common.stage import StageError
 from tasks.files import predictions
-from tasks.files.tables import read_pairs, read_tasks
+from tasks.files.tables import read_demonstrations, read_pairs, solutions_path
 from tasks.reporting.score_table import Row
 
 Floats = NDArray[np.float64]
@@ -20,7 +21,7 @@ Solutions = Mapping[str, Sequence[Grid]]
 
 
 class Puzzle(NamedTuple):
-    """An evaluation task without its test outputs."""
+    """A task without its test outputs."""
 
     demonstrations: list[tuple[Grid, Grid]]
     tests: list[Grid]
@@ -74,14 +75,12 @@ class DenoisingExamples(NamedTuple):
     """Column of the predictions -> 'right' or 'wrong' -> mean per step, (steps,)."""
 
 
-def read_puzzles() -> dict[str, Puzzle]:
-    """The evaluation tasks of data/prepared, by id."""
-    puzzles = {task["name"]: Puzzle([], []) for task in read_tasks() if task["origin"] == "evaluation"}
-    for (name, _), (before, after) in sorted(read_pairs("train").items(), key=itemgetter(0)):
-        if name in puzzles and after is not None:
-            puzzles[name].demonstrations.append((before, after))
-    for (name, _), (before, _) in sorted(read_pairs("evaluation").items(), key=itemgetter(0)):
-        puzzles[name].tests.append(before)
+def read_puzzles(asked: str) -> dict[str, Puzzle]:
+    """The 'evaluation' or 'training' tasks of data/prepared, by id."""
+    demonstrations = read_demonstrations()
+    puzzles: dict[str, Puzzle] = {}
+    for (name, _), (before, _) in sorted(read_pairs(asked).items(), key=itemgetter(0)):
+        puzzles.setdefault(name, Puzzle(demonstrations.get(name, []), [])).tests.append(before)
     return puzzles
 
 
@@ -98,8 +97,8 @@ def cards(score: Mapping[str, Any], puzzles: Mapping[str, Puzzle], solutions: So
     for name, results in sorted(score["tasks"].items()):
         if name not in puzzles or name not in solutions or name not in submission:
             raise StageError(
-                f"{paths.score(checkpoint, evaluation)} scores task {name}, which {paths.TASKS}, "
-                f"{paths.EVALUATION_SOLUTIONS} or {path} lacks; run `dvc repro`"
+                f"{paths.score(checkpoint, evaluation)} scores task {name}, which {paths.PAIRS}, "
+                f"{solutions_path(subset(score))} or {path} lacks; run `dvc repro`"
             )
         for test, result in enumerate(results):
             attempts = [] if result["missing"] else _attempts(submission[name][test], solutions[name][test])

@@ -1,18 +1,20 @@
 """The score table, one row a checkpoint and evaluation, for the terminal and the report page."""
 
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
+import typer
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from model.config.evaluation import Evaluation, RepeatedVotes, Votes
 from model.config.experiment import Experiment
-from model.scoring.wording import caveats, interval, percent
+from model.scoring.wording import caveats, interval, percent, subset
 from tasks.common import paths
 from tasks.common.documents import DocumentError, read_json
 from tasks.common.params import resolved
 from tasks.common.stage import StageError, stage
+from tasks.reporting.behaviour import HEADS, Behaviour, behaviour, cells
 
 
 class Row(NamedTuple):
@@ -30,6 +32,8 @@ class Row(NamedTuple):
     evaluation: str
     settings: str
     """Steps, sampler and number of views or attempts, in words."""
+    subset: str
+    """Which tasks were asked: 'evaluation' or 'training'."""
     votes: int
     """Number of views that vote; 0 if there are attempts instead."""
     pass_at_1: float
@@ -45,6 +49,7 @@ class Row(NamedTuple):
     """What a reader must know before believing the score."""
     warnings: tuple[str, ...]
     """Warnings from the diagnostics of denoising and copying."""
+    behaviour: Behaviour
 
     @property
     def name(self) -> str:
@@ -82,7 +87,7 @@ def rows(experiment: Experiment) -> list[Row]:
 
 def _row(score: dict[str, Any]) -> Row:
     source = score["source"]
-    evaluation = Evaluation.model_validate(source["evaluation"])
+    evaluation = Evaluation.model_validate({"subset": subset(score), **source["evaluation"]})
     settings = [f"{evaluation.steps} steps", evaluation.sampler]
     match evaluation.answers:
         case Votes(views=views):
@@ -91,6 +96,8 @@ def _row(score: dict[str, Any]) -> Row:
             settings.append(f"{repetitions} votes of {views} views")
         case _:
             settings.append(f"{evaluation.attempts} attempts")
+    if evaluation.subset == "training":
+        settings.append("training tasks")
     if evaluation.limit:
         settings.append(f"first {evaluation.limit} tasks")
     return Row(
@@ -101,10 +108,12 @@ def _row(score: dict[str, Any]) -> Row:
         data=source["data"],
         evaluation=source["evaluation_name"],
         settings=", ".join(settings),
+        subset=evaluation.subset,
         votes=evaluation.views if evaluation.voting else 0,
         ci95=(score["ci95"][0], score["ci95"][1]),
         caveats=caveats(score),
         warnings=tuple(score["warnings"]),
+        behaviour=behaviour(score),
         **{name: score[name] for name in ("pass_at_1", "pass_at_2", "strict", "oracle", "sizes_correct")},
         **{name: score[name] for name in ("grids_solved", "n_grids", "n_tasks")},
     )
@@ -134,14 +143,41 @@ def draw(title: str, scores: list[Row]) -> Table:
     return table
 
 
+def draw_behaviour(scores: list[Row]) -> Table:
+    """The table of copies and trajectories for a terminal."""
+    table = Table(
+        title="copies and trajectories of the first attempts",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        collapse_padding=True,
+        pad_edge=False,
+    )
+    table.add_column("checkpoint\nevaluation", min_width=16)
+    for name in HEADS:
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in scores:
+        caveats_ = "".join(f"\n[bold yellow]{caveat}[/]" for caveat in row.caveats)
+        table.add_row(row.name + caveats_, *cells(row.behaviour))
+    return table
+
+
 @stage("table")
-def main() -> None:
+def main(
+    long: Annotated[bool, typer.Option("--long", help="Add how much is copied, and how the denoising went.")] = False,
+) -> None:
     """Print the score table and what to open next."""
     experiment = resolved()
-    console = Console()
-    console.print(draw(f"{experiment.title}, seed {experiment.seed}, shares in %", rows(experiment)))
+    console, scores = Console(), rows(experiment)
+    console.print(draw(f"{experiment.title}, seed {experiment.seed}, shares in %", scores))
+    if long:
+        console.print()
+        console.print(draw_behaviour(scores))
+        for row in scores:
+            for warning in row.warnings:
+                console.print(f"{row.name}: {warning}", highlight=False)
     console.print(f"open next: {paths.PAGE}; make ui", highlight=False)
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

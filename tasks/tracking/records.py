@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from model.config.experiment import experiment_name
-from model.scoring.wording import caveats, interval, percent
+from model.scoring.wording import caveats, interval, percent, subset
 from tasks.common.params import flatten
 from tasks.common.presets import LAYERS
 from tasks.tracking.mlflow_runs import Point, Record
@@ -16,6 +16,10 @@ Pair = tuple[str, str]
 
 HEADLINE = "best-votes"
 """The evaluation whose score stands for an experiment where it has one; else its first."""
+
+
+HELD_OUT = "validation_"
+"""Begins the keys of the history that are of held-out pairs."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ def run_name(parameters: Mapping[str, Any], pair: Pair | None = None) -> str:
 def training(finished: Finished) -> Record:
     """The run of the training: every parameter, the curves, the scores, and the files."""
     leaks = {score["source"]["leaks"] for score in finished.scores.values()}
-    curves = [("train", row) for row in finished.history]
+    curves = [curve for row in finished.history for curve in by_pairs(row)]
     curves += [("validation", row) for row in finished.selection["candidates"]]
     cost = finished.cost
     return Record(
@@ -92,6 +96,14 @@ def training(finished: Finished) -> Record:
     )
 
 
+def by_pairs(row: Mapping[str, float]) -> Iterator[tuple[str, dict[str, float]]]:
+    """A row of the history in two: 'train', and 'validation' with what was measured on held-out pairs, if anything."""
+    held_out = {k.removeprefix(HELD_OUT): value for k, value in row.items() if k.startswith(HELD_OUT)}
+    yield "train", {name: value for name, value in row.items() if not name.startswith(HELD_OUT)}
+    if held_out:
+        yield "validation", {"step": row["step"], **held_out}
+
+
 def evaluation(finished: Finished, pair: Pair) -> Record:
     """The run of one evaluation."""
     score = finished.scores[pair]
@@ -103,6 +115,7 @@ def evaluation(finished: Finished, pair: Pair) -> Record:
             **finished.tags,
             "arc.checkpoint": pair[0],
             "arc.evaluation": pair[1],
+            "arc.caveats": "; ".join(caveats(score)),
             "arc.pass_at_2": _with_interval(score),
             "arc.selected_on_the_reported_set": _text(score["selected_on_the_reported_set"]),
             "arc.leaks": str(source["leaks"]),
@@ -113,7 +126,7 @@ def evaluation(finished: Finished, pair: Pair) -> Record:
             | {"evaluation": {"name": pair[1], **source["evaluation"]}, "score": dict(finished.parameters["score"])}
         ),
         # At step 0 MLflow draws bars, which compare runs; the step of the checkpoint is a parameter.
-        points=[Point(name, value, 0) for name, value in numbers(score)],
+        points=[Point(name, value, 0) for name, value in [*numbers(score), *diagnostics(score)]],
         artifacts=finished.answers[pair],
     )
 
@@ -125,7 +138,8 @@ def _edition(score: Mapping[str, Any]) -> dict[str, str]:
 
 def headline(scores: Mapping[Pair, Mapping[str, Any]]) -> str:
     """The evaluation that stands for the experiment and its pass@2 in per cent: "best-votes 33.5 [28.9–38.2]"."""
-    names = {"-".join(pair): score for pair, score in scores.items()}
+    asked = {pair: score for pair, score in scores.items() if subset(score) == "evaluation"}
+    names = {"-".join(pair): score for pair, score in (asked or scores).items()}
     chosen = HEADLINE if HEADLINE in names else next(iter(names))
     return f"{chosen} {_with_interval(names[chosen])}"
 
@@ -154,6 +168,19 @@ def numbers(row: Mapping[str, Any]) -> list[tuple[str, float]]:
         elif isinstance(value, int | float) and not isinstance(value, bool) and name != "step":
             metrics.append((name, float(value)))
     return metrics
+
+
+def diagnostics(score: Mapping[str, Any]) -> list[tuple[str, float]]:
+    """Numbers of copying, of the denoising's trajectory and the signs (1 where one shows), such as copying/copy_rate.
+
+    Curves over the steps are in the score's file; what was not measured is left out.
+    """
+    return [
+        (f"{section}/{name}", float(value))
+        for section in ("copying", "trajectory", "signs")
+        for name, value in (score.get(section) or {}).items()
+        if isinstance(value, bool | int | float)
+    ]
 
 
 def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:

@@ -16,6 +16,7 @@ from model.storage.atomic import write_json
 from tasks import prepare, report, score
 from tasks.common import paths
 from tasks.files import predictions
+from tasks.reporting import panels
 from tests.conftest import experiment
 
 COLOURS = ["000000", "0074d9", "ff4136", "2ecc40", "ffdc00", "aaaaaa", "f012be", "ff851b", "7fdbff", "870c25"]
@@ -173,7 +174,7 @@ def house(workspace, built, tmp_path_factory):
                 "selected_on": now.prepare.validation,
             },
         )
-        names = [*report.TRAINING.values(), *(f"{key}_{i}" for key in ("accuracy", "cross_entropy") for i in range(3))]
+        names = [*panels.TRAINING.values(), *(f"{key}_{i}" for key in ("accuracy", "cross_entropy") for i in range(3))]
         write_json(paths.HISTORY, [{"step": 4.0 * k, **dict.fromkeys(names, 1 / k)} for k in (1, 2, 3)])
         for checkpoint in now.predict.checkpoints:
             for evaluation in now.predict.evaluations:

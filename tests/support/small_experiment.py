@@ -57,6 +57,7 @@ VOTING: dict[str, Any] = {
     "sizes": "own",
     "transposed_sizes": "swapped",
     "task_row": "view",
+    "subset": "evaluation",
     "limit": 0,
 }
 """An evaluation by four views."""

@@ -78,6 +78,9 @@ def test_a_folder_holds_one_task_a_file_or_official_files(own):
         grids = [[grid.tolist() for grid in pairs[name, number]] for number in (0, 1)]
         assert grids == [list(PAIR.values()), list(OTHER.values())]
     assert set(tables.read_solutions("validation")) < {"aaaaaaaa", "bbbbbbbb"}
+    # Nor is one evaluated.
+    assert {task for task, _ in tables.read_pairs("training")} < {"aaaaaaaa", "bbbbbbbb"}
+    assert set(tables.read_solutions("training")) < {"aaaaaaaa", "bbbbbbbb"}
 
 
 def test_without_extra_sources_the_data_are_as_before(own):

@@ -144,8 +144,9 @@ def test_the_labs_validation_is_of_evaluation_tasks_and_holds_out_no_training_ta
     prepare.main()
     table = pd.read_parquet(paths.PAIRS)
     # Both test pairs of bbbbbbbb and the one of aaaaaaaa are trained on now; the evaluated pair is not.
-    assert table["split"].value_counts().to_dict() == {"train": 8, "validation": 1, "evaluation": 1}
-    assert set(table[table["split"] != "train"]["task"]) == {2}
+    assert table["split"].value_counts().to_dict() == {"train": 8, "validation": 1, "evaluation": 1, "training": 3}
+    assert set(table[table["split"].isin(["validation", "evaluation"])]["task"]) == {2}
+    assert set(table[table["split"] == "training"]["task"]) == {0, 1}
     assert (table[table["split"] != "train"]["output_offset"] == -1).all()
     assert paths.VALIDATION_SOLUTIONS.read_text() == paths.EVALUATION_SOLUTIONS.read_text()
 

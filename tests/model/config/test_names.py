@@ -25,6 +25,7 @@ EVALUATION = {
     "sizes": "own",
     "transposed_sizes": "swapped",
     "task_row": "view",
+    "subset": "evaluation",
     "limit": 0,
 }
 EVALUATION |= {"time_map": "spaced", "self_conditioning": "none"}

@@ -189,9 +189,11 @@ SWITCHES: list[tuple[dict[str, Any], dict[str, Any], set[str]]] = [
 ]
 ELSEWHERE = {
     "early_stop": "test_early_stop",
+    "evaluate_candidates": "tests/tasks/test_candidate_scores",
     "evaluation_weight": "below, and test_stream",
     "finetune": "test_adapters, test_start",
     "origin_shares": "test_sampling_weights",
+    "validation": "test_validation",
 }
 
 

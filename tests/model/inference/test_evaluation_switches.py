@@ -36,6 +36,7 @@ SWITCHES: list[tuple[dict[str, Any], dict[str, Any], set[str]]] = [
     ({}, {"answers": TWICE}, ASKED),
     ({"answers": TWICE}, {"answers": {"count": 1}}, ASKED),
     ({}, {"limit": 1}, ASKED),
+    ({}, {"subset": "training"}, ASKED | GRIDS | {"sizes"}),
     ({}, {"weights": "ema"}, GRIDS | {"sizes"}),
     ({"weights": "raw"}, {"weights": "as-trained"}, set()),  # The checkpoint names its raw weights.
     ({}, {"sizes": "voted"}, GRIDS | {"sizes"}),
@@ -67,7 +68,7 @@ def look(workspace, monkeypatch):
     def run(switch):
         calls.clear()
         evaluation = Evaluation.model_validate(merge(VOTING, switch))
-        found = list(answers(paths.CHECKPOINTS / "best", "evaluation", evaluation, 0)[0])
+        found = list(answers(paths.CHECKPOINTS / "best", evaluation.subset, evaluation, 0)[0])
         indices = [int(np.abs(levels.log_snr.numpy() - time).argmin()) for time, _ in calls]
         return {
             "levels": indices,

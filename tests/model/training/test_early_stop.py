@@ -8,7 +8,7 @@ import torch
 import yaml
 
 from model.diffusion.schedule import cosine_schedule, levels
-from model.training.validation import CROSS_ENTROPY, Validation, exhausted, lowest
+from model.training.validation import CROSS_ENTROPY, PREFIX, Validation, exhausted, lowest
 from tasks import augment, prepare, report, select, train
 from tasks.common import paths
 from tasks.common.presets import ConfigurationError
@@ -53,13 +53,24 @@ def test_it_stops_where_the_history_says_and_the_last_candidate_is_that_update(a
     assert candidates == [*range(10, subject.step, 10), subject.step]
 
 
-def test_looking_changes_nothing_of_the_training_and_null_never_looks():
+def test_looking_changes_nothing_of_the_training():
     plain = run(training(_config(None)))
-    assert not any(CROSS_ENTROPY in row for row in plain.history)
+    assert not any(name.startswith(PREFIX) for row in plain.history for name in row)
     assert plain.step == 40
     watched = run(training(_config({"every": 1, "patience": 38, "improvement": 0.0}), validation=held_out()))
-    seen = [{name: value for name, value in row.items() if name != CROSS_ENTROPY} for row in watched.history]
+    seen = [{k: value for k, value in row.items() if not k.startswith(PREFIX)} for row in watched.history]
     assert seen == plain.history[: len(seen)]
+
+
+def test_other_looks_do_not_move_its_decisions():
+    stop = {"every": 4, "patience": 8, "improvement": 0.0}
+    seldom, often = (
+        run(training(_config(stop, optimizer={"learning_rate": 0.1}, validation={"every": n}), validation=held_out()))
+        for n in (500, 1)
+    )
+    assert seldom.stopped_early
+    assert often.step == seldom.step
+    assert sum(CROSS_ENTROPY in row for row in often.history) == often.step > len(often.history) // 4
 
 
 @pytest.mark.parametrize("weights", ["raw", pytest.param("ema", marks=pytest.mark.slow)])
@@ -82,17 +93,16 @@ def test_the_look_is_the_mean_cross_entropy_over_cells_whatever_the_batch():
     subject = run(training(_config(None), validation=held_out()))
     config = subject.config
     table = levels(cosine_schedule(config.noise), config.network.time_input, torch.device("cpu"))
-    held = held_out()
-    look = Validation(held, config.network, config.self_conditioning, 6, table, 0)
-    found = look.cross_entropy(subject.network)
-    assert found == look.cross_entropy(subject.network)
-    assert found != Validation(held, config.network, config.self_conditioning, 6, table, 1).cross_entropy(
-        subject.network
-    )
+
+    def look(batch, seed=0):
+        return Validation(held_out(), config.model_copy(update={"batch": batch}), table, seed)
+
+    found = look(6).measure(subject.network)
+    assert found == look(6).measure(subject.network)
+    assert found[CROSS_ENTROPY] != look(6, seed=1).measure(subject.network)[CROSS_ENTROPY]
     torch.nn.init.zeros_(subject.network.colour_head.weight)
     for batch in (1, 4, 6):
-        uniform = Validation(held, config.network, config.self_conditioning, batch, table, 0)
-        assert uniform.cross_entropy(subject.network) == pytest.approx(math.log(10), rel=1e-6)
+        assert look(batch).measure(subject.network)[CROSS_ENTROPY] == pytest.approx(math.log(10), rel=1e-6)
     assert subject.network.training
 
 
@@ -160,8 +170,8 @@ def test_through_the_stages_it_is_said_and_halfway_is_half_of_what_was_done(raw,
     final = json.loads((paths.CHECKPOINTS / "final.json").read_text())
     assert (final["step"], final["optimizer_steps"], final["stopped_early"]) == (end, 40, True)
     assert not json.loads(paths.candidate(done[0]).with_suffix(".json").read_text())["stopped_early"]
-    assert f"trained for {end} of 40 updates (stopped early)" in report.summary({}, history, 40)
-    assert "trained for 40 updates and" in report.summary({}, [{"step": 40.0}], 40)
+    assert f"trained for {end} of 40 updates (stopped early)" in report.summary({}, "evaluation", history, 40)
+    assert "trained for 40 updates and" in report.summary({}, "evaluation", [{"step": 40.0}], 40)
 
 
 def test_what_it_looks_at_are_the_solutions_of_the_validation_split(raw):

@@ -37,7 +37,7 @@ def test_the_cost_is_that_of_the_folders_own_training(folders, tmp_path, monkeyp
     root = tmp_path / "a0"
     (root / paths.PREPARED).mkdir()
     (root / paths.AUGMENTED).mkdir()
-    for table in (paths.CELLS, paths.PAIRS, paths.TASKS, paths.TRAINING_VIEWS):
+    for table in (paths.CELLS, paths.PAIRS, paths.TASKS, paths.TRAINING_VIEWS, paths.VALIDATION_SOLUTIONS):
         (root / table).write_text("x")
     monkeypatch.chdir(root)
     cost.add(experiment(dataset="aa1"), 90.0, "H200")

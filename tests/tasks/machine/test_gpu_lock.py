@@ -178,3 +178,11 @@ def take_turns() -> None:
     assert process.isdecimal()
     assert int(process) != os.getpid()
     assert refused == "Operation not permitted"
+
+
+def test_a_second_call_keeps_the_device_that_is_held_although_an_earlier_one_is_free(tmp_path, monkeypatch):
+    first, second = torch.device("cuda", 0), torch.device("cuda", 1)
+    monkeypatch.setattr(gpu_lock, "lock_file", lambda device: tmp_path / f"{device.index}.lock")
+    assert gpu_lock.take([second]) == second
+    assert gpu_lock.take([first, second]) == second
+    assert not (tmp_path / "0.lock").exists()

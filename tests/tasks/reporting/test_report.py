@@ -10,7 +10,7 @@ import pytest
 from tasks import report
 from tasks.common import paths
 from tasks.files import predictions, tables
-from tasks.reporting import gallery, score_table
+from tasks.reporting import gallery, panels, score_table
 from tests.support.report_fixture import (
     ANSWERS,
     STEPS,
@@ -177,12 +177,12 @@ def test_curves_of_the_steps_are_means_by_how_they_end(house):
     now = house()
     frame, _ = predictions.read(paths.predictions("best", "attempts"))
     solutions = tables.read_solutions("evaluation")
-    panels = report.step_panels(gallery.denoising_examples(score_table.rows(now)[:1], solutions))
+    drawn = panels.step_panels(gallery.denoising_examples(score_table.rows(now)[:1], solutions))
     ends = {"right": [], "wrong": []}
     for row in frame.itertuples():
         ends["right" if np.array_equal(row.grid, ANSWERS[row.task][row.test]) else "wrong"].append(row)
     assert len(ends["right"]) == 1
-    for panel, column in zip(panels, ("change", "confidences", "entropy"), strict=True):
+    for panel, column in zip(drawn, ("change", "confidences", "entropy"), strict=True):
         assert list(panel.lines) == ["ends right (1)", "ends wrong (7)"]
         for (x, y), rows in zip(panel.lines.values(), ends.values(), strict=True):
             assert list(x) == list(range(1, STEPS + 1))
@@ -193,7 +193,7 @@ def test_curves_of_the_steps_are_means_by_how_they_end(house):
 def test_the_votes_are_shown_by_views_and_by_grid(house):
     house()
     result = json.loads(paths.score("best", "votes").read_text())
-    curve, grids = report.vote_panels(result)
+    curve, grids = panels.vote_panels(result)
     assert list(curve.lines["pass@2"][0])[-1] == VIEWS
     assert curve.lines["pass@2"][1][-1] == pytest.approx(result["pass_at_2"], abs=1e-6)
     assert grids.lines[""][1] == [3, 1, 0, 0, 0]

@@ -36,16 +36,22 @@ def test_the_run_of_the_training_holds_parameters_curves_models_and_files(reposi
     assert parent.data.params["train.network.width"] == "32"
     assert float(parent.data.params["train.optimizer.learning_rate"]) == 2e-3
 
-    for prefix, rows in (
-        ("train", json.loads(paths.HISTORY.read_text())),
-        ("validation", json.loads(paths.SELECTION.read_text())["candidates"]),
-    ):
+    history, candidates = json.loads(paths.HISTORY.read_text()), json.loads(paths.SELECTION.read_text())["candidates"]
+    looks = [
+        {"step": row["step"]}
+        | {k.removeprefix("validation_"): v for k, v in row.items() if k.startswith("validation_")}
+        for row in history
+        if "validation_loss" in row
+    ]
+    assert looks
+    trained = [{k: v for k, v in row.items() if not k.startswith("validation_")} for row in history]
+    for prefix, rows in (("train", trained), ("validation", candidates), ("validation", looks)):
         curves = [k for k, v in rows[0].items() if isinstance(v, float) and k != "step"]
-        assert len(rows) > 1
         assert len(curves) > 5
         for name in curves:
             points = where.get_metric_history(run, f"{prefix}/{name}")
             assert sorted((p.step, p.value) for p in points) == sorted((int(r["step"]), r[name]) for r in rows)
+    assert not any("validation_" in name for name in parent.data.metrics)
 
     steps = {name: json.loads((paths.CHECKPOINTS / f"{name}.json").read_text())["step"] for name in publish.CHECKPOINTS}
     by_name = {model.tags["arc.checkpoint"]: model for model in models(where)}
