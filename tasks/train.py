@@ -33,6 +33,7 @@ from model.storage.atomic import write_json
 from model.storage.checkpoints import Description
 from model.storage.digests import digest
 from model.training.history import Diverged
+from model.training.sampling_weights import sampling_weights
 from model.training.sharding import Sharded
 from model.training.trainer import Stopped, Training
 from model.training.validation import ACCURACY, CROSS_ENTROPY, lowest
@@ -41,7 +42,7 @@ from tasks.common.documents import read_json
 from tasks.common.params import resolved
 from tasks.common.stage import StageError, stage
 from tasks.files import cost, live, start_checkpoint
-from tasks.files.tables import data_digest, read_dataset, read_tasks, read_validation
+from tasks.files.tables import data_digest, read_dataset, read_origins, read_tasks, read_validation
 from tasks.machine.device import choose, sharded, spread
 
 
@@ -53,11 +54,11 @@ def main() -> None:
     experiment, device = resolved(), choose()
     tasks = read_tasks()
     dataset = read_dataset("train", paths.TRAINING_VIEWS)
-    evaluated = np.array([tasks[t]["origin"] == "evaluation" for t in dataset.pairs.task])
+    origins, shares = read_origins("train"), experiment.train.origin_shares
     if experiment.train.finetune.pairs == "evaluation":
-        dataset = replace(dataset, pairs=dataset.pairs.rows(np.flatnonzero(evaluated)))
-        evaluated = evaluated[evaluated]
-    weight = np.where(evaluated, experiment.train.evaluation_weight, 1.0)
+        dataset = replace(dataset, pairs=dataset.pairs.rows(np.flatnonzero(origins == "evaluation")))
+        origins, shares = origins[origins == "evaluation"], {}
+    weight = sampling_weights(origins, experiment.train.evaluation_weight, shares)
     rows = task_rows(experiment.train.network, dataset.views)
     description = describe(experiment, tasks, dataset)
     weights = None
@@ -220,7 +221,7 @@ def describe(experiment: Experiment, tasks: list[dict[str, Any]], dataset: Datas
     if leaks["leaks"] == "keep":
         leaked = {(entry["task"], entry["test"]) for entry in leaks["pairs_of_other_tasks"]}
     held_out = {names[t] for t in read_dataset("validation", paths.TRAINING_VIEWS).pairs.task}
-    with_tests = {names[t] for t in dataset.pairs.task if tasks[t]["origin"] == "training"}
+    with_tests = {names[t] for t in dataset.pairs.task if tasks[t]["origin"] != "evaluation"}
     trained, pairs = with_tests - held_out, set(fingerprints(dataset))
     if experiment.train.finetune.start:
         before = start_checkpoint.describe()
