@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 
 from model.config.experiment import Experiment
 from model.storage.atomic import write_json
 from model.storage.digests import digest, digest_text
 from tasks.common import paths
-from tasks.common.documents import read_json
+from tasks.common.documents import read_json, read_yaml
 from tasks.common.params import resolved
 from tasks.common.stage import StageError, stage
 from tasks.files import cost
@@ -219,7 +218,7 @@ def dvc_hashes() -> dict[str, str]:
     """Tags: DVC's hash of each checkpoint's weights, by dvc.lock; {} before DVC has written them there."""
     if not paths.LOCK.exists():
         return {}
-    stages = yaml.safe_load(paths.LOCK.read_text()).get("stages", {})
+    stages = (read_yaml(paths.LOCK) or {}).get("stages", {})
     outs = {out["path"]: out.get("md5", "") for entry in stages.values() for out in entry.get("outs", [])}
     stems = {name: paths.CHECKPOINTS / f"{name}.safetensors" for name in CHECKPOINTS}
     return {f"arc.dvc.{name}": outs[str(path)] for name, path in stems.items() if outs.get(str(path))}
