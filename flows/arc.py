@@ -216,6 +216,7 @@ def publish() -> None:
 _PASS_ARGUMENTS = {"allow_extra_args": True, "ignore_unknown_options": True}
 for _panel, _name, _module, _help in (
     (LOOK, "table", "commands.table", "Print the scores of the experiment in this checkout."),
+    (LOOK, "list", "commands.list_runs", "List the runs in the MLflow store with scores and intervals, best first."),
     (LOOK, "compare", "commands.compare", "Compare experiments: intervals, paired differences, tasks won and lost."),
     (LOOK, "task", "commands.draw_task", "Draw a task: its attempts, the vote, and the denoising steps."),
     (LOOK, "ui", "servers.ui", "Start the pages of MLflow (results) and Prefect (the queue) on 127.0.0.1."),

@@ -14,8 +14,8 @@ def main() -> None:
     """Write data/augmented."""
     experiment = resolved()
     config, tasks = experiment.augment, read_tasks()
-    by_origin = {"training": config.training_views, "evaluation": config.evaluation_views}
-    training = np.array([by_origin[task["origin"]] for task in tasks])
+    by_origin = {"evaluation": config.evaluation_views}
+    training = np.array([by_origin.get(task["origin"], config.training_views) for task in tasks])
     shown = read_demonstrations() if config.output_only_colours == "kept" else {}
     output_only = [output_only_colours(shown.get(task["name"], ())) for task in tasks]
     conditioning = experiment.train.network.conditioning

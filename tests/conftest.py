@@ -16,6 +16,7 @@ from tasks.common import params
 from tasks.common.presets import merge
 from tasks.common import paths
 
+os.environ["ARC_LIVE"] = "0"  # Trainings of the tests start no process that shows them in MLflow.
 ROOT = Path(__file__).parent.parent
 
 SMALL: dict[str, Any] = {

@@ -28,8 +28,9 @@ from flows.runs.stage_process import Outcome, run_stage, stage_names
 from model.scoring.wording import caveats
 from tasks.common import paths
 from tasks.common.documents import read_json
+from tasks.common.stage import StageError
 from tasks.servers import ui
-from tasks.tracking import mlflow_runs, store
+from tasks.tracking import mlflow_runs, store, view
 
 NAME = "experiment"
 
@@ -66,6 +67,7 @@ def experiment(request: Request) -> State[None] | None:
         message = failure_reasons.of_file_error(error)
         return Crashed(message=message) if message.startswith(failure_reasons.FULL) else Failed(message=message)
     logger.info("committed to %s: `arc restore %s` restores it", branch, branch)
+    _name_branch_in_mlflow(worktree, branch)
     _warn_if_unreachable(lambda: show_results(request, worktree, branch, run))
     return None
 
@@ -177,6 +179,16 @@ def score_row(path: Path) -> dict[str, Any]:
     }
 
 
+def _name_branch_in_mlflow(worktree: Path, branch: str) -> None:
+    """The branch exists only after the publication. The result stands without the tag, so an error is only logged."""
+    file = worktree / paths.PUBLISHED
+    try:
+        if file.exists():
+            mlflow_runs.set_branch(store.configured_store(), read_json(file)["key"], branch)
+    except StageError as error:
+        get_run_logger().warning("MLflow's run does not name its branch: %s", error)
+
+
 def mlflow_links(worktree: Path) -> list[str]:
     """Links to the MLflow run of the published result and to its report; none if nothing was published."""
     file, place = worktree / paths.PUBLISHED, store.configured_store()
@@ -186,8 +198,12 @@ def mlflow_links(worktree: Path) -> list[str]:
     # A local store is shown by `make ui`; a tracking server has its own page.
     interruption.connect(published[1])
     page = place.uri if place.uri.startswith("http") else f"http://127.0.0.1:{mlflow_port(place)}"
-    address = f"{page}/#/experiments/{published[0]}/runs/{published[1]}"
-    return [f"[the run]({address})", f"[the report there]({address}/artifacts/report.html)"]
+    report = view.artifact_page(page, *published, "report.html")
+    return [
+        f"[the run]({view.run_page(page, *published)})",
+        f"[the report there]({report})",
+        f"[all scores]({view.runs_page(page, published[0])})",
+    ]
 
 
 def mlflow_port(place: store.Store) -> int:

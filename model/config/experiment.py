@@ -65,6 +65,16 @@ class Experiment(Frozen):
         return experiment_name(self.version, self.size, self.dataset, self.finetuning, self.budget)
 
     @model_validator(mode="after")
+    def _origins(self) -> Self:
+        for name in self.train.origin_shares:
+            if name not in ("evaluation", *self.fetch.extra):
+                raise ValueError(
+                    f"train.origin_shares names {name!r}; allowed are 'evaluation' and the sources of fetch.extra, "
+                    f"{list(self.fetch.extra)}"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _names(self) -> Self:
         if self.train.early_stop and self.prepare.validation == "evaluation-solutions":
             raise ValueError(

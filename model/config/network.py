@@ -25,10 +25,24 @@ class Network(Frozen):
     conditioning: Literal["task", "d4", "d4-colour", "rotation-flip-colour", "augmented-task"]
     """Embeddings of an example: of its task, with those of its view's D4 and colour cycle, or one per task and view."""
     time_input: Literal["index", "log-alpha-bar", "log-snr"]
+    task_embedding: Literal["prefix", "added"]
+    """Task and view embeddings are rows before the input cells; or their sum is added to every row instead."""
+    task_tokens: Annotated[int, Field(gt=0, le=64)]
+    """Rows of the prefix that embed the task."""
+    embedding_std: Annotated[float, Field(gt=0)]
+    """Standard deviation of task and view embeddings at the start."""
     attention_gain: Annotated[float, Field(gt=0)]
     """Factor of all attention scores. Queries and keys are normalised, so without it attention cannot be sharp."""
+    head_gains: Literal["fixed", "learned"]
+    """Whether each head of each layer learns a factor of its scores, 1 at the start, beside attention_gain."""
     fastest_rotation: Annotated[float, Field(gt=0)]
     """Radians per cell of the fastest rotary pair of rows and of columns; the others scale with it."""
+
+    @model_validator(mode="after")
+    def _task_tokens(self) -> Self:
+        if self.task_embedding == "added" and self.task_tokens > 1:
+            raise ValueError(f"task_tokens is {self.task_tokens}; with task_embedding 'added' no row embeds the task")
+        return self
 
     @model_validator(mode="after")
     def _heads(self) -> Self:

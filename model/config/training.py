@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from model.config.base import Count, Frozen, Positive, Share
+from model.config.base import Count, Frozen, Name, Positive, Share
 from model.config.diffusion import Noise, SelfConditioning
 from model.config.finetuning import Finetune
 from model.config.network import Network
@@ -16,12 +16,15 @@ WeightsKind = Literal["ema", "raw"]
 class Optimizer(Frozen):
     """How a gradient becomes an update of the weights."""
 
-    name: Literal["adamw", "muon"]
-    """muon: Muon for the matrices of the blocks, AdamW for all other parameters."""
+    name: Literal["adamw", "muon", "normuon"]
+    """muon: Muon for the matrices of the blocks, AdamW for all other parameters; normuon: Muon with updates normalised
+    by neuron."""
     learning_rate: Annotated[float, Field(gt=0)]
     """At the peak; Muon's updates are scaled to the size of AdamW's, so that one rate fits both."""
     weight_decay: Annotated[float, Field(ge=0)]
     """Decoupled: an update also multiplies the weights by 1 - learning rate x weight_decay."""
+    table_weight_decay: Annotated[float, Field(ge=0)] | None
+    """Of embeddings, biases and gains, everything but matrices that multiply activations; null: as weight_decay."""
 
 
 class Ema(Frozen):
@@ -31,6 +34,15 @@ class Ema(Frozen):
     """Share of the average that an update keeps."""
     warmup_steps: Count
     """Updates over which the decay rises from 0.99."""
+
+
+class NoiseLevels(Frozen):
+    """How the noise level of a training example is drawn."""
+
+    exponent: Annotated[float, Field(gt=0, le=100)]
+    """The level x, from 0 (clean) to 1 (pure noise), has the density a x**(a - 1): uniform for 1, rising above 1."""
+    pure_noise_share: Share
+    """Share of examples at the last level, whatever the exponent."""
 
 
 class PixelNoise(Frozen):
@@ -89,9 +101,16 @@ class Train(Frozen):
     accumulation: Positive
     """Batches an update."""
     evaluation_weight: Annotated[float, Field(gt=0)]
-    """Sampling weight of a pair of an evaluation task against one of a training task."""
+    """Sampling weight of a pair of an evaluation task against one of another task."""
+    origin_shares: dict[Name, Annotated[float, Field(gt=0, lt=1)]]
+    """Share of the examples that are pairs of 'evaluation' tasks or of a source of fetch.extra, by name; the pairs of
+    all other origins divide what is left by their weights."""
     gradient_clip: Annotated[float, Field(gt=0)]
     size_loss_weight: Annotated[float, Field(ge=0)]
+    noise_levels: NoiseLevels
+    loss_mean: Literal["cells", "examples", "root-cells"]
+    """What the cross-entropy is a mean of: cells; examples, so that small grids count as much as large ones; or cells
+    weighted by their grid's number of cells to the power -0.5."""
     pixel_noise: PixelNoise
     ema: Ema
     evaluated_weights: WeightsKind
@@ -111,6 +130,15 @@ class Train(Frozen):
     event, and changes nothing of the training."""
     early_stop: EarlyStop | None
     """null: train to the last update."""
+
+    @model_validator(mode="after")
+    def _shares(self) -> Self:
+        if sum(self.origin_shares.values()) >= 1:
+            raise ValueError(
+                f"origin_shares add up to {sum(self.origin_shares.values()):g}; the other pairs need a share, so they "
+                "must add up to less than 1"
+            )
+        return self
 
     @model_validator(mode="after")
     def _steps(self) -> Self:

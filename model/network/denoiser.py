@@ -41,7 +41,7 @@ from model.network.packing import Packed
 from model.ops.attention import attention
 from model.ops.casting import cast_for_two_passes
 from model.ops.dropout import Drop
-from model.ops.qkv import Rotation, rotation_of, scatter_context_kv, scatter_target_kv
+from model.ops.qkv import Rotation, rotation_of, scale_heads, scatter_context_kv, scatter_target_kv
 from model.ops.swiglu import swiglu
 from model.puzzles.grids import COLOURS, LARGEST_SIDE
 
@@ -89,6 +89,8 @@ class Encoded(NamedTuple):
     """float (S, 2, 30): height and width of the output in the view's frame; class k means k + 1 cells."""
     rotation: Rotation
     """Rotary embedding of the target rows."""
+    added: Tensor | None
+    """(S, D): what network.task_embedding 'added' adds to every row of a sequence; None for 'prefix'."""
 
     def detached(self) -> "Encoded":
         """The same with keys and values detached from the graph."""
@@ -104,6 +106,8 @@ class Block(nn.Module):
         self.attention_out = nn.Linear(config.width, config.width, bias=False)
         self.feed_in = nn.Linear(config.width, 2 * config.feed_forward, bias=False)
         self.feed_out = nn.Linear(config.feed_forward, config.width, bias=False)
+        self.log_gain = nn.Parameter(torch.empty(config.heads)) if config.head_gains == "learned" else None
+        """(H,): logarithms of the heads' factors of attention scores."""
 
 
 class Denoiser(nn.Module):
@@ -113,7 +117,7 @@ class Denoiser(nn.Module):
         super().__init__()
         self.config, width = config, config.width
         self.prefix_length = prefix_length(config)
-        self.task_table = nn.Embedding(task_rows, width)
+        self.task_table = nn.Embedding(task_rows, config.task_tokens * width)
         self.conditioning_table = nn.Embedding(max(1, _CONDITIONING_ROWS[config.conditioning]), width)
         self.size_token = nn.Parameter(torch.empty(width))
         self.input_cells = nn.Linear(COLUMNS, width, bias=False)
@@ -134,7 +138,9 @@ class Denoiser(nn.Module):
         int32 (`dropouts`,) seed the dropout masks; None disables dropout.
         """
         blocks, target_blocks, io_weights = self._weights()
-        x, qkv = self._embed_contexts(packed, hide_input, io_weights, blocks[0], self._drop(seeds, 0))
+        embedded = self._embed_tasks(packed)
+        added = embedded.sum(1).to(blocks[0].attention_in.dtype) if self.config.task_embedding == "added" else None
+        x, qkv = self._embed_contexts(packed, hide_input, io_weights, blocks[0], embedded, added, self._drop(seeds, 0))
         head = self.config.width // self.config.heads
         rotary = head, x.dtype, self.config.attention_gain, self.config.fastest_rotation
         rotation = rotation_of(packed.context_position, *rotary)
@@ -143,6 +149,7 @@ class Denoiser(nn.Module):
         keys, values = [], []
         for i, weights in enumerate(blocks):
             query, key, value, *for_targets = scatter_context_kv(self._heads(qkv), rotation, *slots)
+            query = self._scaled(query, i)
             keys.append(for_targets[0])
             values.append(for_targets[1])
             if i + 1 < len(blocks):
@@ -156,7 +163,7 @@ class Denoiser(nn.Module):
         attended = attention(query, key, value, packed.size_segments)
         x, inner = self._after_attention(x, attended, weights, self._drop(seeds, 2 * i + 1))
         sizes = layers.size_logits(x, inner, weights.feed_out, self._drop(seeds, 2 * i + 2), *io_weights[-4:])
-        return Encoded(keys, values, target_blocks, io_weights, sizes, target_rotation)
+        return Encoded(keys, values, target_blocks, io_weights, sizes, target_rotation, added)
 
     def denoise(
         self,
@@ -177,12 +184,13 @@ class Denoiser(nn.Module):
         conditioned = None if features is None else self.self_conditioning(features)
         io_weights, blocks = encoded.io_weights, encoded.weights
         table = layers.embedding_table(io_weights.output_cells)
-        first = table, io_weights.time, blocks[0].attention_in, self._drop(seeds, 0)
+        added = None if encoded.added is None else (encoded.added, packed.target_example)
+        first = table, io_weights.time, blocks[0].attention_in, added, self._drop(seeds, 0)
         x, qkv = layers.embed_targets(colours, time, conditioned, gain, *first)
         for i, weights in enumerate(blocks):
             buffers = packed.target_slots, encoded.keys[i], encoded.values[i]
             query, keys, values = scatter_target_kv(self._heads(qkv), encoded.rotation, *buffers)
-            attended = attention(query, keys, values, packed.target_segments)
+            attended = attention(self._scaled(query, i), keys, values, packed.target_segments)
             x, inner = self._after_attention(x, attended, weights, self._drop(seeds, 2 * i + 1))
             drop = self._drop(seeds, 2 * i + 2)
             if i + 1 < len(blocks):
@@ -212,6 +220,11 @@ class Denoiser(nn.Module):
         """(N, 3 D) -> (N, 3, H, D / H)."""
         return qkv.view(len(qkv), 3, self.config.heads, -1)
 
+    def _scaled(self, query: Tensor, layer: int) -> Tensor:
+        """The query with the learned gains of its heads."""
+        log_gain = cast("Block", self.blocks[layer]).log_gain
+        return query if log_gain is None else scale_heads(query, log_gain)
+
     def _drop(self, seeds: Tensor | None, index: int) -> Drop:
         """Rate and seed of dropout `index`: 0 is that of the embedding, then two for each layer."""
         if seeds is None:
@@ -224,26 +237,39 @@ class Denoiser(nn.Module):
         return x, swiglu(hidden)
 
     def _embed_contexts(
-        self, packed: Packed, hide_input: Tensor | None, io_weights: IOWeights, first: BlockWeights, drop: Drop
+        self,
+        packed: Packed,
+        hide_input: Tensor | None,
+        io_weights: IOWeights,
+        first: BlockWeights,
+        embedded: Tensor,
+        added: Tensor | None,
+        drop: Drop,
     ) -> tuple[Tensor, Tensor]:
         """Residual stream (C, D) and the first layer's query, key and value (C, 3 D)."""
-        view_tokens = packed.view_tokens if _CONDITIONING_TOKENS[self.config.conditioning] else None
-        tables = self.task_table.weight, self.conditioning_table.weight, self.size_token
-        prefixes = layers.embed_prefixes(packed.examples.task, view_tokens, *tables)
+        prefixes = layers.join_prefixes(embedded if added is None else None, self.size_token, len(embedded))
+        to_add = None if added is None else (added, packed.context_example)
         cells = packed.context_colour, hide_input, packed.context_example
         where = packed.context_prefix, packed.prefix_rows
         table = layers.embedding_table(io_weights.input_cells)
-        return layers.embed_contexts(*cells, prefixes, *where, table, first.attention_in, drop)
+        return layers.embed_contexts(*cells, prefixes, *where, table, first.attention_in, to_add, drop)
+
+    def _embed_tasks(self, packed: Packed) -> Tensor:
+        """Embeddings of task and view, (S, task and conditioning tokens, D)."""
+        view_tokens = packed.view_tokens if _CONDITIONING_TOKENS[self.config.conditioning] else None
+        tables = self.task_table.weight, self.conditioning_table.weight
+        return layers.embed_tasks(packed.examples.task, view_tokens, *tables, self.config.width)
 
     def _initialise(self) -> None:
         residual_scale = 1 / math.sqrt(2 * self.config.layers)
         for name, parameter in self.named_parameters():
             if parameter.dim() < 2:
-                nn.init.zeros_(parameter) if name.endswith("bias") else nn.init.normal_(parameter, std=1.0)
+                zero = name.endswith(("bias", "log_gain"))
+                nn.init.zeros_(parameter) if zero else nn.init.normal_(parameter, std=1.0)
             elif name.endswith(("attention_out.weight", "feed_out.weight")):
                 nn.init.normal_(parameter, std=residual_scale / math.sqrt(parameter.shape[1]))
             elif name in ("task_table.weight", "conditioning_table.weight"):
-                nn.init.normal_(parameter, std=1.0)
+                nn.init.normal_(parameter, std=self.config.embedding_std)
             elif name == "colour_head.weight":
                 nn.init.zeros_(parameter)
             elif name in ("input_cells.weight", "output_cells.weight"):
@@ -254,8 +280,8 @@ class Denoiser(nn.Module):
 
 
 def prefix_length(config: Network) -> int:
-    """Rows before the input cells of a context: task, conditioning tokens, size token."""
-    return 2 + _CONDITIONING_TOKENS[config.conditioning]
+    """Rows before the input cells of a context: task and conditioning tokens, unless added to all rows; size token."""
+    return 1 if config.task_embedding == "added" else config.task_tokens + _CONDITIONING_TOKENS[config.conditioning] + 1
 
 
 def build(train: Train, task_rows: int) -> Denoiser:

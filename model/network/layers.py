@@ -74,35 +74,45 @@ def embed_targets(
     table: Tensor,
     time_weight: Tensor,
     next_weight: Tensor,
+    added: tuple[Tensor, Tensor] | None,
     drop: Drop,
 ) -> tuple[Tensor, Tensor]:
     """Embed noisy output cells, and project for the first sublayer: the residual stream (T, D) and (T, M).
 
     `colours` int64 (T,), `time` (T,) or (1,); `conditioned` (T, D) are the projected self-conditioning features, scaled
     by `gain` (T,) or (1,), both None for none; `table` (16, D) from `embedding_table`, `time_weight` (D, 64),
-    `next_weight` (M, D).
+    `next_weight` (M, D); `added` as in `embed_contexts`.
     """
     # Sum in float32: in bfloat16 the compiler would write the embeddings out first and add the product to them.
     exact = torch.promote_types(next_weight.dtype, torch.float32)
     x = dropout(_embed(colours, table), *drop).to(exact) + _embed_time(time, time_weight).to(exact)
     if conditioned is not None and gain is not None:
         x = x + gain[:, None] * conditioned
+    if added is not None:
+        x = x + _repeat(*added)
     x = x.to(next_weight.dtype)  # Otherwise all layers would run in float32.
     return x, _norm_then_project(x, next_weight)
 
 
 @maybe_compile
-def embed_prefixes(
-    task: Tensor, view_tokens: Tensor | None, task_table: Tensor, conditioning_table: Tensor, size_token: Tensor
+def embed_tasks(
+    task: Tensor, view_tokens: Tensor | None, task_table: Tensor, conditioning_table: Tensor, width: int
 ) -> Tensor:
-    """Embed the tokens before the input cells: task, conditioning tokens of the view, size token; (S * P, D).
+    """Embed the task, in k rows, and the conditioning tokens of the view: (S, k + tokens, D).
 
-    `task` int64 (S,), `view_tokens` int64 (S, P - 2) or None for none, `size_token` (D,).
+    `task` int64 (S,), `view_tokens` int64 (S, tokens) or None for none, `task_table` (tasks, k D).
     """
-    parts = [functional.embedding(task, task_table)[:, None]]
-    if view_tokens is not None:
-        parts.append(functional.embedding(view_tokens, conditioning_table))
-    return torch.cat([*parts, size_token.expand(len(task), 1, -1)], 1).flatten(0, 1)
+    tasks = functional.embedding(task, task_table).view(len(task), -1, width)
+    if view_tokens is None:
+        return tasks
+    return torch.cat([tasks, functional.embedding(view_tokens, conditioning_table)], 1)
+
+
+@maybe_compile
+def join_prefixes(embedded: Tensor | None, size_token: Tensor, sequences: int) -> Tensor:
+    """The rows before the input cells: (S * P, D) of `embedded` (S, P - 1, D), if there are any, and the size token."""
+    size_tokens = size_token.expand(sequences, 1, -1)
+    return (size_tokens if embedded is None else torch.cat([embedded, size_tokens], 1)).flatten(0, 1)
 
 
 @maybe_compile
@@ -115,18 +125,22 @@ def embed_contexts(
     prefix_rows: Tensor,
     table: Tensor,
     next_weight: Tensor,
+    added: tuple[Tensor, Tensor] | None,
     drop: Drop,
 ) -> tuple[Tensor, Tensor]:
     """Embed input cells, insert the prefixes, and project for the first sublayer: residual stream (C, D) and (C, M).
 
     `colours` int64 (C,); cells of sequences with `hide_input` bool (S,) are embedded as HIDDEN, where `example` int64
-    (C,) is the sequence of each row. `prefixes` (S * P, D) from `embed_prefixes` replace the rows that `context_prefix`
-    and `prefix_rows` of `Packed` name. `table` (16, D) from `embedding_table`, `next_weight` (M, D).
+    (C,) is the sequence of each row. `prefixes` (S * P, D) from `join_prefixes` replace the rows that `context_prefix`
+    and `prefix_rows` of `Packed` name. `table` (16, D) from `embedding_table`, `next_weight` (M, D). `added` are a
+    vector for each sequence (S, D), which is added to all its rows, and the sequence of each row, int64 (C,); or None.
     """
     shown = colours if hide_input is None else torch.where(hide_input[example], HIDDEN, colours)
     cells = dropout(_embed(shown, table), *drop)
     inserted = take_rows(prefixes, context_prefix.clamp(min=0), prefix_rows)
     x = torch.where((context_prefix >= 0)[:, None], inserted.to(cells.dtype), cells)
+    if added is not None:
+        x = x + _repeat(*added)
     return x, _norm_then_project(x, next_weight)
 
 
@@ -165,6 +179,26 @@ class _Embedding(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:
         (colours,) = ctx.saved_tensors
         return None, functional.one_hot(colours, COLUMNS).to(gradient.dtype).T @ gradient
+
+
+class _Repeat(torch.autograd.Function):
+    """Rows of `vectors` (S, D) by `sequence` (N,), whose gradient is a product with one-hot rows, as `_Embedding`'s."""
+
+    @staticmethod
+    def forward(ctx: Any, vectors: Tensor, sequence: Tensor) -> Tensor:
+        ctx.save_for_backward(sequence)
+        ctx.sequences = len(vectors)
+        return vectors[sequence]
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (sequence,) = ctx.saved_tensors
+        one_hot = torch.arange(ctx.sequences, device=sequence.device)[:, None] == sequence
+        return one_hot.to(gradient.dtype) @ gradient, None
+
+
+def _repeat(vectors: Tensor, sequence: Tensor) -> Tensor:
+    return _Repeat.apply(vectors, sequence)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def _embed(colours: Tensor, table: Tensor) -> Tensor:

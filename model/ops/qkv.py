@@ -57,6 +57,12 @@ def scatter_target_kv(
     return query, keys.index_copy(0, slots, key), values.index_copy(0, slots, value)
 
 
+@maybe_compile
+def scale_heads(query: Tensor, log_gain: Tensor) -> Tensor:
+    """Multiply the query (N, H, W) of each head, and thereby its attention scores, by the exponential of its (H,)."""
+    return (query * log_gain.exp()[:, None]).to(query.dtype)
+
+
 def rotation_of(position: Tensor, width: int, dtype: torch.dtype, gain: float = 1.0, fastest: float = 1.0) -> Rotation:
     """Rotary embedding of rows at `position` (N, 3), row, column and grid, for heads of `width` columns.
 

@@ -21,9 +21,10 @@ from model.config.training import Train, WeightsKind
 from model.network.denoiser import Denoiser, build
 from model.storage.atomic import atomic_path, write_json
 
-FORMAT: Literal[4] = 4
-"""3 had averaged or raw weights, not both; 2 had optimizer, average and pixel noise as flat keys of `train`; 1 did not
-say which pairs were trained on."""
+FORMAT: Literal[5] = 5
+"""4 lacked keys of `train` (task embedding, head gains, noise levels, loss mean, table decay, origin shares); 3 had
+averaged or raw weights, not both; 2 had optimizer, average and pixel noise as flat keys of `train`; 1 did not say which
+pairs were trained on."""
 
 
 class CheckpointError(ValueError):
@@ -33,7 +34,7 @@ class CheckpointError(ValueError):
 class Description(Frozen):
     """Contents of the JSON file."""
 
-    format: Literal[4]
+    format: Literal[5]
     experiment: str
     """version/size/dataset."""
     seed: int
@@ -177,7 +178,7 @@ _ROW_NOISE = 0.01
 _SAME: dict[str, tuple[str, ...]] = {
     "network": (
         *("width", "layers", "heads", "feed_forward", "size_hidden", "conditioning", "time_input"),
-        *("attention_gain", "fastest_rotation"),
+        *("task_embedding", "task_tokens", "attention_gain", "head_gains", "fastest_rotation"),
     ),
     "noise": (),
     "self_conditioning": ("features", "temperature", "projection", "gain"),

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from model.config.diffusion import SelfConditioning
-from model.config.training import Train
+from model.config.training import NoiseLevels, Train
 from model.diffusion import self_conditioning
 from model.diffusion.forward import add_noise
 from model.diffusion.reverse import argmax_reverse_step, reverse_step
@@ -82,7 +82,8 @@ def training_loss(
     features, noisy, seen = _first_pass(network, packed, encoded, table, config, draw, mode, noised, seeds[1])
     time, gain = _time_and_gain(table, seen, config.self_conditioning, draw)
     logits = network.denoise(packed, encoded, noisy, time, features, gain, seeds[2])
-    return _measured(packed, logits, encoded.size_logits, noised, len(table.beta), config.size_loss_weight)
+    weights = config.size_loss_weight, config.loss_mean
+    return _measured(packed, logits, encoded.size_logits, noised, len(table.beta), *weights)
 
 
 @functools.partial(maybe_compile, static=True)
@@ -93,12 +94,26 @@ def _noised(packed: Packed, table: Levels, config: Train, key: Tensor) -> Noised
         uniform(key, TrainingDraw.HIDE_INPUT, sequence) < config.network.input_grid_dropout
     )
     lowest = 1 if config.self_conditioning.reverses else 0
-    level = lowest + (uniform(key, TrainingDraw.LEVEL, sequence) * (len(table.beta) - lowest)).to(torch.int64)
+    level = draw_levels(uniform(key, TrainingDraw.LEVEL, sequence), config.noise_levels, lowest, len(table.beta))
     level = level[packed.target_example]
     clean = packed.target_colour.clamp(max=COLOURS - 1)
     keep, replacement = uniform(key, TrainingDraw.KEEP, row), uniform(key, TrainingDraw.REPLACEMENT, row)
     noisy = add_noise(clean, table.alpha_bar[level], keep, replacement)
     return Noised(hidden, level, table.time[level], clean, noisy)
+
+
+def draw_levels(draw: Tensor, config: NoiseLevels, lowest: int, levels: int) -> Tensor:
+    """Noise levels `lowest` ... `levels` - 1, int64 (S,), from uniform draws in [0, 1), float (S,)."""
+    pure = draw < config.pure_noise_share
+    if config.pure_noise_share:  # What is left of the draw is uniform in [0, 1) again.
+        draw = (draw - config.pure_noise_share).clamp(min=0) / max(1 - config.pure_noise_share, 1e-9)
+    if config.exponent != 1:
+        draw = draw ** (1 / config.exponent)
+    # A power of the draw may be rounded to 1.
+    level = lowest + (draw * (levels - lowest)).to(torch.int64).clamp(
+        max=levels - lowest - 1
+    )  # A power may round to 1.
+    return torch.where(pure, levels - 1, level)
 
 
 @functools.partial(maybe_compile, static=True)
@@ -111,7 +126,7 @@ def _time_and_gain(
 
 @functools.partial(maybe_compile, static=True)
 def _measured(
-    packed: Packed, logits: Tensor, size_logits: Tensor, noised: Noised, levels: int, size_weight: float
+    packed: Packed, logits: Tensor, size_logits: Tensor, noised: Noised, levels: int, size_weight: float, mean: str
 ) -> tuple[Tensor, Tensor]:
     """Loss and METRICS."""
     real = packed.target_real
@@ -124,10 +139,19 @@ def _measured(
         parts = torch.stack([real.float(), cross_entropy.detach(), right.float()], -1)
         by_bucket = functional.one_hot(bucket, BUCKETS).float().T @ parts
     cells, total, right_cells = by_bucket.sum(0)
-    loss = cross_entropy.sum() / cells + size_weight * size_cross_entropy / grids
+    loss = _mean(packed, cross_entropy, cells, mean) + size_weight * size_cross_entropy / grids
     one = torch.ones((), device=loss.device)
     sums = [loss, one, cells, total, right_cells, grids, size_cross_entropy, size_right]
     return loss, torch.cat([torch.stack([s.detach().float() for s in sums]), by_bucket.flatten()])
+
+
+def _mean(packed: Packed, cross_entropy: Tensor, cells: Tensor, mean: str) -> Tensor:
+    """The mean of the cross-entropy (T,), 0 at padding, that Train.loss_mean names; `cells` counts the real cells."""
+    if mean == "cells":
+        return cross_entropy.sum() / cells
+    size = (packed.examples.output_height * packed.examples.output_width).clamp(min=1)
+    weight = size[packed.target_example].float() ** (-1.0 if mean == "examples" else -0.5)
+    return (cross_entropy * weight).sum() / (weight * packed.target_real).sum()
 
 
 def _first_pass(

@@ -1,4 +1,4 @@
-"""AdamW, Muon, the moving average, and the learning rate at each step."""
+"""AdamW, Muon, NorMuon, the moving average, and the learning rate at each step."""
 
 import copy
 import functools
@@ -6,7 +6,7 @@ import itertools
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,17 +22,31 @@ class Muon(Optimizer):
     Each parameter is a stack of `pieces` matrices along its first dimension, such as the fused query, key and value.
     Updates are scaled by 0.2 sqrt(longer side), to the root mean square of AdamW's (Liu et al. 2025).
     torch.optim.Muon computes the same one matrix at a time, which doubles a step at width 384 (tests compare both).
+
+    With `by_neuron` this is NorMuon (Li et al. 2025): each row of an orthogonalised matrix, a neuron, is divided by the
+    root of the moving average of its mean square, and the whole is scaled back to the same root mean square.
     """
 
     def __init__(
-        self, parameters: Iterable[tuple[nn.Parameter, int]], *, learning_rate: float | Tensor, weight_decay: float
+        self,
+        parameters: Iterable[tuple[nn.Parameter, int]],
+        *,
+        learning_rate: float | Tensor,
+        weight_decay: float,
+        by_neuron: bool = False,
     ) -> None:
         groups: dict[int, list[nn.Parameter]] = defaultdict(list)
         for parameter, pieces in parameters:
             groups[pieces].append(parameter)
         super().__init__(
             [{"params": members, "pieces": pieces} for pieces, members in groups.items()],
-            {"lr": learning_rate, "weight_decay": weight_decay, "momentum": 0.95},
+            {
+                "lr": learning_rate,
+                "weight_decay": weight_decay,
+                "momentum": 0.95,
+                "by_neuron": by_neuron,
+                "second_momentum": 0.95,
+            },
         )
 
     @torch.no_grad()
@@ -43,19 +57,24 @@ class Muon(Optimizer):
             for parameter in parameters:
                 if not self.state[parameter]:
                     self.state[parameter]["momentum"] = torch.zeros_like(parameter)
+                    if group["by_neuron"]:
+                        self.state[parameter]["mean_square"] = torch.zeros_like(parameter[:, :1])
             momenta = [self.state[p]["momentum"] for p in parameters]
             gradients = [cast("Tensor", p.grad) for p in parameters]
             torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
             nesterov = torch._foreach_lerp(gradients, momenta, group["momentum"])
-            stacks: dict[torch.Size, list[tuple[Tensor, Tensor]]] = defaultdict(list)
-            for parameter, update in zip(parameters, nesterov, strict=True):
-                pieces = (x.chunk(group["pieces"]) for x in (parameter, update))
-                for weight, piece in zip(*pieces, strict=True):
-                    stacks[weight.shape].append((weight, piece))
-            for shape, pairs in stacks.items():
-                steps = newton_schulz(torch.stack([piece for _, piece in pairs]))
+            squares = [self.state[p].get("mean_square", p[:, :1]) for p in parameters]
+            stacks: dict[torch.Size, list[tuple[Tensor, Tensor, Tensor]]] = defaultdict(list)
+            for parameter, update, square in zip(parameters, nesterov, squares, strict=True):
+                pieces = (x.chunk(group["pieces"]) for x in (parameter, update, square))
+                for weight, piece, neurons in zip(*pieces, strict=True):
+                    stacks[weight.shape].append((weight, piece, neurons))
+            for shape, parts in stacks.items():
+                steps = newton_schulz(torch.stack([piece for _, piece, _ in parts]))
+                if group["by_neuron"]:
+                    steps = normalise_neurons(steps, [neurons for _, _, neurons in parts], group["second_momentum"])
                 steps *= group["lr"] * (0.2 * math.sqrt(max(shape)))
-                weights = [weight for weight, _ in pairs]
+                weights = [weight for weight, _, _ in parts]
                 torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
                 torch._foreach_sub_(weights, steps.unbind())
 
@@ -73,30 +92,56 @@ def newton_schulz(matrices: Tensor) -> Tensor:
     return result
 
 
+def normalise_neurons(steps: Tensor, squares: list[Tensor], momentum: float) -> Tensor:
+    """Divide each row of `steps` (n, rows, columns) by the root of the moving average of its mean square.
+
+    `squares` are the averages, (rows, 1) for each matrix, and are updated in place. Each matrix is then scaled to the
+    root mean square of an orthogonal one.
+    """
+    torch._foreach_lerp_(squares, steps.square().mean(-1, keepdim=True).unbind(), 1 - momentum)
+    scaled = steps / (torch.stack(squares).sqrt() + 1e-10)
+    rms = scaled.square().mean((-2, -1), keepdim=True).sqrt()
+    return scaled / (rms.clamp(min=1e-10) * math.sqrt(max(steps.shape[1:])))
+
+
 _PIECES = {"attention_in": 3, "feed_in": 2, "attention_out": 1, "feed_out": 1}
 
 
 def optimizers(network: nn.Module, config: Train) -> list[Optimizer]:
-    """AdamW on every parameter (version ledger 2.4), or Muon on the blocks' matrices and AdamW on the rest.
+    """AdamW on every parameter (version ledger 2.4), or Muon or NorMuon on the blocks' matrices and AdamW on the rest.
 
     On a GPU the rate is a tensor, so that graph replays see its updates; see `set_rate`.
     """
     matrices: list[tuple[nn.Parameter, int]] = []
-    rest: list[nn.Parameter] = []
+    rest: list[tuple[str, nn.Parameter]] = []
     for name, parameter in network.named_parameters():
         kind = name.split(".")[-2] if "." in name else ""
         if not parameter.requires_grad:
             continue
-        if config.optimizer.name == "muon" and "blocks." in name and kind in _PIECES:
+        if config.optimizer.name != "adamw" and "blocks." in name and kind in _PIECES:
             matrices.append((parameter, _PIECES[kind]))
         else:
-            rest.append(parameter)
+            rest.append((name, parameter))
     cuda = next(network.parameters()).is_cuda
     rate = torch.tensor(config.optimizer.learning_rate, device="cuda") if cuda else config.optimizer.learning_rate
-    adamw = torch.optim.AdamW(rest, lr=rate, weight_decay=config.optimizer.weight_decay, fused=True, capturable=cuda)
+    adamw = torch.optim.AdamW(decay_groups(rest, config), lr=rate, fused=True, capturable=cuda)
     if not matrices:
         return [adamw]
-    return [Muon(matrices, learning_rate=rate, weight_decay=config.optimizer.weight_decay), adamw]
+    decay, normalised = config.optimizer.weight_decay, config.optimizer.name == "normuon"
+    return [Muon(matrices, learning_rate=rate, weight_decay=decay, by_neuron=normalised), adamw]
+
+
+_TABLES = ("task_table", "conditioning_table", "input_cells", "output_cells")
+
+
+def decay_groups(parameters: Iterable[tuple[str, nn.Parameter]], config: Train) -> list[dict[str, Any]]:
+    """Parameter groups of AdamW from parameters by name: one for each weight decay that applies to some of them."""
+    decay, of_tables = config.optimizer.weight_decay, config.optimizer.table_weight_decay
+    groups: dict[float, list[nn.Parameter]] = defaultdict(list)
+    for name, parameter in parameters:
+        is_table = name.split(".")[0] in _TABLES or parameter.dim() < 2
+        groups[of_tables if is_table and of_tables is not None else decay].append(parameter)
+    return [{"params": members, "weight_decay": value} for value, members in groups.items()]
 
 
 def set_rate(optimizer: Optimizer, rate: float) -> None:

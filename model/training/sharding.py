@@ -18,7 +18,7 @@ from model.config.training import Train, WeightsKind
 from model.network.denoiser import Denoiser
 from model.network.packing import Budget, pack
 from model.training import objective
-from model.training.optimizer import Average
+from model.training.optimizer import Average, decay_groups
 from model.training.trainer import Training
 
 
@@ -53,7 +53,7 @@ class Sharded(Training):
         if optimizer != "adamw" or adapters == "lora":
             raise ValueError(
                 f"train.optimizer.name is {optimizer!r} and train.finetune.adapters {adapters!r}; a sharded training "
-                "takes 'adamw' without adapters (Muon needs whole matrices); change that or unset ARC_SHARD"
+                "takes 'adamw' without adapters (Muon and NorMuon need whole matrices); change that or unset ARC_SHARD"
             )
         if self.config.finetune.task_table == "frozen":
             raise ValueError(
@@ -66,8 +66,8 @@ class Sharded(Training):
         self.parameters = list(self.network.parameters())
         config = self.config.optimizer
         # Not `optimizers`: their rate is a tensor, for CUDA graphs.
-        rate, decay = config.learning_rate, config.weight_decay
-        self.optimizers = [torch.optim.AdamW(self.parameters, lr=rate, weight_decay=decay, fused=True)]
+        groups = decay_groups(self.network.named_parameters(), self.config)
+        self.optimizers = [torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)]
         self.add_gradient, self.apply = self._add_gradient, self._apply
 
     def _shard(self, network: nn.Module) -> _Whole:

@@ -19,9 +19,9 @@ from rich.table import Table
 
 from model.scoring.wording import interval, percent
 from model.storage.atomic import write_text
-from tasks.commands import compare_page
-from tasks.commands.comparison import Comparison, Pair, Row, compare
 from tasks.common.stage import StageError, stage
+from tasks.comparison import compare_page
+from tasks.comparison.comparison import Comparison, Pair, Row, compare
 
 FEW = 3
 """Largest number of experiments for which every pair is printed with all its tasks; else only neighbours are."""

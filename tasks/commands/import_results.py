@@ -152,7 +152,7 @@ def _evaluation_tasks(values: Mapping[str, Any]) -> tuple[dict[Key, Grid], Mappi
 
 
 def _fetch(values: Mapping[str, Any]) -> Fetch:
-    return Fetch.model_validate({"official_evaluation": None} | values["fetch"])  # Newer than some kept results.
+    return Fetch.model_validate(_filled("fetch", values))
 
 
 def titled(values: Mapping[str, Any]) -> dict[str, Any]:

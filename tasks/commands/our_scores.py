@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 
 from model.config.experiment import experiment_name
 from model.scoring.wording import interval, percent
-from tasks.commands import import_results, results
+from tasks.commands import import_results
 from tasks.common import params
 from tasks.common.presets import LAYERS
 from tasks.common.stage import StageError
+from tasks.comparison import results
 from tasks.tracking import store
 from tasks.tracking.mlflow_runs import KIND
 from tasks.tracking.records import HEADLINE

@@ -7,6 +7,7 @@ import torch
 import typer
 import yaml
 
+from model.config.data import REARC
 from model.config.experiment import Experiment
 from model.network.denoiser import build
 from model.puzzles import grids
@@ -16,6 +17,8 @@ from tasks.common.presets import LAYERS, parse_name
 from tasks.common.stage import StageError, stage
 from tasks.common.titles import leaves
 from tasks.files import arckit_tasks, official_evaluation
+from tasks.files.extra_sources import tasks_of
+from tasks.files.extra_tasks import checked
 from tasks.files.official import read_official
 from tasks.files.selection import keep
 from tasks.ledger import facts as ledger
@@ -161,7 +164,7 @@ def parameters(experiment: Experiment, training: int, evaluation: int) -> Parame
 
 def task_counts(experiment: Experiment) -> tuple[int, int]:
     """Training and evaluation tasks that the stage `prepare` will keep."""
-    counts = []
+    counts, taken = [], set[str]()
     official = experiment.fetch.official_evaluation
     for split in arckit_tasks.SPLITS:
         if experiment.fetch.source == "arckit":
@@ -178,6 +181,12 @@ def task_counts(experiment: Experiment) -> tuple[int, int]:
         tasks = {name: grids.task(name, value) for name, value in challenges.items()}
         answers = {name: grids.solutions(name, solutions[name], len(task.test)) for name, task in tasks.items()}
         counts.append(len(keep(tasks, answers, experiment.prepare, split)))
+        taken |= set(tasks)
+    for source in experiment.fetch.extra:
+        extra = {} if source == REARC else tasks_of(source)  # Generated pairs are of known tasks.
+        solved = [checked(paths.OWN, name, task) for name, task in extra.items() if name not in taken]
+        sides = [max(task.sides() + [side for g in outputs for side in g.shape]) for task, outputs in solved]
+        counts[0] += sum(side <= experiment.prepare.largest_side for side in sides)
     return counts[0], counts[1]
 
 

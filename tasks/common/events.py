@@ -76,14 +76,38 @@ class Failed(_Event):
     message: str
 
 
-Event = DeviceTaken | Resumed | Progress | CandidateScored | Failed
+class Row(_Event):
+    """A row of the training's history."""
+
+    kind: Literal["row"] = "row"
+    values: dict[str, float]
+
+
+class Trained(_Event):
+    """The training has ended with its result."""
+
+    kind: Literal["trained"] = "trained"
+
+
+Event = DeviceTaken | Resumed | Progress | CandidateScored | Row | Trained | Failed
 _EVENT: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="kind")])
 
 
+_copies: list[Path] = []
+
+
+def copy_to(path: Path) -> None:
+    """Append the events of this process to a second file too."""
+    _copies.append(path)
+
+
 def emit(event: Event) -> None:
-    """Append the event to the file of the watcher, if there is one. A stage never fails because of it."""
-    if not (name := os.environ.get(VARIABLE)):
-        return
+    """Append the event to the files of the watchers, if there are any. A stage never fails because of it."""
+    for name in filter(None, [os.environ.get(VARIABLE), *map(str, _copies)]):
+        _append(name, event)
+
+
+def _append(name: str, event: Event) -> None:
     try:
         # One write in append mode, so that lines of several processes do not mix.
         file = os.open(name, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)

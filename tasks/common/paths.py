@@ -17,10 +17,12 @@ def home() -> Path:
 PARAMS = Path("params.yaml")
 PRESETS = Path("presets.yaml")
 EXPERIMENT = Path("data/experiment.yaml")
+LOCK = Path("dvc.lock")
 
 OWN = Path("data/own")
 """For the official JSON files of anybody's own tasks."""
 RAW = Path("data/raw")
+EXTRA = RAW / "extra"
 START = Path("data/start")
 """The checkpoint that a fine-tuning starts from, if any; else a file that says so."""
 PREPARED = Path("data/prepared")
@@ -61,6 +63,11 @@ SCRATCH = home() / os.environ.get("ARC_SCRATCH", ".scratch")
 def raw(split: str, kind: str) -> Path:
     """An official file: split 'training' or 'evaluation', kind 'challenges' or 'solutions'."""
     return RAW / f"arc-agi_{split}_{kind}.json"
+
+
+def extra(source: str) -> Path:
+    """What `fetch` collected from a source of fetch.extra."""
+    return EXTRA / f"{source}.json"
 
 
 def subset(split: str) -> Path:

@@ -1,6 +1,7 @@
 """Seconds that a training took, kept in scratch: times are not reproducible, so they are in no DVC output."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +21,21 @@ def training_key(experiment: Experiment) -> str:
     return digest_text(inputs)[:32]
 
 
-def add(experiment: Experiment, seconds: float, device: str) -> None:
-    """Add `seconds` that a start of the training spent on `device`."""
-    path = _path(experiment)
+def add(experiment: Experiment, seconds: float, device: str, began: float | None = None) -> None:
+    """Add `seconds` that a start of the training, begun at Unix time `began` and ending now, spent on `device`."""
+    path, now = _path(experiment), time.time()
     before = read(experiment) or {"seconds": 0.0}
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, {"seconds": before["seconds"] + seconds, "device": device})
+    started = before.get("started", now - seconds if began is None else began)
+    times = {"started": started, "ended": now}
+    write_json(path, {"seconds": before["seconds"] + seconds, "device": device, **times})
 
 
 def read(experiment: Experiment) -> dict[str, Any] | None:
-    """Seconds and device of the training, summed over all its starts; None if it never ran with this scratch folder."""
+    """Seconds (summed over all its starts), device, and Unix times `started` and `ended` of the training.
+
+    None if it never ran with this scratch folder.
+    """
     path = _path(experiment)
     return dict(read_json(path)) if path.exists() else None
 

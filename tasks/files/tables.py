@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
+from model.config.data import REARC
 from model.puzzles.arrays import Dataset, Ints, Pairs, Views
 from model.puzzles.grids import Grid
 from model.storage.digests import digest
@@ -20,7 +22,7 @@ training set, whose pairs with their outputs are in 'train' too."""
 
 
 def read_tasks() -> list[dict[str, Any]]:
-    """The task index: name and origin ('training' or 'evaluation') of each task, in order."""
+    """The task index: name and origin ('training', 'evaluation' or a source of fetch.extra) of each task, in order."""
     return list(_json(paths.TASKS))
 
 
@@ -42,6 +44,12 @@ def solutions_path(split: str) -> Path:
     }[split]
 
 
+def read_origins(split: str) -> NDArray[np.str_]:
+    """The origin of every pair of a split, in `read_dataset`'s order: that of its task, or 'rearc' if generated."""
+    table = pd.read_parquet(paths.PAIRS, columns=["split", "origin"])
+    return np.array(table[table["split"] == split]["origin"], dtype=np.str_)
+
+
 def read_pairs(split: str) -> dict[tuple[str, int], tuple[Grid, Grid | None]]:
     """Input and output (None where it is not known) of every pair of a split, by task id and number."""
     names, table, cells = [task["name"] for task in read_tasks()], pd.read_parquet(paths.PAIRS), np.load(paths.CELLS)
@@ -61,11 +69,12 @@ def read_pairs(split: str) -> dict[tuple[str, int], tuple[Grid, Grid | None]]:
 
 
 def read_demonstrations() -> dict[str, list[tuple[Grid, Grid]]]:
-    """Input and output of every demonstration, by task id: the pairs trained on but those with a test input."""
+    """Input and output of every demonstration, by task id: the pairs trained on but generated ones and test pairs."""
     tests = {(name, grid.shape, grid.tobytes()) for (name, _), (grid, _) in read_pairs("training").items()}
     demonstrations: dict[str, list[tuple[Grid, Grid]]] = {}
-    for (name, _), (grid, answer) in read_pairs("train").items():
-        if answer is not None and (name, grid.shape, grid.tobytes()) not in tests:
+    origins = read_origins("train")
+    for origin, ((name, _), (grid, answer)) in zip(origins, read_pairs("train").items(), strict=True):
+        if answer is not None and origin != REARC and (name, grid.shape, grid.tobytes()) not in tests:
             demonstrations.setdefault(name, []).append((grid, answer))
     return demonstrations
 

@@ -1,6 +1,6 @@
 """Answers the test inputs of a split with a checkpoint, for the stages `select` and `predict`."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +35,8 @@ def answers(
     network, description = checkpoints.load(stem, device, evaluation.weights)
     checkpoints.check_same(stem, description, names, resolved().augment)
     dataset = read_dataset(split, paths.VOTING_VIEWS)
+    if split == "evaluation" and not description.leaks:  # What leaks, score refuses or marks.
+        refuse_trained_on(stem, description.tests_trained_on, {names[task] for task in dataset.pairs.task})
     if evaluation.limit:
         first = np.unique(dataset.pairs.task)[: evaluation.limit]
         kept = dataset.pairs.rows(np.flatnonzero(np.isin(dataset.pairs.task, first)))
@@ -51,6 +53,19 @@ def answers(
             yield from predictor.answer(evaluation, lambda done: progress.update(bar, completed=done), failures)
 
     return show(), dataset, names
+
+
+def refuse_trained_on(stem: Path, trained: Iterable[str], evaluated: Iterable[str]) -> None:
+    """Refuse a checkpoint that was trained on test pairs of evaluated tasks, such as of fetch.extra then.
+
+    Raises CheckpointError.
+    """
+    both = sorted(set(trained) & set(evaluated))
+    if both:
+        raise checkpoints.CheckpointError(
+            f"{stem} was trained on the test pairs of {len(both)} evaluated tasks ({', '.join(both[:3])}); it cannot "
+            "be scored on them: train again without them"
+        )
 
 
 def agreed_sizes(

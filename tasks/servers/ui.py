@@ -15,10 +15,10 @@ from typing import Annotated, Any
 import psutil
 import typer
 
-from tasks.common import paths
+from tasks.common import params, paths
 from tasks.common.stage import StageError, die_with_parent, stage
 from tasks.servers import background, prefect_server
-from tasks.tracking import store
+from tasks.tracking import mlflow_runs, store, view
 from tasks.tracking.addresses import addressable
 
 HOST = "127.0.0.1"
@@ -59,9 +59,7 @@ def mlflow_page(place: store.Store) -> Page:
         return any("mlflow" in p.cmdline() and place.uri in p.cmdline() for p in [process, *process.parents()[:1]])
 
     environment = {**store.SETTINGS, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    # By itself the page opens as the one for language models.
-    path = "/#/experiments?workflowType=machine_learning"
-    return Page("MLflow", arguments, lambda _: environment, "/health", ours, path)
+    return Page("MLflow", arguments, lambda _: environment, "/health", ours, "/")
 
 
 def prefect_page() -> Page:
@@ -110,16 +108,17 @@ def main(
     if place.artifacts:
         with store.locked(place):
             store.create(place)
+            store.relocate(place)
         wanted.insert(0, (mlflow_page(place), mlflow_port))
     else:
-        print(f"MLflow   {place.uri} (MLFLOW_TRACKING_URI)", flush=True)
+        print(f"MLflow   {scores(place, place.uri)} (MLFLOW_TRACKING_URI)", flush=True)
     started: list[tuple[Page, int, subprocess.Popen[bytes]]] = []
     processes: list[subprocess.Popen[bytes]] = []
     try:
         for page, port in wanted:
             known = running(page)
             if known:
-                print(f"{page.name:8} {_url(known, page.path)} (ran already)", flush=True)
+                print(f"{page.name:8} {_shown(page, known, place)} (ran already)", flush=True)
             else:
                 chosen = free(port, {other for _, other, _ in started})
                 started.append((page, chosen, start(page, chosen)))
@@ -130,7 +129,7 @@ def main(
             processes.append(import_kept())
             print(f"{'':8} the results of {store.KEPT} appear there within a minute of the first start", flush=True)
         for page, port, _ in started:
-            print(f"{page.name:8} {_url(port, page.path)}", flush=True)
+            print(f"{page.name:8} {_shown(page, port, place)}", flush=True)
         if started:
             secret = prefect_server.secret_file(Path(os.environ.get("PREFECT_HOME", ".prefect")).expanduser())
             print(f"Prefect's page asks once for the secret: `cat {secret}`", flush=True)
@@ -145,6 +144,23 @@ def main(
         for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)
         end(processes)
+
+
+def scores(place: store.Store, page: str) -> str:
+    """Address of the runs in MLflow at `page`, under the view that comes with the store.
+
+    Without presets.yaml, which names the MLflow experiment, it is that of the list of experiments.
+    """
+    if not paths.PRESETS.exists():
+        return view.experiments_page(page)
+    name = params.read(paths.PRESETS)["defaults"]["publish"]["experiment"]
+    with store.locked(place):
+        experiment = mlflow_runs.experiment_id(mlflow_runs.connect(place), place, name)
+    return view.runs_page(page, experiment)
+
+
+def _shown(page: Page, port: int, place: store.Store) -> str:
+    return scores(place, _url(port, "")) if page.name == "MLflow" else _url(port, page.path)
 
 
 def running(page: Page) -> int | None:

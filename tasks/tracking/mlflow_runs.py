@@ -10,12 +10,17 @@ from typing import Any
 from urllib.parse import quote
 
 from tasks.common.stage import StageError
-from tasks.tracking.store import SETTINGS, Store, create, locked
+from tasks.tracking import models as models_of
+from tasks.tracking import promotion, view
+from tasks.tracking.models import Model
+from tasks.tracking.store import SETTINGS, Store, create, locked, relocate
 
 KEY = "arc.key"
 """Tag of every run and model of a result: the digest of its content."""
 KIND = "arc.run"
-"""Tag: 'experiment' of the run of a training, 'evaluation' of those below it."""
+"""Tag: 'experiment' of the run of a training, 'evaluation' of those below it, 'live' of a training's while it runs."""
+LIVE = "arc.live"
+"""Tag of the run of a training while it runs: the key of the training."""
 
 
 @dataclass(frozen=True)
@@ -25,16 +30,6 @@ class Point:
     metric: str
     value: float
     step: int
-
-
-@dataclass(frozen=True)
-class Model:
-    """A checkpoint whose bytes stay with DVC."""
-
-    name: str
-    step: int
-    params: Mapping[str, str]
-    tags: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -72,6 +67,8 @@ class Result:
     models: Mapping[str, Model]
     evaluations: Sequence[tuple[str, Record]]
     data: Data
+    training_key: str = ""
+    """Of the training, whose run while it ran this result replaces."""
 
 
 def run_of(store: Store, key: str) -> tuple[str, str] | None:
@@ -82,6 +79,26 @@ def run_of(store: Store, key: str) -> tuple[str, str] | None:
         runs = _search(connect(store), f"tags.`{KEY}` = '{key}' and tags.`{KIND}` = 'experiment'")
     finished = [run.info for run in runs if run.info.status == "FINISHED"]
     return (finished[0].experiment_id, finished[0].run_id) if finished else None
+
+
+def trainings(store: Store) -> list[Any]:
+    """The runs of all trainings: finished results, and those that run or ended without a result."""
+    with _mlflow_errors(store):
+        return _search(connect(store), f"tags.`{KIND}` != 'evaluation'")
+
+
+def set_branch(store: Store, key: str, branch: str) -> None:
+    """Say on the run of the result `key` which git branch has it, and how to restore it from there."""
+    found = run_of(store, key)
+    if not found:
+        return
+    with _mlflow_errors(store):
+        client = connect(store)
+        note = client.get_run(found[1]).data.tags.get("mlflow.note.content", "")
+        restore = f"Restore: `git switch {branch} && dvc checkout`"
+        client.set_tag(found[1], "arc.branch", branch)
+        if restore not in note:
+            client.set_tag(found[1], "mlflow.note.content", f"{note}\n\n{restore}")
 
 
 def holds(store: Store, key: str) -> bool:
@@ -124,12 +141,18 @@ def publish(store: Store, key: str, read: Callable[[], Result]) -> bool:
             except BaseException as error:
                 _terminate(client, f"tags.`{KEY}` = '{key}'", "FAILED" if isinstance(error, Exception) else "KILLED")
                 raise
+            if result.training_key:
+                for run in _search(client, f"tags.`{LIVE}` = '{result.training_key}'"):
+                    client.delete_run(run.info.run_id)
+            for name in {model.registered for model in result.models.values()}:
+                print(promotion.consider(client, name, key, KEY))
     return True
 
 
 def connect(store: Store) -> Any:
     """MLflow's client of the store."""
     os.environ.update(SETTINGS)
+    relocate(store)
     import mlflow
 
     mlflow.set_tracking_uri(store.uri)
@@ -153,6 +176,8 @@ def _discard(client: Any, key: str) -> None:
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     for model in client.search_logged_models(experiments, f"tags.`{KEY}` = '{key}'"):
         client.delete_logged_model(model.model_id)
+    for version in client.search_model_versions(f"tags.`{KEY}` = '{key}'"):
+        client.delete_model_version(version.name, version.version)
 
 
 def _terminate(client: Any, filter_string: str, status: str) -> None:
@@ -161,23 +186,27 @@ def _terminate(client: Any, filter_string: str, status: str) -> None:
 
 
 def experiment_id(client: Any, store: Store, name: str) -> str:
-    """Id of the MLflow experiment, which is created if it is missing. Raises StageError if it was deleted."""
+    """Id of the MLflow experiment, which is created if it is missing, with its saved view.
+
+    Raises StageError if it was deleted.
+    """
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
         location = str(store.artifacts / quote(name, safe="")) if store.artifacts else None
         # Without this tag the page opens as one for language models.
-        kind = {"mlflow.experimentKind": "custom_model_development"}
+        kind = {"mlflow.experimentKind": "custom_model_development", view.TAG: view.tag()}
         return str(client.create_experiment(name, artifact_location=location, tags=kind))
     if experiment.lifecycle_stage == "deleted":
         raise StageError(
             f"the MLflow experiment {name!r} of {store.uri} is deleted; restore it with `mlflow experiments restore "
             f"--experiment-id {experiment.experiment_id}`, or choose another name in publish.experiment"
         )
+    if experiment.tags.get(view.TAG) != view.tag():
+        client.set_experiment_tag(experiment.experiment_id, view.TAG, view.tag())
     return str(experiment.experiment_id)
 
 
 def _write(client: Any, experiment: str, key: str, result: Result) -> None:
-    import mlflow
     from mlflow import entities
 
     data = entities.Dataset(
@@ -206,14 +235,7 @@ def _write(client: Any, experiment: str, key: str, result: Result) -> None:
     with _run(client, experiment, result.training, {KEY: key, KIND: "experiment"}) as parent:
         describe(parent, result.training, "training")
         models = {
-            checkpoint: mlflow.create_external_model(
-                name=model.name,
-                source_run_id=parent,
-                experiment_id=experiment,
-                model_type="checkpoint",
-                params=dict(model.params),
-                tags={**model.tags, KEY: key},
-            ).model_id
+            checkpoint: models_of.log(client, experiment, parent, model, {KEY: key})
             for checkpoint, model in result.models.items()
         }
         outputs = [entities.LoggedModelOutput(models[name], model.step) for name, model in result.models.items()]
@@ -223,6 +245,8 @@ def _write(client: Any, experiment: str, key: str, result: Result) -> None:
             tags = {KEY: key, KIND: "evaluation", "mlflow.parentRunId": parent}
             with _run(client, experiment, record, tags) as child:
                 describe(child, record, "evaluation", models.get(checkpoint))
+        for checkpoint, model in result.models.items():
+            models_of.register(client, model, models[checkpoint], parent, {KEY: key})
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from model.config.experiment import experiment_name
 from model.scoring.wording import caveats, interval, percent, subset
 from tasks.common.params import flatten
 from tasks.common.presets import LAYERS
+from tasks.tracking import view
 from tasks.tracking.mlflow_runs import Point, Record
 
 Pair = tuple[str, str]
@@ -50,15 +51,25 @@ class Finished:
     @property
     def name(self) -> str:
         """VERSION[+FINETUNING]/SIZE[+BUDGET]/DATASET."""
-        own = {"finetuning": "none", "budget": "own"}
-        return experiment_name(**{kind: str(self.parameters.get(kind, own.get(kind))) for kind in LAYERS})
+        return named(self.parameters)
 
     @property
     def tags(self) -> dict[str, str]:
         """Tags of all its runs."""
-        identity = {f"arc.{part}": str(self.parameters[part]) for part in ("version", "size", "dataset", "seed")}
-        named = {"arc.experiment": self.name, "arc.title": str(self.parameters["title"])}
-        return {**named, **identity, **self.code, **self.extra}
+        return {"arc.experiment": self.name, **identity(self.parameters), **self.code, **self.extra}
+
+
+def named(parameters: Mapping[str, Any]) -> str:
+    """VERSION[+FINETUNING]/SIZE[+BUDGET]/DATASET."""
+    own = {"finetuning": "none", "budget": "own"}
+    return experiment_name(**{kind: str(parameters.get(kind, own.get(kind))) for kind in LAYERS})
+
+
+def identity(parameters: Mapping[str, Any]) -> dict[str, str]:
+    """Tags with the title, what it adds to the name, the names and the seed."""
+    names = {f"arc.{part}": str(parameters[part]) for part in ("version", "size", "dataset", "seed")}
+    title = str(parameters["title"])
+    return {"arc.title": title, "arc.differs": title.removeprefix(named(parameters)).strip(), **names}
 
 
 def run_name(parameters: Mapping[str, Any], pair: Pair | None = None) -> str:
@@ -77,6 +88,7 @@ def training(finished: Finished) -> Record:
         tags={
             **finished.tags,
             "arc.pass_at_2": headline(finished.scores),
+            **{view.scored("-".join(pair)): _with_interval(score) for pair, score in finished.scores.items()},
             "arc.selected_on_the_reported_set": _text(finished.selection["on_the_reported_set"]),
             "arc.leaks": str(max(leaks, default=0)),
             **_edition(next(iter(finished.scores.values()), {})),

@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import os
 import re
+import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 from model.storage.digests import digest_text
 from tasks.common import paths
+from tasks.common.stage import StageError
 from tasks.tracking.addresses import sqlite_address
 
 DATABASE = Path("mlflow.db")
@@ -20,11 +22,21 @@ ARTIFACTS = "mlartifacts"
 KEPT = Path("docs/baselines")
 """Results that come with the repository; `arc import` publishes them."""
 
+_PLACES = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+)
+"""Columns of MLflow's database with absolute paths."""
+
 SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "1",
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
     "GIT_PYTHON_REFRESH": "quiet",
 }
@@ -73,6 +85,32 @@ def locked(store: Store) -> Iterator[None]:
             print(f"waiting for another process that writes to {store.uri}", flush=True)
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def relocate(store: Store) -> None:
+    """Correct the places of artifacts after the folder of a SQLite store was moved with them.
+
+    MLflow keeps them as absolute paths. Raises StageError if the database is broken.
+    """
+    if store.database is None or store.artifacts is None or store.empty:
+        return
+    now = str(store.artifacts)
+    with contextlib.closing(sqlite3.connect(store.database, timeout=60)) as connection, connection:
+        try:
+            rows = connection.execute("SELECT artifact_location FROM experiments").fetchall()
+        except sqlite3.DatabaseError as error:
+            raise StageError(f"{store.database} is no MLflow store: {error}; move it away, or repair it") from error
+        roots = {Path(location).parent for (location,) in rows if location} - {store.artifacts}
+        for root in sorted(roots):
+            # Artifacts that were left behind, or that somebody keeps elsewhere, stay where they are.
+            if root.name != ARTIFACTS or not root.is_absolute() or (root.exists() and not store.artifacts.exists()):
+                continue
+            before = f"{root}/"
+            for table, column in _PLACES:
+                connection.execute(
+                    f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?",
+                    (now, len(before), len(before), before),
+                )
 
 
 def create(store: Store) -> None:

@@ -35,6 +35,8 @@ def code(name: str) -> set[str]:
 @pytest.mark.parametrize("name", STAGES)
 def test_the_deps_hold_every_imported_file(name):
     imported = needed(f"tasks.{name}", ROOT)
+    if name == "publish":  # It copies what the models in MLflow import.
+        imported |= needed("tasks.serving.served_model", ROOT) | {"tasks/serving/served_model.py"}
     assert imported - code(name) == set()
     assert code(name) - imported == WIDENED.get(name, set())
 

@@ -10,6 +10,7 @@ from model.ops.segments import make_segments
 from model.ops.swiglu import swiglu
 from model.training.trainer import Training
 from model.training.validation import CROSS_ENTROPY
+from tasks.common.presets import merge
 from tests.conftest import experiment
 from tests.support.masked_attention import masked_attention
 from tests.support.small_training import dataset, held_out
@@ -104,11 +105,21 @@ def test_a_gpu_drops_what_a_cpu_drops():
         assert torch.equal(compiled.cpu(), dropout.dropout(torch.ones(300, 70), 0.2, seed))
 
 
+V8 = {
+    "network": {"task_embedding": "added", "embedding_std": 0.1, "head_gains": "learned"},
+    "optimizer": {"name": "normuon", "table_weight_decay": 0.0},
+    "noise_levels": {"exponent": 2.0, "pure_noise_share": 0.2},
+    "loss_mean": "root-cells",
+}
+
+
+@pytest.mark.parametrize("more", [{}, V8, {"network": {"task_tokens": 3}}], ids=["v3", "v8", "longer-prefix"])
 @pytest.mark.parametrize("compile_", ["never", "always"])
-def test_the_gradient_of_a_recorded_packed_step_equals_the_cpus(compile_):
+def test_the_gradient_of_a_recorded_packed_step_equals_the_cpus(compile_, more):
     network = {"width": 128, "heads": 2, "dropout": 0.1, "embedding_dropout": 0.1, "input_grid_dropout": 0.1}
-    config = experiment(train={"network": network, "precision": "fp32", "compile": "never"}).train
-    half = experiment(train={"network": network, "precision": "bf16", "compile": compile_}).train
+    more = merge(more, {"network": network})
+    config = experiment(train=merge(more, {"precision": "fp32", "compile": "never"})).train
+    half = experiment(train=merge(more, {"precision": "bf16", "compile": compile_})).train
     cpu = Training(dataset(), torch.ones(18).numpy(), 6, config, 0, torch.device("cpu"))
     gpu = Training(dataset(), torch.ones(18).numpy(), 6, half, 0, torch.device("cuda"))
     torch.nn.init.normal_(cpu.network.colour_head.weight, std=0.1)

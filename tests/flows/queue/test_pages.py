@@ -75,7 +75,7 @@ def test_the_form_offers_what_there_is_and_refuses_what_is_wrong(lab: Lab, page:
     fill_in(page, lab)
     add(page, "train.optimizer.name=adam")
     submit(page)
-    expect(page.locator("body")).to_contain_text("(adamw|muon)")
+    expect(page.locator("body")).to_contain_text("(adamw|muon|normuon)")
     assert lab.runs() == []
     fill_in(page, lab)
     add(page, "train.optimizer.name=muon")

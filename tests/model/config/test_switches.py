@@ -130,6 +130,10 @@ SWITCHES: list[tuple[dict[str, Any], dict[str, Any], set[str]]] = [
     ({}, {"network": {"conditioning": "augmented-task"}}, SHAPES),
     ({}, {"network": {"attention_gain": 2.0}}, ALL),
     ({}, {"network": {"fastest_rotation": 2.0}}, ALL),
+    ({}, {"network": {"task_embedding": "added"}}, ALL),
+    ({}, {"network": {"task_tokens": 3}}, SHAPES),
+    ({}, {"network": {"embedding_std": 0.02}}, ALL),
+    ({}, {"network": {"head_gains": "learned"}}, COURSE | {"shapes"}),
     ({}, {"network": {"time_input": "index"}}, COURSE),
     ({}, {"network": {"time_input": "log-alpha-bar"}}, COURSE),
     ({}, {"noise": {"steps": 64}}, COURSE),
@@ -148,6 +152,15 @@ SWITCHES: list[tuple[dict[str, Any], dict[str, Any], set[str]]] = [
     ({}, {HOW: {"training": "blend"}}, COURSE),
     ({}, {HOW: {"inference": "two-pass"}}, set()),
     ({}, {"optimizer": {"name": "muon"}}, COURSE),
+    ({}, {"optimizer": {"name": "normuon"}}, COURSE),
+    ({"optimizer": {"name": "muon"}}, {"optimizer": {"name": "normuon"}}, COURSE),
+    ({}, {"optimizer": {"table_weight_decay": 0.5}}, COURSE),
+    ({}, {"optimizer": {"table_weight_decay": 0.01}}, set()),  # what null is
+    # Sums of equal losses in other buckets or with other weights: the first loss changes by rounding alone.
+    ({}, {"noise_levels": {"exponent": 2.0}}, ALL),
+    ({}, {"noise_levels": {"pure_noise_share": 0.5}}, ALL),
+    ({}, {"loss_mean": "examples"}, ALL),
+    ({}, {"loss_mean": "root-cells"}, ALL),
     ({}, {"optimizer": {"learning_rate": 0.01}}, RATE),
     ({}, {"optimizer": {"weight_decay": 0.5}}, COURSE),
     ({}, {"schedule": "constant"}, RATE),
@@ -179,6 +192,7 @@ ELSEWHERE = {
     "evaluate_candidates": "tests/tasks/test_candidate_scores",
     "evaluation_weight": "below, and test_stream",
     "finetune": "test_adapters, test_start",
+    "origin_shares": "test_sampling_weights",
     "validation": "test_validation",
 }
 

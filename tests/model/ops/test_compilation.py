@@ -31,9 +31,12 @@ def test_the_previous_setting_returns_after_the_block(monkeypatch):
     assert function() == "eager"
 
 
+@pytest.mark.parametrize(
+    "switches", [{}, {"task_embedding": "added", "head_gains": "learned"}, {"task_tokens": 3}], ids=str
+)
 @pytest.mark.parametrize("dynamic", DYNAMIC)
-def test_compiled_equals_eager_and_gradients_agree(dynamic):
-    net = network()
+def test_compiled_equals_eager_and_gradients_agree(dynamic, switches):
+    net = network(**switches)
     packed, results = packed_rows(net, ROWS), []
     features = torch.randn(100, 10, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     for on in (False, True):

@@ -138,13 +138,13 @@ def test_an_unknown_task_is_an_error_and_never_the_first(trained):
 @pytest.mark.parametrize("format_", [1, 2, 3, None])
 def test_another_format_is_refused_with_what_to_do(trained, format_):
     _rewrite(trained, format=format_)
-    says = f"final.json has format {format_}, but this code reads format 4; train again with this code"
+    says = f"final.json has format {format_}, but this code reads format 5; train again with this code"
     assert says in _refused_by_predict()
 
 
 def test_a_file_that_is_no_description_is_refused(trained):
     path = trained.with_suffix(".json")
-    for text in ("[]", "{", json.dumps({"format": 4})):
+    for text in ("[]", "{", json.dumps({"format": 5})):
         path.write_text(text)
         assert "final.json is no checkpoint description" in _refused_by_predict()
 

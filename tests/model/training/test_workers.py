@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from model.ops.process_group import Workers
 from tasks import augment, prepare
 from tasks.common import paths
+from tasks.common.presets import merge
 from tasks.machine import gpu_lock
 from tests.conftest import ROOT, experiment, puzzles
 
@@ -74,10 +75,19 @@ def _trained(says: str = "", **more: str) -> tuple[dict[str, torch.Tensor], pd.D
     return weights, pd.DataFrame(json.loads(paths.HISTORY.read_text())), json.loads(paths.PROBES.read_text())
 
 
-def test_two_workers_that_hold_a_part_each_train_as_one_does(prepared):
+V8 = {
+    "network": {"task_embedding": "added", "head_gains": "learned"},
+    "optimizer": {"table_weight_decay": 0.0},
+    "noise_levels": {"exponent": 2.0},
+    "loss_mean": "root-cells",
+}
+
+
+@pytest.mark.parametrize("mechanisms", [{}, V8], ids=["v3", "v8"])
+def test_two_workers_that_hold_a_part_each_train_as_one_does(prepared, mechanisms):
     stop = {"every": 4, "patience": 4, "improvement": 0.0}
     how = {"accumulation": 4, "batch": 2, "log_every": 4, "evaluated_weights": "ema", "early_stop": stop}
-    resolved = experiment(train=how, prepare={"validation_tasks": 1})
+    resolved = experiment(train=merge(how, mechanisms), prepare={"validation_tasks": 1})
     paths.EXPERIMENT.write_text(yaml.safe_dump(resolved.model_dump(mode="json")))
     prepare.main()
     weights, history, probes = _trained(ARC_GPUS="1")

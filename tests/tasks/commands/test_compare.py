@@ -8,8 +8,8 @@ import pytest
 
 from model.scoring.statistics import bootstrap_interval, paired_difference
 from tasks.commands import compare as command
-from tasks.commands.comparison import NO_DIFFERENCE, compare
 from tasks.common.stage import StageError
+from tasks.comparison.comparison import NO_DIFFERENCE, compare
 from tests.support.browser import browser
 from tests.support.random_scores import TASKS, folder, four, made_score, values_of
 

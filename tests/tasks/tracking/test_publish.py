@@ -59,7 +59,6 @@ def test_the_run_of_the_training_holds_parameters_curves_models_and_files(reposi
     for name, model in by_name.items():
         stem = paths.CHECKPOINTS / name
         assert model.tags["arc.digest"] == sha(stem.with_suffix(".safetensors"), stem.with_suffix(".json"))
-        assert model.tags["mlflow.model.isExternal"] == "true"
         assert (model.status.name, model.source_run_id, model.params["step"]) == ("READY", run, str(steps[name]))
     outputs = where.get_run(run).outputs.model_outputs
     assert {(o.model_id, o.step) for o in outputs} == {(by_name[n].model_id, s) for n, s in steps.items()}

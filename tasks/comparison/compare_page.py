@@ -6,7 +6,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from model.scoring.wording import interval, percent
-from tasks.commands.comparison import Comparison
+from tasks.comparison.comparison import Comparison
 
 TEMPLATE = Path(__file__).with_name("compare.html.j2")
 ENDS = (0.05, 0.1, 0.25, 0.5, 1.0)

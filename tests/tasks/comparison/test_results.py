@@ -5,10 +5,10 @@ import json
 import pytest
 import yaml
 
-from tasks.commands.comparison import compare
 from tasks.common import paths
 from tasks.common.params import flatten
 from tasks.common.stage import StageError
+from tasks.comparison.comparison import compare
 from tasks.files import cost
 from tasks.tracking import mlflow_runs
 from tasks.tracking.store import configured_store
@@ -103,9 +103,8 @@ def _publish(tmp_path, score, key, **changes):
     training = mlflow_runs.Record(config.name, tags | {"arc.device": "H200"}, parameters, points, {})
     named = tags | {"arc.checkpoint": "best", "arc.evaluation": "votes"}
     evaluation = mlflow_runs.Record(f"{config.name} best-votes", named, {}, [], {"score.json": file})
-    model = mlflow_runs.Model("model", 12, {}, {})
     data = mlflow_runs.Data("aa1", "0" * 32, "{}", "{}")
-    result = mlflow_runs.Result("arc-diffusion", training, {"best": model}, [("best", evaluation)], data)
+    result = mlflow_runs.Result("arc-diffusion", training, {}, [("best", evaluation)], data)
     assert mlflow_runs.publish(configured_store(), key, lambda: result)
 
 

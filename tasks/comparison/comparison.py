@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from model.scoring.statistics import bootstrap_interval, holm, paired_difference, seed_error
 from model.scoring.wording import caveats
-from tasks.commands.results import Result, find, group_seeds
 from tasks.common.stage import StageError
+from tasks.comparison.results import Result, find, group_seeds
 
 RESAMPLES = 10_000
 NO_DIFFERENCE = "no difference shown"

@@ -1,0 +1,1 @@
+"""Comparisons of finished results: which are meant, their paired differences, and the page that shows them."""

@@ -1,0 +1,1 @@
+"""A checkpoint answers official JSON: `arc solve`, and the models in MLflow."""

@@ -1,0 +1,119 @@
+"""The saved view of the runs, and the addresses of MLflow's pages.
+
+MLflow 3.17 keeps a saved view as the experiment's tag `mlflow.sharedViewState.KEY`: JSON with a name, times in
+milliseconds and the page's state, itself JSON in a string. It is no public interface; a test in a browser pins it.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+KEY = "scores"
+"""Of the view that comes with the store."""
+TAG = f"mlflow.sharedViewState.{KEY}"
+
+SCORES = ("best-votes", "final-votes")
+"""Evaluations with a column each."""
+
+
+def scored(evaluation: str) -> str:
+    """The tag with an evaluation's pass@2 and interval in per cent, such as 33.5 [28.9–38.2]."""
+    return f"arc.pass_at_2.{evaluation}"
+
+
+_CREATED = 1767225600000  # Any constant: equal views give equal tags.
+_WIDTHS = {
+    "tags.`arc.version`": 90,
+    "tags.`arc.size`": 80,
+    "tags.`arc.dataset`": 100,
+    "tags.`arc.differs`": 200,
+    **{f"tags.`{scored(name)}`": 150 for name in SCORES},
+    "params.`train.optimizer_steps`": 120,
+    f"metrics.`pass_at_2/{SCORES[0]}`": 120,
+    "metrics.`cost/training_minutes`": 120,
+}
+"""Columns, in order, with their widths in pixels."""
+
+
+def experiments_page(page: str) -> str:
+    """The list of experiments. Without the workflow type MLflow opens a page for language models."""
+    return f"{page}/#/experiments?workflowType=machine_learning"
+
+
+def runs_page(page: str, experiment: str) -> str:
+    """The runs of an experiment, under the view that comes with the store."""
+    return f"{page}/#/experiments/{experiment}/runs?workflowType=machine_learning&viewStateShareKey={KEY}"
+
+
+def run_page(page: str, experiment: str, run: str) -> str:
+    """One run."""
+    return f"{page}/#/experiments/{experiment}/runs/{run}?workflowType=machine_learning"
+
+
+def artifact_page(page: str, experiment: str, run: str, artifact: str) -> str:
+    """A file of a run."""
+    return f"{page}/#/experiments/{experiment}/runs/{run}/artifacts/{artifact}?workflowType=machine_learning"
+
+
+def columns() -> list[str]:
+    """Of the view, in order, as MLflow names them."""
+    return list(_WIDTHS)
+
+
+def tag() -> str:
+    """The view as the value of TAG."""
+    state = json.dumps(_state(), separators=(",", ":"))
+    return json.dumps({"name": "scores", "createdAt": _CREATED, "updatedAt": _CREATED, "state": state})
+
+
+def _state() -> dict[str, Any]:
+    """Columns, filter, order and charts; MLflow fills the rest with its defaults."""
+    score = f"pass_at_2/{SCORES[0]}"
+    charts = [
+        _chart("SCATTER", "score-by-version", xaxis=_axis("version", "PARAM"), yaxis=_axis(score)),
+        _chart("BAR", "score", metricKey=score, dataAccessKey=None),
+        _chart("SCATTER", "score-by-cost", xaxis=_axis("cost/training_minutes"), yaxis=_axis(score)),
+        _chart("LINE", "training-loss", metricKey="train/loss", **_line("train/loss")),
+        _chart("LINE", "validation", metricKey="validation/pass_at_2", **_line("validation/pass_at_2")),
+    ]
+    return {
+        "searchFilter": "tags.`arc.run` != 'evaluation'",
+        "orderByKey": f"metrics.`{score}`",
+        "orderByAsc": False,
+        "startTime": "ALL",
+        "lifecycleFilter": "Active",
+        "modelVersionFilter": "All Runs",
+        "datasetsFilter": [],
+        "selectedColumns": columns(),
+        "columnOrder": columns(),
+        "columnWidths": _WIDTHS,
+        "compareRunCharts": charts,
+        "compareRunSections": [
+            {"uuid": "arc", "name": "Scores", "display": True, "isReordered": True, "deleted": False}
+            | {"isGenerated": False}
+        ],
+        "isAccordionReordered": True,
+        "runsHiddenMode": "FIRST_20_RUNS",
+    }
+
+
+def _chart(kind: str, uuid: str, **fields: Any) -> Mapping[str, Any]:
+    common = {"metricSectionId": "arc", "deleted": False, "isGenerated": False, "runsCountToCompare": 100}
+    return {"uuid": uuid, "type": kind, "displayName": uuid.replace("-", " "), **common, **fields}
+
+
+def _axis(key: str, kind: str = "METRIC") -> dict[str, str]:
+    return {"key": key, "type": kind}
+
+
+def _line(metric: str) -> dict[str, Any]:
+    return {
+        "selectedMetricKeys": [metric],
+        "lineSmoothness": 0,
+        "xAxisScaleType": "linear",
+        "scaleType": "linear",
+        "xAxisKey": "step",
+        "selectedXAxisMetricKey": "",
+        "useGlobalXaxisKey": True,
+        "range": {},
+    }
