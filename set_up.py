@@ -17,6 +17,10 @@ INCOMPLETE = Path(".venv.incomplete")
 """Stands while the environment is built. pip cannot tell a half-written package from a whole one, so an environment
 that an interruption left half made is deleted and built anew; downloads are kept in pip's cache."""
 
+BASE = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
+"""The Python that makes the environment. Make puts .venv/bin first in PATH, so this script may run under the Python of
+the environment that it deletes, which does not even know that it is one if its pyvenv.cfg is gone already."""
+
 
 def problem():
     """The first reason why this checkout cannot be set up, and what to do, in one line; None if there is none."""
@@ -66,9 +70,7 @@ def build():
         place.parent.mkdir(parents=True, exist_ok=True)
         VENV.symlink_to(place)
     if not (place / "bin" / "python").exists():
-        # Make puts .venv/bin first in PATH: this may be the Python of the environment that was just deleted.
-        base = getattr(sys, "_base_executable", sys.executable)
-        subprocess.run([base, "-m", "venv", place], check=True)
+        subprocess.run([BASE, "-m", "venv", place], check=True)
     pip = [place / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     subprocess.run([*pip, "-c", "constraints.txt", "-e", ".[dev]"], check=True)
     INCOMPLETE.unlink()
@@ -89,6 +91,8 @@ def main(arguments):
         build()
     except subprocess.CalledProcessError as error:
         sys.exit(f"setup: {' '.join(map(str, error.cmd))} failed (its own message is above); run make setup again")
+    except OSError as error:
+        sys.exit(f"setup: {error}; run make setup again")
 
 
 if __name__ == "__main__":

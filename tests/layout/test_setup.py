@@ -102,7 +102,8 @@ def test_a_colon_in_the_path_is_one_sentence(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_python_of_a_deleted_environment_makes_the_next_one(checkout):
+@pytest.mark.parametrize("lost", ["", "pyvenv.cfg"])
+def test_the_python_of_a_deleted_environment_makes_the_next_one(checkout, lost):
     """Make puts .venv/bin first in PATH: after an interruption the half-made environment's Python runs set_up.py."""
     for name in ("pyproject.toml", "constraints.txt"):
         shutil.copy(ROOT / name, checkout / name)
@@ -110,6 +111,8 @@ def test_the_python_of_a_deleted_environment_makes_the_next_one(checkout):
     checkout.rename(folder)
     venv.create(folder / ".venv", with_pip=False, symlinks=True)
     (folder / ".venv.incomplete").touch()
+    if lost:  # A kill while the environment was deleted.
+        (folder / ".venv" / lost).unlink()
     done = run(
         str(folder / ".venv/bin/python3"), str(ROOT / "set_up.py"),
         cwd=folder, env={**os.environ, "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": ""},
