@@ -13,7 +13,7 @@ from tasks.common.documents import read_json
 
 
 def training_key(experiment: Experiment) -> str:
-    """Digest of everything that decides the outcome of the experiment's training."""
+    """Digest of everything that decides the outcome of the experiment's training. Raises StageError."""
     start = sorted(paths.START.glob("checkpoint.*"))
     files = [paths.CELLS, paths.PAIRS, paths.TASKS, paths.TRAINING_VIEWS, paths.VALIDATION_SOLUTIONS]
     tables = digest(*files, *start)

@@ -12,7 +12,7 @@ from model.diffusion.schedule import cosine_schedule, levels
 from model.network.denoiser import build
 from model.network.packing import pack, pad_to_budget
 from model.training import objective
-from model.training.history import TrainingError
+from model.training.history import Diverged, TrainingError
 from model.training.optimizer import Average, Muon, learning_rate, newton_schulz
 from tests.conftest import ROOT, experiment
 from tests.support.small_training import dataset, run, training
@@ -171,3 +171,38 @@ def test_levels_hand_the_network_its_time_input():
         levels(cosine_schedule(config.noise), "log-alpha-bar", torch.device("cpu")).time.exp(), table.alpha_bar
     )
     assert levels(cosine_schedule(config.noise), "index", torch.device("cpu")).time.tolist() == list(range(128))
+
+
+@pytest.mark.parametrize("stopping", [False, True])
+def test_a_loss_that_is_no_number_since_the_last_row_is_never_saved(stopping):
+    subject = training(experiment(train={"log_every": 6}).train)
+    saved = []
+
+    def stop() -> bool:
+        if subject.step == 2:
+            subject.sums[0] = float("nan")
+        return stopping and subject.step == 2
+
+    with pytest.raises(Diverged, match="update 2: a loss or gradient norm since the last row is not finite"):
+        subject.run(
+            on_row=lambda _: None,
+            on_candidate=lambda _: None,
+            on_save=lambda: saved.append(subject.step),
+            stop=stop,
+            save_seconds=1e9 if stopping else 0,
+        )
+    assert saved == ([] if stopping else [1])
+
+
+def test_it_saves_at_the_interval_and_never_without_one():
+    for seconds, expected in ((0.0, list(range(1, 13))), (1e9, [])):
+        saved: list[int] = []
+        subject = training(experiment().train)
+        subject.run(
+            on_row=lambda _: None,
+            on_candidate=lambda _: None,
+            on_save=lambda subject=subject, saved=saved: saved.append(subject.step),
+            stop=lambda: False,
+            save_seconds=seconds,
+        )
+        assert saved == expected

@@ -1,0 +1,75 @@
+"""Whether the files that a stage reads are those that earlier stages wrote, by DVC's own record in dvc.lock.
+
+DVC recognises a changed file by its time and size, and a stage that is started by hand asks nobody: a flipped bit
+would pass. Without dvc.lock, or for a file that no stage wrote, there is nothing to compare with.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+LOCK, STAGES = Path("dvc.lock"), Path("dvc.yaml")
+
+
+class InputError(ValueError):
+    """A file that is not what a stage wrote. The message names both."""
+
+
+def check(stage: str, arguments: tuple[Any, ...]) -> None:
+    """Compare every dependency of a stage with dvc.lock. Raises InputError."""
+    if not LOCK.exists() or not STAGES.exists():
+        return
+    entry = _yaml(STAGES)["stages"].get(stage)
+    if entry is None:
+        return
+    values = dict(zip(entry.get("matrix", ()), arguments, strict=False))
+    outputs = {
+        out["path"]: (name, out["md5"])
+        for name, ran in (_yaml(LOCK).get("stages") or {}).items()
+        for out in ran.get("outs", ())
+    }
+    dependencies = [_filled(dep, values) for dep in entry["deps"]]
+    parameters = [next(iter(part)) for part in entry.get("params", ()) if isinstance(part, dict)]
+    for dependency in [*dependencies, *parameters]:
+        for path, (name, md5) in outputs.items():
+            if path == dependency or path.startswith(f"{dependency}/"):
+                _compare(Path(path), name, md5)
+
+
+def _compare(path: Path, stage: str, md5: str) -> None:
+    try:
+        same = (_folder(path) if md5.endswith(".dir") else _file(path)) == md5
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}; run `dvc repro`") from error
+    if not same:
+        raise InputError(
+            f"{path} is not what the stage {stage} wrote according to {LOCK}: it is damaged, or was changed by hand; "
+            "run `dvc repro`, or `dvc commit` to accept it"
+        )
+
+
+def _file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def _folder(path: Path) -> str:
+    """As DVC computes it: the digest of the list of files with their digests."""
+    files = [file for file in path.rglob("*") if file.is_file()]
+    rows = [{"md5": _file(file), "relpath": file.relative_to(path).as_posix()} for file in files]
+    rows.sort(key=lambda row: row["relpath"])
+    return hashlib.md5(json.dumps(rows, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + ".dir"
+
+
+def _filled(dependency: str, values: dict[str, Any]) -> str:
+    for name, value in values.items():
+        dependency = dependency.replace(f"${{item.{name}}}", str(value))
+    return dependency
+
+
+def _yaml(path: Path) -> dict[str, Any]:
+    values: dict[str, Any] = yaml.load(path.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    return values
