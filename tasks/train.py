@@ -47,7 +47,10 @@ from tasks.machine.device import choose, sharded, spread
 def main() -> None:
     """Write data/checkpoints/candidates, history.json and probes.json."""
     experiment = resolved()
-    key = cost.training_key(experiment)
+    try:
+        key = cost.training_key(experiment)
+    except OSError as error:
+        raise StageError(f"{error.filename} cannot be read: {error.strerror}; run `dvc repro`") from error
     scratch, lock = paths.SCRATCH / "train" / key, paths.SCRATCH / "train" / f"{key}.lock"
     scratch.mkdir(parents=True, exist_ok=True)
     if "RANK" not in os.environ:  # Set by torchrun, which holds the lock.

@@ -11,6 +11,8 @@ from typing import Any
 
 import yaml
 
+from tasks.common.params import resolved
+
 LOCK, STAGES = Path("dvc.lock"), Path("dvc.yaml")
 
 
@@ -26,17 +28,27 @@ def check(stage: str, arguments: tuple[Any, ...]) -> None:
     if entry is None:
         return
     values = dict(zip(entry.get("matrix", ()), arguments, strict=False))
-    outputs = {
-        out["path"]: (name, out["md5"])
-        for name, ran in (_yaml(LOCK).get("stages") or {}).items()
-        for out in ran.get("outs", ())
-    }
     dependencies = [_filled(dep, values) for dep in entry["deps"]]
-    parameters = [next(iter(part)) for part in entry.get("params", ()) if isinstance(part, dict)]
-    for dependency in [*dependencies, *parameters]:
-        for path, (name, md5) in outputs.items():
-            if path == dependency or path.startswith(f"{dependency}/"):
-                _compare(Path(path), name, md5)
+    dependencies += [next(iter(part)) for part in entry.get("params", ()) if isinstance(part, dict)]
+    try:
+        outputs = [
+            (out["path"], name, out["md5"])
+            for name, ran in (_yaml(LOCK).get("stages") or {}).items()
+            for out in ran.get("outs", ())
+            if "md5" in out
+        ]
+    except (yaml.YAMLError, UnicodeDecodeError, AttributeError, KeyError, TypeError) as error:
+        raise InputError(f"{LOCK} is no lock of DVC's ({type(error).__name__}); run `dvc repro`") from error
+    for path, name, md5 in outputs:
+        if path in dependencies or (any(path.startswith(f"{d}/") for d in dependencies) and _wanted(name)):
+            _compare(Path(path), name, md5)
+
+
+def _wanted(stage: str) -> bool:
+    """Whether the experiment has this stage; dvc.lock keeps those of evaluations that are no longer asked for."""
+    _, _, item = stage.partition("@")
+    predict = resolved().predict
+    return not item or item in {f"{c}-{e}" for c in predict.checkpoints for e in predict.evaluations}
 
 
 def _compare(path: Path, stage: str, md5: str) -> None:

@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from model.config.experiment import Experiment
-from model.storage.atomic import write_json
+from model.storage import sealed
 from model.storage.digests import digest, digest_text
 from tasks.common import paths
 from tasks.common.documents import read_json
 
 
 def training_key(experiment: Experiment) -> str:
-    """Digest of everything that decides the outcome of the experiment's training. Raises StageError."""
+    """Digest of everything that decides the outcome of the experiment's training. Raises OSError."""
     start = sorted(paths.START.glob("checkpoint.*"))
     files = [paths.CELLS, paths.PAIRS, paths.TASKS, paths.TRAINING_VIEWS, paths.VALIDATION_SOLUTIONS]
     tables = digest(*files, *start)
@@ -28,7 +28,7 @@ def add(experiment: Experiment, seconds: float, device: str, began: float | None
     path.parent.mkdir(parents=True, exist_ok=True)
     started = before.get("started", now - seconds if began is None else began)
     times = {"started": started, "ended": now}
-    write_json(path, {"seconds": before["seconds"] + seconds, "device": device, **times})
+    sealed.write(path, {"seconds": before["seconds"] + seconds, "device": device, **times})
 
 
 def read(experiment: Experiment) -> dict[str, Any] | None:
@@ -37,7 +37,10 @@ def read(experiment: Experiment) -> dict[str, Any] | None:
     None if it never ran with this scratch folder.
     """
     path = _path(experiment)
-    return dict(read_json(path)) if path.exists() else None
+    try:
+        return sealed.check(read_json(path), str(path)) if path.exists() else None
+    except ValueError as error:
+        raise StageError(f"{error}; remove it, and the time of this training is unknown") from error
 
 
 def _path(experiment: Experiment) -> Path:

@@ -1,6 +1,7 @@
 """A training that is killed again and again ends with the bytes of an unbroken one."""
 
 import hashlib
+import json
 import os
 import random
 import shutil
@@ -195,3 +196,19 @@ def test_the_interval_of_the_saves_is_checked_and_no_part_of_the_training(prepar
     assert "save" not in str(experiment().train.model_dump())
     with pytest.raises(ConfigurationError, match="save_seconds is now the environment variable ARC_SAVE_SECONDS"):
         experiment(train={"save_seconds": 5})
+
+
+@pytest.mark.parametrize("kills", [8, pytest.param(100, marks=pytest.mark.night)])
+def test_kills_during_updates_saves_and_moves_change_no_byte(prepared, kills):
+    config = experiment(train={"optimizer_steps": 80, "log_every": 10, "candidates": 4})
+    paths.EXPERIMENT.write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    log = prepared / "log"
+    environment = os.environ | ENVIRONMENT | {"ARC_SAVE_SECONDS": "0", "LOG": str(log)}
+    command = [sys.executable, "-m", "tests.support.killed_training", str(kills), "7"]
+    done = subprocess.run(command, cwd=prepared, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr + log.read_text()[-3000:]
+    print(done.stdout)
+    found = json.loads(done.stdout)
+    assert sum(found["killed"].values()) == kills
+    assert set(found["killed"]) == {"any", "saves", "moves"}
+    assert found["files"] == 10

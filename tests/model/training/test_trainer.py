@@ -206,3 +206,25 @@ def test_it_saves_at_the_interval_and_never_without_one():
             save_seconds=seconds,
         )
         assert saved == expected
+
+
+def test_the_average_counts_its_updates_from_none():
+    """The first value is the first network's; then the weight of the newest falls from 0.01 to 1 - decay."""
+    config = experiment(train={"log_every": 1, "ema": {"decay": 0.999, "warmup_steps": 4}}).train
+    subject, seen = training(config), []
+    subject.run(
+        on_row=lambda _: seen.append({k: v.clone() for k, v in subject.weights("raw").items()}),
+        on_candidate=lambda _: None,
+        on_save=lambda: None,
+        stop=lambda: False,
+    )
+    expected = seen[0]
+    for updates, weights in enumerate(seen[1:], 1):
+        decay = 0.99 + 0.009 * min(1, updates / 4)
+        expected = {name: decay * value + (1 - decay) * weights[name] for name, value in expected.items()}
+    averaged = subject.weights("ema")
+    moved = 0.0
+    for name, value in expected.items():
+        torch.testing.assert_close(averaged[name], value, rtol=1e-5, atol=1e-7)
+        moved = max(moved, float((value - seen[-1][name]).abs().max()))
+    assert moved > 1e-4

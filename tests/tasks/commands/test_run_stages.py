@@ -71,7 +71,7 @@ def test_an_interrupted_training_resumes_and_ends_with_the_same_history(tmp_path
     cut, whole = tmp_path / "cut", tmp_path / "whole"
     process = command(cut, **longer)
     deadline = time.monotonic() + 120
-    while not list(cut.glob(".scratch/run_stages/*/.scratch/train/*/state.safetensors")):
+    while not list(cut.glob(".scratch/run_stages/*/.scratch/train/*/state-*.safetensors")):
         assert time.monotonic() < deadline
         assert process.poll() is None
         time.sleep(0.02)

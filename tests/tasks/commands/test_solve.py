@@ -105,9 +105,9 @@ def test_a_file_of_one_task_with_its_answers(stem):
         pair["output"] = ANSWERS["dddddddd"][i]
     file = stem.parent / "dddddddd.json"
     file.write_text(json.dumps(task))
-    _solve(file, stem, draw=False, output=stem.parent / "one.json")
-    _solve(paths.RAW / CHALLENGES, stem, draw=False, output=stem.parent / "all.json")
-    one, all_ = (json.loads((stem.parent / name).read_text()) for name in ("one.json", "all.json"))
+    _solve(file, stem, draw=False, output=Path("one.json"))
+    _solve(paths.RAW / CHALLENGES, stem, draw=False, output=Path("all.json"))
+    one, all_ = (json.loads(Path(name).read_text()) for name in ("one.json", "all.json"))
     assert one == {"dddddddd": all_["dddddddd"]}
 
 
