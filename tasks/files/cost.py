@@ -24,7 +24,11 @@ def training_key(experiment: Experiment) -> str:
 def add(experiment: Experiment, seconds: float, device: str, began: float | None = None) -> None:
     """Add `seconds` that a start of the training, begun at Unix time `began` and ending now, spent on `device`."""
     path, now = _path(experiment), time.time()
-    before = read(experiment) or {"seconds": 0.0}
+    try:
+        before = read(experiment) or {"seconds": 0.0}
+    except StageError as error:  # A training of hours must not end with it.
+        print(f"{error}; counted anew from here", flush=True)
+        before = {"seconds": 0.0}
     path.parent.mkdir(parents=True, exist_ok=True)
     started = before.get("started", now - seconds if began is None else began)
     times = {"started": started, "ended": now}
