@@ -12,6 +12,7 @@ from typing import Any
 from unittest import mock
 
 from model.inference import predictor
+from model.inference.denoising import denoise
 from model.network.denoiser import Denoiser
 from model.storage.atomic import write_text
 from tasks import predict
@@ -31,7 +32,7 @@ def predicted(version: str) -> dict[str, Any]:
     """Keys, gains, grids and confidences of a version's two evaluations."""
     keys: set[int] = set()
     gains: list[float] = []
-    denoise, inner = predictor.denoise, Denoiser.denoise
+    inner = Denoiser.denoise
 
     def spy(*arguments: Any) -> Any:
         keys.update(arguments[5].tolist())

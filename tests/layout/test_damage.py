@@ -20,8 +20,8 @@ STAGES = (
     *("score best votes", "score best attempts", "report", "publish"),
 )
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "ARC_DEVICE": "cpu", "PYTHONDONTWRITEBYTECODE": "1"}
-THE_USERS_OWN = ("data/own/", "params.yaml", "presets.yaml", "dvc.yaml", "pyproject.toml")
-"""What people write and edit: there is nothing to compare it with."""
+THE_USERS_OWN = ("data/own/", "params.yaml", "presets.yaml", "dvc.yaml", "dvc.lock", "pyproject.toml")
+"""What people write and edit, and DVC's own record: there is nothing to compare them with."""
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +54,8 @@ def test_no_damaged_file_passes(finished: Path, stage: str) -> None:
         print(f"{stage}: {name}: {outcome}")
     read = [name for name in outcomes if not name.startswith(THE_USERS_OWN)]
     assert read
-    assert [name for name in read if not outcomes[name].startswith("refused: ")] == []
-    for name in read:
+    assert [name for name in read if not outcomes[name].startswith(("refused: ", "named"))] == []
+    for name in [name for name in read if outcomes[name] != "named"]:
         path = name.split(" ")[0]
         folder = path.rsplit("/", 1)[0]
         assert "\n" not in outcomes[name]

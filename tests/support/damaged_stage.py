@@ -1,7 +1,7 @@
 """Damages every file that a stage reads, one after the other, and starts the stage on it.
 
 `python -m tests.support.damaged_stage STAGE [ARGUMENT ...]` in the folder of a finished experiment prints, as JSON, the
-end of the stage for each file and damage: "refused: MESSAGE" or "passed". An audit hook on `open` finds the files.
+end of the stage for each file and damage: "refused: MESSAGE", "named" in its output, or "passed". An audit hook on `open` finds the files.
 """
 
 import contextlib
@@ -42,15 +42,15 @@ def _child(module: str, arguments: list[str], report: Path, record: bool) -> int
             opened.append(str(Path(os.fsdecode(parts[0])).absolute()))
 
     sys.addaudithook(hook)
-    code, message = 0, ""
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+    code, message, printed = 0, "", io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(io.StringIO()):
         try:
             importlib.import_module(module).main(*arguments)
         except SystemExit as error:
             code, message = (0, "") if error.code in (None, 0) else (1, str(error.code))
         except BaseException as error:
             code, message = 2, f"{type(error).__name__}: {error}"
-    report.write_text(json.dumps([message, opened]))
+    report.write_text(json.dumps([message if code else printed.getvalue(), opened]))
     return code
 
 
@@ -95,7 +95,8 @@ def main(stage: str, *arguments: str) -> None:
                     continue
                 with _damaged(path, damage):
                     code, message, _ = _fork(module, list(arguments))
-                outcomes[f"{path} {damage}"] = {0: "passed", 1: f"refused: {message}"}.get(code, f"crashed: {message}")
+                named = "named" if str(path) in message else "passed"
+                outcomes[f"{path} {damage}"] = {0: named, 1: f"refused: {message}"}.get(code, f"crashed: {message}")
     print(json.dumps(outcomes))
 
 

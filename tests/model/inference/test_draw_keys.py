@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from model.inference import predictor as prediction
+from model.inference.denoising import denoise
 from model.inference.predictor import Predictor
 from model.inference.sizes import split_sizes
 from model.puzzles.arrays import Dataset, Pairs
@@ -17,12 +18,12 @@ from tests.support.small_experiment import build, save_checkpoint
 def _keys(monkeypatch, description, dataset, seed=0, **changes):
     """Key of every (pair, view, attempt), as the denoising received it."""
     keys = {}
-    inner, queries = prediction.denoise, []
+    queries = []
     whole = Predictor._denoise
 
     def spy(network, packed, table, conditioning, config, key):
         keys.update(dict(zip(queries, key.tolist(), strict=True)))
-        return inner(network, packed, table, conditioning, config, key)
+        return denoise(network, packed, table, conditioning, config, key)
 
     def remember(self, asked, *rest):
         queries[:] = asked
