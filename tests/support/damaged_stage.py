@@ -1,7 +1,8 @@
 """Damages every file that a stage reads, one after the other, and starts the stage on it.
 
 `python -m tests.support.damaged_stage STAGE [ARGUMENT ...]` in the folder of a finished experiment prints, as JSON, the
-end of the stage for each file and damage: "refused: MESSAGE", "named" in its output, or "passed". An audit hook on `open` finds the files.
+end of the stage for each file and damage: "refused: MESSAGE", "named" in its output, or "passed". An audit hook on
+`open` finds the files.
 """
 
 import contextlib
