@@ -11,7 +11,7 @@ from model.inference.denoising import denoise
 from model.inference.predictor import Predictor
 from model.inference.sizes import split_sizes
 from model.puzzles.arrays import Dataset, Pairs
-from tests.model.inference.test_predictor import TWICE, Oracle, _dataset, _evaluation, votes
+from tests.support.oracle import TWICE, Oracle, evaluation, packed_dataset, votes
 from tests.support.small_experiment import build, save_checkpoint
 
 
@@ -33,7 +33,7 @@ def _keys(monkeypatch, description, dataset, seed=0, **changes):
     monkeypatch.setattr(Predictor, "_denoise", remember)
     names = [f"{i:08x}" for i in range(len(dataset.views.count))]
     predictor = Predictor(Oracle(dataset), description, dataset, names, seed, torch.device("cpu"))
-    list(predictor.answer(_evaluation(**changes)))
+    list(predictor.answer(evaluation(**changes)))
     monkeypatch.undo()
     return keys
 
@@ -44,7 +44,7 @@ def description(workspace):
 
 
 def _two_tests_of_a_task():
-    data = _dataset(views=8)
+    data = packed_dataset(views=8)
     p = data.pairs
     rows = [0, 0, 1]
     twice = {n: getattr(p, n)[rows] for n in Pairs.__dataclass_fields__} | {"number": np.array([0, 1, 0])}
@@ -65,9 +65,9 @@ def test_no_two_answers_share_their_draws(monkeypatch, workspace, description):
 
 
 def test_the_size_has_the_probability_of_its_own_height_and_width(description):
-    data = _dataset()
+    data = packed_dataset()
     names = [f"{i:08x}" for i in range(2)]
-    answers = Predictor(Oracle(data), description, data, names, 0, torch.device("cpu")).answer(_evaluation())
+    answers = Predictor(Oracle(data), description, data, names, 0, torch.device("cpu")).answer(evaluation())
     # 9 for the side, -9 for the 29 others.
     expected = -2 * np.log1p(29 * np.exp(-18.0))
     assert [a.size_log_probability for a in answers] == pytest.approx([expected] * 144, abs=1e-6)
