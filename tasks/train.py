@@ -52,9 +52,10 @@ def main() -> None:
     except OSError as error:
         raise StageError(f"{error.filename} cannot be read: {error.strerror}; run `dvc repro`") from error
     scratch, lock = paths.SCRATCH / "train" / key, paths.SCRATCH / "train" / f"{key}.lock"
-    scratch.mkdir(parents=True, exist_ok=True)
+    lock.parent.mkdir(parents=True, exist_ok=True)
     if "RANK" not in os.environ:  # Set by torchrun, which holds the lock.
         gpu_lock.take_file(lock, "the same training")
+    scratch.mkdir(exist_ok=True)  # Now: whoever held the lock has removed it.
     try:
         train(experiment, scratch)
     finally:
