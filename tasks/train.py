@@ -6,6 +6,7 @@ its last save and produces the bytes of an uninterrupted one; a state saved by d
 
 import functools
 import importlib
+import math
 import os
 import shutil
 import signal
@@ -21,13 +22,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from model.config.experiment import Experiment
-from model.config.training import WeightsKind
+from model.config.training import Train, WeightsKind
 from model.network.device_data import first_rows, task_rows
 from model.puzzles.arrays import Dataset
 from model.puzzles.leaks import fingerprints
 from model.storage import atomic, checkpoints
-from model.storage.checkpoints import Description
+from model.storage.checkpoints import CheckpointError, Description
 from model.storage.digests import digest
+from model.training import resume_states
 from model.training.history import Diverged
 from model.training.sampling_weights import sampling_weights
 from model.training.sharding import Sharded
@@ -37,7 +39,7 @@ from tasks.common import events, paths
 from tasks.common.documents import read_json
 from tasks.common.params import resolved
 from tasks.common.stage import StageError, stage
-from tasks.files import cost, live, resume_states, start_checkpoint
+from tasks.files import cost, live, start_checkpoint
 from tasks.files.tables import data_digest, read_dataset, read_origins, read_tasks, read_validation
 from tasks.machine import gpu_lock
 from tasks.machine.device import choose, sharded, spread
@@ -86,9 +88,9 @@ def train(experiment: Experiment, scratch: Path) -> None:
     training = kind(dataset, weight, rows, experiment.train, experiment.seed, device, weights, validation)
     first = training.workers.rank == 0
     if first:
-        resume_states.sweep(
-            scratch, code(), functools.partial(resume_states.lost_candidates, scratch, experiment.train)
-        )
+        lost = functools.partial(lost_candidates, scratch, experiment.train)
+        for text in resume_states.sweep(scratch, code(), lost):
+            print(text, flush=True)
     training.workers.wait()
     if state := resume_states.newest(scratch):
         training.restore(*resume_states.read(state))
@@ -125,6 +127,29 @@ def train(experiment: Experiment, scratch: Path) -> None:
     scratch.rename(done)
     shutil.rmtree(done)
     events.emit(events.Trained())
+
+
+def lost_candidates(scratch: Path, config: Train, step: int) -> str | None:
+    """Why the candidates in `scratch` do not allow to resume after `step` updates; None if they do."""
+    every = config.optimizer_steps // config.candidates
+    for number in range(every, step + 1, every):
+        try:
+            checkpoints.check_intact(scratch / "candidates" / paths.candidate(number).name)
+        except CheckpointError as error:
+            return str(error)
+    return None
+
+
+def save_seconds() -> float:
+    """Time between two saves: ARC_SAVE_SECONDS, by default 60. Raises StageError."""
+    text = os.environ.get("ARC_SAVE_SECONDS") or "60"
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise StageError(f"ARC_SAVE_SECONDS is {text!r}; allowed is a number of seconds, 0 or more")
+    return seconds
 
 
 def run(training: Training, scratch: Path, description: dict[str, Any], experiment: Experiment) -> None:
@@ -176,7 +201,7 @@ def run(training: Training, scratch: Path, description: dict[str, Any], experime
                 on_candidate=on_candidate,
                 on_save=on_save,
                 stop=stop,
-                save_seconds=resume_states.save_seconds(),
+                save_seconds=save_seconds(),
             )
         except Stopped as stopped:
             raise StageError(f"{stopped}; start the stage again to go on", "stopped") from None

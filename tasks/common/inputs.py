@@ -9,8 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from tasks.common.documents import DocumentError, read_yaml
 from tasks.common.params import resolved
 
 LOCK, STAGES = Path("dvc.lock"), Path("dvc.yaml")
@@ -24,7 +23,7 @@ def check(stage: str, arguments: tuple[Any, ...]) -> None:
     """Compare every dependency of a stage with dvc.lock. Raises InputError."""
     if not LOCK.exists() or not STAGES.exists():
         return
-    entry = _yaml(STAGES)["stages"].get(stage)
+    entry = read_yaml(STAGES)["stages"].get(stage)
     if entry is None:
         return
     values = dict(zip(entry.get("matrix", ()), arguments, strict=False))
@@ -33,11 +32,11 @@ def check(stage: str, arguments: tuple[Any, ...]) -> None:
     try:
         outputs = [
             (out["path"], name, out["md5"])
-            for name, ran in (_yaml(LOCK).get("stages") or {}).items()
+            for name, ran in (read_yaml(LOCK).get("stages") or {}).items()
             for out in ran.get("outs", ())
             if "md5" in out
         ]
-    except (yaml.YAMLError, UnicodeDecodeError, AttributeError, KeyError, TypeError) as error:
+    except (DocumentError, AttributeError, KeyError, TypeError) as error:
         raise InputError(f"{LOCK} is no lock of DVC's ({type(error).__name__}); run `dvc repro`") from error
     for path, name, md5 in outputs:
         if path in dependencies or (any(path.startswith(f"{d}/") for d in dependencies) and _wanted(name)):
@@ -80,8 +79,3 @@ def _filled(dependency: str, values: dict[str, Any]) -> str:
     for name, value in values.items():
         dependency = dependency.replace(f"${{item.{name}}}", str(value))
     return dependency
-
-
-def _yaml(path: Path) -> dict[str, Any]:
-    values: dict[str, Any] = yaml.load(path.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    return values

@@ -10,6 +10,7 @@ from model.storage import sealed
 from model.storage.digests import digest, digest_text
 from tasks.common import paths
 from tasks.common.documents import read_json
+from tasks.common.stage import StageError
 
 
 def training_key(experiment: Experiment) -> str:

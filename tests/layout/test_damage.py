@@ -11,7 +11,7 @@ import yaml
 
 from tasks.common.presets import merge
 from tests.conftest import ROOT, SMALL
-from tests.layout.test_reads import CHANGES, Project
+from tests.support.every_read import CHANGES, copy_part
 from tests.support.small_experiment import FILES
 
 pytestmark = [pytest.mark.slow, pytest.mark.night]
@@ -29,7 +29,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of an experiment that `dvc repro` has finished."""
     root = tmp_path_factory.mktemp("finished") / "root"
     for part in ("model", "tasks", "dvc.yaml", "presets.yaml", "pyproject.toml", "data/own"):
-        Project._copy(ROOT, root, part)
+        copy_part(ROOT, root, part)
     for name, contents in FILES.items():
         (root / "data" / "own" / name).write_text(json.dumps(contents))
     (root / "data" / "own" / "mine.txt").write_text("aaaaaaaa\nbbbbbbbb\n")

@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tasks import augment, fetch, prepare
+from model.training import resume_states
+from tasks import augment, fetch, prepare, train
 from tasks.common import paths
 from tasks.common.presets import ConfigurationError
 from tasks.common.stage import StageError
-from tasks.files import resume_states
 from tests.conftest import ROOT, experiment
 
 pytestmark = pytest.mark.slow
@@ -186,13 +186,13 @@ def test_a_lost_candidate_is_not_passed_over(prepared):
 
 def test_the_interval_of_the_saves_is_checked_and_no_part_of_the_training(prepared, monkeypatch):
     monkeypatch.setenv("ARC_SAVE_SECONDS", "0.5")
-    assert resume_states.save_seconds() == 0.5
+    assert train.save_seconds() == 0.5
     for wrong in ("-1", "nan", "soon", "inf"):
         monkeypatch.setenv("ARC_SAVE_SECONDS", wrong)
         with pytest.raises(StageError, match=f"ARC_SAVE_SECONDS is '{wrong}'; allowed is"):
-            resume_states.save_seconds()
+            train.save_seconds()
     monkeypatch.delenv("ARC_SAVE_SECONDS")
-    assert resume_states.save_seconds() == 60
+    assert train.save_seconds() == 60
     assert "save" not in str(experiment().train.model_dump())
     with pytest.raises(ConfigurationError, match="save_seconds is now the environment variable ARC_SAVE_SECONDS"):
         experiment(train={"save_seconds": 5})

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tasks.files import resume_states
+from model.training import resume_states
 
 CODE = "c" * 64
 
@@ -45,7 +45,7 @@ def test_a_copy_is_saved_not_what_the_next_update_makes_of_it(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "step", "rename"])
-def test_a_damaged_one_is_named_and_the_one_before_is_used(tmp_path, capsys, damage):
+def test_a_damaged_one_is_named_and_the_one_before_is_used(tmp_path, damage):
     _save(tmp_path, 10, 20)
     last = resume_states.newest(tmp_path)
     assert last is not None
@@ -59,10 +59,11 @@ def test_a_damaged_one_is_named_and_the_one_before_is_used(tmp_path, capsys, dam
     last.write_bytes(contents)
     if damage == "rename":
         last = last.rename(last.with_name(last.name.replace("state-0000020-", "state-0000040-")))
-    used = _swept(tmp_path)
+    (said,) = resume_states.sweep(tmp_path, CODE, lambda _: None)
+    assert f"{last} is damaged" in said
+    used = resume_states.newest(tmp_path)
     assert used is not None
     assert resume_states.step_of(used) == 10
-    assert f"{last} is damaged" in capsys.readouterr().out
     assert last.with_name(f"{last.name}.damaged").exists()
 
 
@@ -80,16 +81,15 @@ def test_every_single_flipped_bit_is_found(tmp_path):
     assert resume_states._intact(path)
 
 
-def test_one_of_other_code_or_without_its_candidates_is_not_used(tmp_path, capsys):
+def test_one_of_other_code_or_without_its_candidates_is_not_used(tmp_path):
     _save(tmp_path, 10, 20)
-    resume_states.sweep(tmp_path, CODE, lambda step: "candidate 15 is missing" if step >= 15 else None)
+    (said,) = resume_states.sweep(tmp_path, CODE, lambda step: "candidate 15 is missing" if step >= 15 else None)
     left = resume_states.newest(tmp_path)
     assert left is not None
     assert resume_states.step_of(left) == 10
-    assert "is not used: candidate 15 is missing" in capsys.readouterr().out
-    resume_states.sweep(tmp_path, "d" * 64, lambda _: None)
+    assert "is not used: candidate 15 is missing" in said
+    assert "saved by other code: it starts anew" in resume_states.sweep(tmp_path, "d" * 64, lambda _: None)[0]
     assert resume_states.newest(tmp_path) is None
-    assert "saved by other code: it starts anew" in capsys.readouterr().out
 
 
 def test_it_is_on_the_disk_before_the_one_before_goes(tmp_path, monkeypatch):

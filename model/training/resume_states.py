@@ -5,8 +5,6 @@ safetensors notices neither a flipped bit nor an edited step; the digest does.
 
 import hashlib
 import json
-import math
-import os
 import re
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,12 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from model.config.training import Train
-from model.storage import checkpoints
 from model.storage.atomic import atomic_path
-from model.storage.checkpoints import CheckpointError
-from tasks.common import paths
-from tasks.common.stage import StageError
 
 KEPT = 2
 _NAME = re.compile(r"state-([0-9]{7,})-([0-9a-f]{64})\.safetensors")
@@ -66,45 +59,24 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return load_file(path), json.loads(_metadata(path)["plain"])
 
 
-def sweep(folder: Path, code: str, fault: Callable[[int], str | None]) -> None:
-    """Set aside, and name, every state that must not be used, so that `newest` is one that may.
+def sweep(folder: Path, code: str, fault: Callable[[int], str | None]) -> list[str]:
+    """Set aside every state that must not be used, so that `newest` is one that may. Returns what to say of each.
 
     Damaged ones are renamed. `fault(step)` says what else forbids to resume after `step` updates. States that other
     code saved are removed.
     """
+    said: list[str] = []
     for path in sorted(_states(folder), key=step_of, reverse=True):
         if not _intact(path):
-            print(f"{path} is damaged (its content is not what was saved): the save before it is used", flush=True)
+            said.append(f"{path} is damaged (its content is not what was saved): the save before it is used")
             path.rename(path.with_name(f"{path.name}.damaged"))
         elif _metadata(path)["code"] != code:
             path.unlink()
-            print("the state of this training was saved by other code: it starts anew", flush=True)
+            said.append("the state of this training was saved by other code: it starts anew")
         elif reason := fault(step_of(path)):
             path.unlink()
-            print(f"{path} is not used: {reason}", flush=True)
-
-
-def lost_candidates(scratch: Path, config: Train, step: int) -> str | None:
-    """Why the candidates in `scratch` do not allow to resume after `step` updates; None if they do."""
-    every = config.optimizer_steps // config.candidates
-    for number in range(every, step + 1, every):
-        try:
-            checkpoints.check_intact(scratch / "candidates" / paths.candidate(number).name)
-        except CheckpointError as error:
-            return str(error)
-    return None
-
-
-def save_seconds() -> float:
-    """Time between two saves: ARC_SAVE_SECONDS, by default 60. Raises StageError."""
-    text = os.environ.get("ARC_SAVE_SECONDS") or "60"
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not 0 <= seconds < math.inf:
-        raise StageError(f"ARC_SAVE_SECONDS is {text!r}; allowed is a number of seconds, 0 or more")
-    return seconds
+            said.append(f"{path} is not used: {reason}")
+    return said
 
 
 def _states(folder: Path) -> list[Path]:
