@@ -128,9 +128,8 @@ def test_the_same_training_waits_and_says_for_whom(prepared):
     output = _train(prepared)  # Both would remove the scratch of the other.
     first.communicate()
     assert first.returncode == 0
-    assert (
-        f"waiting for the same training: held by stage train of v3/tiny/aa1-6x6 seed 0 (process {first.pid}" in output
-    )
+    assert "waiting for the same training: held by stage train of v3/tiny/aa1-6x6" in output
+    assert f"(process {first.pid} in" in output
     assert _digest(prepared) == whole
 
 
