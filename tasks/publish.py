@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from model.config.experiment import Experiment
+from model.storage import sealed
 from model.storage.atomic import write_json
 from model.storage.digests import digest, digest_text
 from tasks.common import paths
@@ -83,8 +84,8 @@ def content_key(experiment: Experiment) -> str:
 
 def read(experiment: Experiment) -> Result:
     """The whole result. Raises StageError if its parts do not belong together."""
-    descriptions = {name: read_json(paths.CHECKPOINTS / f"{name}.json") for name in CHECKPOINTS}
-    scores = {pair: read_json(paths.score(*pair)) for pair in matrix(experiment)}
+    descriptions = {name: read_sealed(paths.CHECKPOINTS / f"{name}.json") for name in CHECKPOINTS}
+    scores = {pair: read_sealed(paths.score(*pair)) for pair in matrix(experiment)}
     stems = {name: paths.CHECKPOINTS / name for name in CHECKPOINTS}
     digests = {n: digest(stem.with_suffix(".safetensors"), stem.with_suffix(".json")) for n, stem in stems.items()}
     check(experiment, descriptions, digests, scores)
@@ -171,6 +172,11 @@ def served_example() -> dict[str, Any]:
     return {name: {"train": train, "test": [{"input": asked[key][0].tolist()} for key in keys if key[0] == name]}}
 
 
+def read_sealed(path: Path) -> dict[str, Any]:
+    """A JSON file with a digest of its content. Raises ValueError with the path."""
+    return sealed.check(read_json(path), str(path))
+
+
 def check(
     experiment: Experiment, descriptions: Mapping[str, Any], digests: Mapping[str, str], scores: Mapping[Pair, Any]
 ) -> None:
@@ -179,6 +185,9 @@ def check(
     expected = {key: wanted[key] for key in ("seed", "train", "prepare", "augment")}
     expected |= {"experiment": experiment.name, "data": digest(paths.CELLS, paths.PAIRS, paths.TASKS)}
     for name, description in descriptions.items():
+        weights = paths.CHECKPOINTS / f"{name}.safetensors"
+        if description["weights_digest"] != digest(weights):
+            raise StageError(f"{weights} is damaged or belongs to another checkpoint; run `dvc repro`")
         wrong = [key for key, value in expected.items() if description[key] != value]
         if wrong:
             file = f"{paths.CHECKPOINTS}/{name}.json"

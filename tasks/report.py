@@ -14,7 +14,7 @@ from markupsafe import Markup
 from model.config.experiment import Experiment
 from model.puzzles.grids import Grid
 from model.scoring.wording import SELECTED_BY_LOSS, SELECTED_ON, TRAINED_ON, interval, percent
-from model.storage.atomic import write_json
+from model.storage.atomic import write_bytes, write_json
 from tasks.common import documents, paths
 from tasks.common.documents import DocumentError
 from tasks.common.params import flatten, read, resolve, resolved
@@ -76,7 +76,9 @@ def main() -> None:
     paths.REPORTS.mkdir(parents=True, exist_ok=True)
     for name, columns in (("training", 3), ("noise", 2), ("votes", 2), ("steps", 3)):
         # An experiment without votes has an empty picture, so that the stage's outputs are always the same.
-        write(paths.REPORTS / f"{name}.png", drawing.figure_png(drawing.curves(panels[name], columns, margin=0.15)))
+        write_bytes(
+            paths.REPORTS / f"{name}.png", drawing.figure_png(drawing.curves(panels[name], columns, margin=0.15))
+        )
     for name, strips in (
         ("solved", [card_strip(card) for card in solved[:limit_drawn]]),
         ("missed", [card_strip(card) for card in missed[:limit_drawn]]),
@@ -84,7 +86,7 @@ def main() -> None:
     ):
         by = shown.name if name != "denoising" else "step by step"
         title = f"{experiment.title}, seed {experiment.seed}: {name if strips else 'none ' + name}, {by}"
-        write(paths.REPORTS / f"{name}.png", drawing.sheet(title, strips))
+        write_bytes(paths.REPORTS / f"{name}.png", drawing.sheet(title, strips))
     page = render(
         experiment=experiment,
         summary=summary(puzzles, subset, history, experiment.train.optimizer_steps),
@@ -101,7 +103,7 @@ def main() -> None:
         denoising=denoising,
         svgs={name: svgs(drawn, width=5.3 if len(drawn) == 2 else 3.5) for name, drawn in panels.items()},
     )
-    write(paths.PAGE, page.encode())
+    write_bytes(paths.PAGE, page.encode())
     voting = {row.name: read_score(experiment, row.checkpoint, row.evaluation) for row in scores if row.votes}
     write_json(paths.VOTE_POINTS, vote_points(voting))
     write_json(paths.METRICS, metrics(scores))
@@ -114,13 +116,6 @@ def read_json(path: Path) -> Any:
         return documents.read_json(path)
     except DocumentError as error:
         raise StageError(f"{error}; run `dvc repro`") from error
-
-
-def write(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(content)
-    part.replace(path)
 
 
 def render(**context: Any) -> str:

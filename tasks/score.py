@@ -14,7 +14,7 @@ from model.scoring.diagnostics import copying, signs, trajectory, warnings
 from model.scoring.replay import Replay
 from model.scoring.scores import Key, attempts_of, score
 from model.scoring.wording import caveats, interval, marks, percent
-from model.storage.atomic import write_json
+from model.storage import sealed
 from tasks.common import paths
 from tasks.common.documents import read_json
 from tasks.common.params import resolved
@@ -57,7 +57,7 @@ def main(
     }
 
     paths.SCORES.mkdir(parents=True, exist_ok=True)
-    write_json(paths.score(checkpoint, evaluation), result)
+    sealed.write(paths.score(checkpoint, evaluation), result)
     tests = {name: len(grids) for name, grids in solutions.items()}
     write(paths.submission(checkpoint, evaluation), submission(tests, attempts))
     print(

@@ -3,8 +3,7 @@
 With criterion 'validation-loss' it also measures that loss, which then decides.
 """
 
-import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +15,12 @@ from model.diffusion.schedule import cosine_schedule, levels
 from model.puzzles.grids import Grid
 from model.scoring.proposals import collect_proposals
 from model.scoring.scores import attempts_of, score
-from model.storage.atomic import write_json
-from model.storage.checkpoints import describe, load
+from model.storage.atomic import copy, write_json
+from model.storage.checkpoints import Description, check_intact, describe, load
 from model.training.validation import Validation
 from tasks.common import paths
 from tasks.common.params import resolved
-from tasks.common.stage import stage
+from tasks.common.stage import StageError, stage
 from tasks.files.tables import read_solutions, read_validation
 from tasks.machine.answers import answers
 from tasks.machine.device import choose
@@ -34,6 +33,7 @@ def main() -> None:
     """Write data/checkpoints/{best,halfway,final} and selection.json."""
     experiment = resolved()
     stems = sorted(path.with_suffix("") for path in paths.CANDIDATES.glob("*.json"))
+    check_complete([check_intact(stem) for stem in stems])
     results = [measure(stem, experiment.select, experiment.seed) for stem in stems]
     by_loss = experiment.select.criterion == "validation-loss"
     if by_loss:
@@ -46,7 +46,7 @@ def main() -> None:
     chosen = {"best": stems[best], "halfway": stems[halfway], "final": stems[-1]}
     for name, stem in chosen.items():
         for suffix in (".safetensors", ".json"):
-            shutil.copyfile(stem.with_suffix(suffix), paths.CHECKPOINTS / f"{name}{suffix}")
+            copy(stem.with_suffix(suffix), paths.CHECKPOINTS / f"{name}{suffix}")
     write_json(
         paths.SELECTION,
         {
@@ -81,6 +81,26 @@ def validation_loss(stem: Path, evaluation: Evaluation, seed: int) -> float:
     with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
         measured = Validation(pairs, config, table, seed).measure(network)
     return measured["validation_cross_entropy"] + LAB_SIZE_WEIGHT * measured["validation_size_cross_entropy"]
+
+
+def check_complete(candidates: Sequence[Description]) -> None:
+    """Refuse candidates that are not all those of one training. Raises StageError."""
+    if not candidates:
+        raise StageError(f"{paths.CANDIDATES} has no candidates; run the stage train again")
+    last = candidates[-1]
+    every = last.optimizer_steps // last.train.candidates
+    wanted = list(range(every, last.step + 1, every))
+    if last.stopped_early and last.step % every:
+        wanted.append(last.step)
+    steps = [candidate.step for candidate in candidates]
+    if (not last.stopped_early and last.step != last.optimizer_steps) or steps != wanted:
+        raise StageError(
+            f"{paths.CANDIDATES} has the candidates after {steps} updates, but the training of {last.optimizer_steps} "
+            f"updates writes one every {every}; run the stage train again"
+        )
+    own = {"step", "stopped_early"}
+    if any(candidate.model_dump(exclude=own) != last.model_dump(exclude=own) for candidate in candidates):
+        raise StageError(f"{paths.CANDIDATES} has candidates of several trainings; run the stage train again")
 
 
 def measure(stem: Path, evaluation: Evaluation, seed: int) -> dict[str, Any]:

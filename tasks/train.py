@@ -6,7 +6,7 @@ its last save and produces the bytes of an uninterrupted one; a state saved by d
 
 import functools
 import importlib
-import json
+import math
 import os
 import shutil
 import signal
@@ -19,19 +19,17 @@ import numpy as np
 import torch
 import yaml
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from model.config.experiment import Experiment
-from model.config.training import WeightsKind
+from model.config.training import Train, WeightsKind
 from model.network.device_data import first_rows, task_rows
 from model.puzzles.arrays import Dataset
 from model.puzzles.leaks import fingerprints
-from model.storage import checkpoints
-from model.storage.atomic import write_json
-from model.storage.checkpoints import Description
+from model.storage import atomic, checkpoints
+from model.storage.checkpoints import CheckpointError, Description
 from model.storage.digests import digest
+from model.training import resume_states
 from model.training.history import Diverged
 from model.training.sampling_weights import sampling_weights
 from model.training.sharding import Sharded
@@ -43,15 +41,35 @@ from tasks.common.params import resolved
 from tasks.common.stage import StageError, stage
 from tasks.files import cost, live, start_checkpoint
 from tasks.files.tables import data_digest, read_dataset, read_origins, read_tasks, read_validation
+from tasks.machine import gpu_lock
 from tasks.machine.device import choose, sharded, spread
 
 
 @stage("train")
 def main() -> None:
     """Write data/checkpoints/candidates, history.json and probes.json."""
+    experiment = resolved()
+    try:
+        key = cost.training_key(experiment)
+    except OSError as error:
+        raise StageError(f"{error.filename} cannot be read: {error.strerror}; run `dvc repro`") from error
+    scratch, lock = paths.SCRATCH / "train" / key, paths.SCRATCH / "train" / f"{key}.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    if "RANK" not in os.environ:  # Set by torchrun, which holds the lock.
+        gpu_lock.take_file(lock, "the same training")
+    scratch.mkdir(exist_ok=True)  # Now: whoever held the lock has removed it.
+    try:
+        train(experiment, scratch)
+    finally:
+        if lock in gpu_lock.held():
+            gpu_lock.release_file(lock)
+
+
+def train(experiment: Experiment, scratch: Path) -> None:
+    """Train, or go on from the state in `scratch`, and write the outputs of the stage."""
     spread("tasks.train")
     code()  # Cached now, since the code may be edited while the training runs.
-    experiment, device = resolved(), choose()
+    device = choose()
     tasks = read_tasks()
     dataset = read_dataset("train", paths.TRAINING_VIEWS)
     origins, shares = read_origins("train"), experiment.train.origin_shares
@@ -68,16 +86,19 @@ def main() -> None:
     validation = read_validation(paths.TRAINING_VIEWS)
     kind = Sharded if sharded() else Training
     training = kind(dataset, weight, rows, experiment.train, experiment.seed, device, weights, validation)
-    scratch = paths.SCRATCH / "train" / cost.training_key(experiment)
-    scratch.mkdir(parents=True, exist_ok=True)
-    first, state = training.workers.rank == 0, scratch / "state.safetensors"
-    if state.exists() and restore(training, state):
+    first = training.workers.rank == 0
+    if first:
+        lost = functools.partial(lost_candidates, scratch, experiment.train)
+        for text in resume_states.sweep(scratch, code(), lost):
+            print(text, flush=True)
+    training.workers.wait()
+    if state := resume_states.newest(scratch):
+        training.restore(*resume_states.read(state))
         if first:
             events.emit(events.Resumed(step=training.step, total=experiment.train.optimizer_steps))
         print(f"going on after update {training.step} of {experiment.train.optimizer_steps}", flush=True)
-    elif state.exists() and first:
+    elif first:
         shutil.rmtree(scratch / "candidates", ignore_errors=True)
-        print("the state of this training was saved by other code: it starts anew", flush=True)
     if first:
         live.start(cost.training_key(experiment))
     started, began = time.monotonic(), time.time()
@@ -90,17 +111,45 @@ def main() -> None:
     probes = training.probe()
     if not first:
         return
+    # A death before the last line loses nothing: the states and candidates in scratch are whole until then.
     shutil.rmtree(paths.CANDIDATES, ignore_errors=True)
-    paths.CHECKPOINTS.mkdir(parents=True, exist_ok=True)
-    shutil.move(scratch / "candidates", paths.CANDIDATES)
-    write_json(paths.HISTORY, training.history)
-    write_json(paths.PROBES, probes)
+    paths.CANDIDATES.mkdir(parents=True)
+    for file in sorted((scratch / "candidates").iterdir()):
+        atomic.copy(file, paths.CANDIDATES / file.name)
+    atomic.write_json(paths.HISTORY, training.history)
+    atomic.write_json(paths.PROBES, probes)
     for name, measured in probes.items():
         print(f"{name}: {measured}")
     if probes.get("reverse_step") == {"cells_moved": 0.0}:
         print("warning: the reverse step moves no cell, which is known of the lab's argmax (version ledger, B3)")
-    shutil.rmtree(scratch)
+    done = scratch.with_name(f"{scratch.name}.done")
+    shutil.rmtree(done, ignore_errors=True)
+    scratch.rename(done)
+    shutil.rmtree(done)
     events.emit(events.Trained())
+
+
+def lost_candidates(scratch: Path, config: Train, step: int) -> str | None:
+    """Why the candidates in `scratch` do not allow to resume after `step` updates; None if they do."""
+    every = config.optimizer_steps // config.candidates
+    for number in range(every, step + 1, every):
+        try:
+            checkpoints.check_intact(scratch / "candidates" / paths.candidate(number).name)
+        except CheckpointError as error:
+            return str(error)
+    return None
+
+
+def save_seconds() -> float:
+    """Time between two saves: ARC_SAVE_SECONDS, by default 60. Raises StageError."""
+    text = os.environ.get("ARC_SAVE_SECONDS") or "60"
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise StageError(f"ARC_SAVE_SECONDS is {text!r}; allowed is a number of seconds, 0 or more")
+    return seconds
 
 
 def run(training: Training, scratch: Path, description: dict[str, Any], experiment: Experiment) -> None:
@@ -109,7 +158,13 @@ def run(training: Training, scratch: Path, description: dict[str, Any], experime
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda n, _: stopping.append(n))
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    first = training.workers.rank == 0
+    first, states = training.workers.rank == 0, resume_states.Writer(scratch, code())
+
+    def on_save() -> None:
+        state = training.state()
+        if first:
+            states.save(*state)
+
     with Progress(*columns, disable=not first) as progress:
         bar = progress.add_task("training", total=training.config.optimizer_steps, completed=training.step)
 
@@ -144,13 +199,16 @@ def run(training: Training, scratch: Path, description: dict[str, Any], experime
             training.run(
                 on_row=on_row,
                 on_candidate=on_candidate,
-                on_save=lambda: save(training, scratch / "state.safetensors"),
+                on_save=on_save,
                 stop=stop,
+                save_seconds=save_seconds(),
             )
         except Stopped as stopped:
             raise StageError(f"{stopped}; start the stage again to go on", "stopped") from None
         except Diverged as error:
             raise StageError(str(error), "the loss is not finite") from None
+        finally:
+            states.wait()
     if first and training.config.early_stop and training.stopped_early:
         update, value = lowest(training.history, training.config.early_stop)
         print(
@@ -176,29 +234,6 @@ def score_candidate(stem: Path, experiment: Experiment) -> None:
     )
     kept = {name: result[name] for name in events.CandidateScored.model_fields if name in result}
     events.emit(events.CandidateScored(**kept))
-
-
-def save(training: Training, path: Path) -> None:
-    """Write the resume state atomically; it survives a power cut. All workers must call, the first one writes."""
-    tensors, plain = training.state()
-    if training.workers.rank:
-        return
-    part = path.with_name(path.name + ".part")
-    metadata = {"plain": json.dumps(plain), "code": code()}
-    save_file({k: v.detach().cpu().clone() for k, v in tensors.items()}, part, metadata=metadata)
-    with part.open("rb") as file:
-        os.fsync(file.fileno())
-    part.replace(path)
-
-
-def restore(training: Training, path: Path) -> bool:
-    """Load a saved state; does nothing and returns false if different code saved it."""
-    with safe_open(path, framework="pt") as file:
-        metadata = file.metadata()
-    if metadata.get("code") != code():
-        return False
-    training.restore(load_file(path), json.loads(metadata["plain"]))
-    return True
 
 
 @functools.cache

@@ -122,8 +122,6 @@ class Train(Frozen):
     """Evenly spaced checkpoints; even, so that halfway is one of them."""
     log_every: Positive
     """Updates a row of the history averages."""
-    save_seconds: Annotated[float, Field(ge=0)]
-    """Time between two saves of the resume state."""
     validation: ValidationLooks
     evaluate_candidates: bool
     """Score each candidate as it appears, as the stage `select` does later; the score is printed and reported as an

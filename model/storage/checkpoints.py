@@ -19,7 +19,9 @@ from model.config.data import Augment, Prepare
 from model.config.diffusion import Noise
 from model.config.training import Train, WeightsKind
 from model.network.denoiser import Denoiser, build
-from model.storage.atomic import atomic_path, write_json
+from model.storage import sealed
+from model.storage.atomic import atomic_path
+from model.storage.digests import digest
 
 FORMAT: Literal[5] = 5
 """4 lacked keys of `train` (task embedding, head gains, noise levels, loss mean, table decay, origin shares); 3 had
@@ -32,7 +34,7 @@ class CheckpointError(ValueError):
 
 
 class Description(Frozen):
-    """Contents of the JSON file."""
+    """Contents of the JSON file, which also holds the digest of the weights' file and one of the whole JSON object."""
 
     format: Literal[5]
     experiment: str
@@ -77,16 +79,17 @@ def save(stem: Path, weights: Mapping[WeightsKind, Mapping[str, Tensor]], descri
         for kind, named in sorted(weights.items())
         for name, tensor in sorted(named.items())
     }
-    with atomic_path(stem.with_name(stem.name + ".safetensors")) as temporary:
+    with atomic_path(_weights_file(stem)) as temporary:
         save_file(tensors, temporary)
-    write_json(stem.with_name(stem.name + ".json"), description.model_dump(mode="json"))
+    weights_digest = digest(_weights_file(stem))
+    sealed.write(_json_file(stem), description.model_dump(mode="json") | {_WEIGHTS: weights_digest})
 
 
 def load(
     stem: Path, device: torch.device, kind: Literal["as-trained"] | WeightsKind = "as-trained"
 ) -> tuple[Denoiser, Description]:
     """The network of `stem`.safetensors with these weights, and its description. Raises CheckpointError."""
-    description = describe(stem)
+    description = check_intact(stem)
     network = build(description.train, description.task_rows)
     try:
         weights = read_weights(stem, description.weights if kind == "as-trained" else kind)
@@ -99,13 +102,20 @@ def load(
             f"the {kind} weights of {stem}.safetensors are not the network that {stem}.json describes: missing "
             f"{sorted(set(expected) - given)}, spare {sorted(given - set(expected))}, other shape {wrong}"
         )
+    for name, tensor in weights.items():
+        if tensor.dtype != expected[name].dtype:
+            raise CheckpointError(
+                f"{stem}.safetensors: the {kind} weights {name} are {tensor.dtype}, not {expected[name].dtype}"
+            )
+        if not bool(torch.isfinite(tensor).all()):
+            raise CheckpointError(f"{stem}.safetensors: the {kind} weights {name} are not finite; train again")
     network.load_state_dict(weights)
     return network.to(device).eval(), description
 
 
 def read_weights(stem: Path, kind: WeightsKind) -> dict[str, Tensor]:
     """The tensors of one kind by name. Raises OSError or SafetensorError."""
-    with safe_open(stem.with_name(stem.name + ".safetensors"), framework="pt") as file:
+    with safe_open(_weights_file(stem), framework="pt") as file:
         names = [name for name in file.keys() if name.startswith(f"{kind}/")]  # noqa: SIM118
         return {name.removeprefix(f"{kind}/"): file.get_tensor(name) for name in names}
 
@@ -173,6 +183,7 @@ def start_weights(
     return weights | {"task_table.weight": new}
 
 
+_WEIGHTS = "weights_digest"
 _ROW_NOISE = 0.01
 """Standard deviation of the rows of new tasks around the mean of the old."""
 _SAME: dict[str, tuple[str, ...]] = {
@@ -191,9 +202,37 @@ def _blocks(first_rows: Sequence[int], task_rows: int) -> list[range]:
     return [range(a, b) for a, b in zip(first_rows, ends, strict=True)]
 
 
+def check_intact(stem: Path) -> Description:
+    """The description of a checkpoint whose files are those that were saved together. Raises CheckpointError."""
+    description, wanted = _read(stem)
+    try:
+        found = digest(_weights_file(stem))
+    except OSError as error:
+        raise CheckpointError(f"{_weights_file(stem)} cannot be read: {error}; train or fetch it again") from error
+    if found != wanted:
+        raise CheckpointError(
+            f"{_weights_file(stem)} is damaged or belongs to another checkpoint: its content is not what "
+            f"{_json_file(stem)} was written for; run the stages that make it again, or fetch it again"
+        )
+    return description
+
+
 def describe(stem: Path) -> Description:
-    """The description of a checkpoint. Raises CheckpointError."""
-    path = stem.with_name(stem.name + ".json")
+    """The description of a checkpoint, without a look at its weights. Raises CheckpointError."""
+    return _read(stem)[0]
+
+
+def _weights_file(stem: Path) -> Path:
+    return stem.with_name(stem.name + ".safetensors")
+
+
+def _json_file(stem: Path) -> Path:
+    return stem.with_name(stem.name + ".json")
+
+
+def _read(stem: Path) -> tuple[Description, str]:
+    """The description and the digest of the weights' file."""
+    path = _json_file(stem)
     try:
         text = path.read_bytes()
     except OSError as error:
@@ -209,6 +248,10 @@ def describe(stem: Path) -> Description:
             "checkpoint with the code of the commit that wrote it"
         )
     try:
-        return Description.model_validate_json(text)
+        values = sealed.check(values, str(path))
+        wanted = str(values.pop(_WEIGHTS, ""))
+        return Description.model_validate_json(json.dumps(values)), wanted
+    except sealed.SealError as error:
+        raise CheckpointError(f"{error}; train or fetch it again") from error
     except ValidationError as error:
         raise CheckpointError(f"{path} is no checkpoint description of format {FORMAT}: {error}") from error

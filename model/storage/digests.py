@@ -8,7 +8,8 @@ def digest(*paths: Path) -> str:
     """The digest of the digests of the files' bytes, in this order. Raises OSError where a file cannot be read."""
     total = hashlib.sha256()
     for path in paths:
-        total.update(hashlib.sha256(path.read_bytes()).digest())
+        with path.open("rb") as file:
+            total.update(hashlib.file_digest(file, "sha256").digest())
     return total.hexdigest()
 
 

@@ -3,6 +3,7 @@
 Every random draw of update k is a function of (seed, k), so that a resumed run equals an unbroken one.
 """
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any, cast
@@ -26,7 +27,7 @@ from model.ops.random_purposes import STEP_MODE_CHUNK
 from model.puzzles.arrays import Dataset
 from model.training import objective
 from model.training.batches import Place, Stream
-from model.training.history import TrainingError, history_row
+from model.training.history import Diverged, TrainingError, history_row
 from model.training.lora import adapt, adapters, merged
 from model.training.noised_batch import NoisedBatch
 from model.training.optimizer import Average, buffer, clip, learning_rate, optimizers, set_rate
@@ -100,10 +101,11 @@ class Training:
         on_candidate: Callable[[int], None],
         on_save: Callable[[], None],
         stop: Callable[[], bool],
+        save_seconds: float = math.inf,
     ) -> None:
         """Train to the last step, or until config.early_stop ends it, which sets `stopped_early`.
 
-        Raises Diverged, or Stopped after a save if `stop()` returns true.
+        Saves every `save_seconds`. Raises Diverged, or Stopped after a save if `stop()` returns true.
         """
         batches = self.stream.batches(self.step * self.config.accumulation, self.stream.place)
         every = self.config.optimizer_steps // self.config.candidates
@@ -113,11 +115,12 @@ class Training:
             self.update([next(batches) for _ in range(self.config.accumulation)])
             if self.step % self.config.log_every == 0 or self.step == self.config.optimizer_steps:
                 on_row(self._row())
-            late = time.monotonic() - saved >= self.config.save_seconds
+            late = time.monotonic() - saved >= save_seconds
             stopping, saving, self.stopped_early = self.workers.any(stop(), late, self.stopped_early)
             if self.step % every == 0 or self.stopped_early:
                 on_candidate(self.step)
             if stopping or saving:
+                self._check_finite()
                 self._collect()
                 on_save()
                 saved = time.monotonic()
@@ -255,6 +258,14 @@ class Training:
             self.workers.add(self.sums)
             if self.workers.rank and not keep:
                 self.sums.zero_()
+
+    def _check_finite(self) -> None:
+        """Raise Diverged at all workers if a loss or gradient norm since the last row is not finite."""
+        if self.workers.any(not bool(torch.isfinite(self.sums).all()))[0]:
+            raise Diverged(
+                f"update {self.step}: a loss or gradient norm since the last row is not finite; the training diverged "
+                "and is not saved. Lower train.optimizer.learning_rate or lengthen train.warmup_steps"
+            )
 
     def _row(self) -> dict[str, float]:
         """Means since the last row; waits for the device."""

@@ -18,7 +18,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from model.scoring.wording import interval, percent
-from model.storage.atomic import write_text
+from model.storage.atomic import atomic_path, write_text
 from tasks.common.stage import StageError, stage
 from tasks.comparison import compare_page
 from tasks.comparison.comparison import Comparison, Pair, Row, compare
@@ -37,12 +37,10 @@ def write_csv(path: Path, rows: Sequence[NamedTuple]) -> None:
             return "; ".join(" ".join(part) if isinstance(part, tuple) else str(part) for part in value)
         return value
 
-    part = path.with_name(path.name + ".part")
-    with part.open("w", newline="") as file:
+    with atomic_path(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(rows[0]._fields)
         writer.writerows([text(value) for value in row] for row in rows)
-    part.replace(path)
 
 
 @stage("compare")

@@ -16,6 +16,7 @@ from model.scoring.proposals import Proposals
 from model.scoring.scores import attempts_of
 from model.scoring.votes import vote
 from model.scoring.wording import caveats
+from model.storage.atomic import write_bytes
 from tasks.common import paths
 from tasks.common.params import resolved
 from tasks.common.stage import StageError, stage
@@ -50,9 +51,7 @@ def main(
         console.print(f"[yellow]{line}[/]")
     if output:
         contents = sheet(title, strips) if output.suffix == ".png" else svg(title, strips).encode()
-        part = output.with_name(output.name + ".part")
-        part.write_bytes(contents)
-        part.replace(output)
+        write_bytes(output, contents)
         console.print(f"drawn to {output}", highlight=False)
 
 

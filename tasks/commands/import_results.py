@@ -25,7 +25,7 @@ from model.puzzles import grids
 from model.puzzles.grids import Grid
 from model.scoring.scores import Key
 from model.scoring.wording import marks
-from model.storage.atomic import write_json
+from model.storage import sealed
 from model.storage.digests import digest, digest_text
 from tasks import score
 from tasks.common import params, paths
@@ -99,7 +99,7 @@ def read(place: Path, scratch: Path) -> Result:
             **marks(checkpoint, selection, _fetch(values)),
         }
         path = scratch / f"{file.stem}.json"
-        write_json(path, scores[pair])
+        sealed.write(path, scores[pair])
         answers[pair] = {"score.json": path, file.name: file}
     finished = Finished(
         parameters=values,

@@ -33,7 +33,7 @@ def main(
     file: Annotated[Path, typer.Argument(help="An official file of challenges, or of one task")],
     checkpoint: Annotated[Path, typer.Option(help="Such as data/checkpoints/best, without a suffix")],
     evaluation: Annotated[str, typer.Option(help="Name of an evaluation under `evaluations`")] = "votes",
-    output: Annotated[Path | None, typer.Option(help="The submission; data/submissions/... by default")] = None,
+    output: Annotated[Path | None, typer.Option(help="The submission; solved/... by default")] = None,
     draw: Annotated[bool, typer.Option(help="Draw the attempts")] = True,
 ) -> None:
     """Answer an official ARC file with a checkpoint: attempts in the terminal, and a submission."""
@@ -56,7 +56,9 @@ def main(
     known, unknown = solving.recognise(tasks, description, trained)
     if not known:
         raise StageError(f"{stem} knows none of the {len(tasks)} tasks of {file}; {solving.advice(unknown)}")
-    path = output or paths.SUBMISSIONS / f"{stem.name}-{file.stem}" / "submission.json"
+    path = output or Path("solved") / f"{stem.name}-{file.stem}" / "submission.json"
+    if path.resolve().is_relative_to(Path("data").resolve()):
+        raise StageError(f"--output is {path}; data/ belongs to the experiment: choose a path outside of it")
 
     network, description = checkpoints.load(stem, choose(), config.weights)
     with Progress(transient=True) as progress:

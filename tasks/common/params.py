@@ -27,6 +27,7 @@ RENAMED = {
     "train.ema_warmup_steps": "train.ema.warmup_steps",
     "train.pixel_noise_rate": "train.pixel_noise.rate",
     "train.pixel_noise_share": "train.pixel_noise.share",
+    "train.save_seconds": "the environment variable ARC_SAVE_SECONDS",
     "train.self_conditioning.zeros_rate": "train.self_conditioning.null_conditioning_rate",
     "evaluations.<name>.votes": "evaluations.<name>.answers.views",
     "evaluations.<name>.attempts": "evaluations.<name>.answers.count",

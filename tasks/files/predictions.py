@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError
 from model.config.base import Frozen
 from model.config.evaluation import Evaluation
 from model.puzzles.grids import Grid
+from model.storage.atomic import atomic_path
 from tasks.common.documents import parse_json
 from tasks.common.stage import StageError
 
@@ -64,9 +65,8 @@ def write(path: Path, rows: Sequence[dict[str, Any]], source: Source) -> None:
     """Write rows of SCHEMA atomically."""
     table = pa.Table.from_pylist(list(rows), SCHEMA.with_metadata({"source": source.model_dump_json()}))
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    pq.write_table(table, part, compression="zstd")
-    part.replace(path)
+    with atomic_path(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
 
 
 def joined(parts: Sequence[Path]) -> tuple[list[dict[str, Any]], Source]:
@@ -82,7 +82,7 @@ def joined(parts: Sequence[Path]) -> tuple[list[dict[str, Any]], Source]:
 def read(path: Path) -> tuple[pd.DataFrame, Source]:
     """Rows, with `cells` as grids, and their source. Raises StageError if the file is incomplete or invalid."""
     try:
-        table = pq.read_table(path)
+        table = pq.read_table(path, page_checksum_verification=True)
         source = _source((table.schema.metadata or {}).get(b"source", b""))
     except (OSError, pa.ArrowException) as error:
         raise StageError(f"{path} is no complete predictions file: {error}; run the stage predict again") from error

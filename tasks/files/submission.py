@@ -14,6 +14,7 @@ import typer
 from model.puzzles.grids import Grid, GridError, grid
 from model.scoring.scores import NOTHING, Key, score
 from model.scoring.wording import interval, percent
+from model.storage.atomic import write_text
 from tasks.common.documents import DocumentError, read_json
 from tasks.common.stage import StageError, stage
 from tasks.files.tables import read_solutions
@@ -35,9 +36,7 @@ def submission(tests: Mapping[str, int], attempts: Mapping[Key, Sequence[Grid]])
 def write(path: Path, contents: Mapping[str, Any]) -> None:
     """Write the file, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(contents, separators=(",", ":")))
-    part.replace(path)
+    write_text(path, json.dumps(contents, separators=(",", ":")))
 
 
 def read(path: Path, tests: Mapping[str, int]) -> dict[Key, list[Grid]]:

@@ -6,11 +6,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from model.config.data import REARC
 from model.puzzles.arrays import Dataset, Ints, Pairs, Views
 from model.puzzles.grids import Grid
+from model.storage.atomic import atomic_path
 from model.storage.digests import digest
 from tasks.common import paths
 from tasks.common.documents import DocumentError, read_json
@@ -52,7 +55,7 @@ def read_origins(split: str) -> NDArray[np.str_]:
 
 def read_pairs(split: str) -> dict[tuple[str, int], tuple[Grid, Grid | None]]:
     """Input and output (None where it is not known) of every pair of a split, by task id and number."""
-    names, table, cells = [task["name"] for task in read_tasks()], pd.read_parquet(paths.PAIRS), np.load(paths.CELLS)
+    names, table, cells = [task["name"] for task in read_tasks()], read_table(paths.PAIRS), read_cells()
 
     def grid(row: Any, side: str) -> Grid:
         start, height, width = (int(row[f"{side}_{part}"]) for part in ("offset", "height", "width"))
@@ -81,10 +84,10 @@ def read_demonstrations() -> dict[str, list[tuple[Grid, Grid]]]:
 
 def read_dataset(split: str, views: Path) -> Dataset:
     """Pairs of one split with the views of every task."""
-    table = pd.read_parquet(paths.PAIRS)
+    table = read_table(paths.PAIRS)
     table = table[table["split"] == split]
     pairs = Pairs(**{name: table[name].to_numpy(np.int64) for name in Pairs.__dataclass_fields__})
-    return Dataset(np.load(paths.CELLS), pairs, read_views(views))
+    return Dataset(read_cells(), pairs, read_views(views))
 
 
 def read_validation(views: Path) -> Dataset:
@@ -107,18 +110,45 @@ def read_validation(views: Path) -> Dataset:
     return Dataset(np.concatenate([dataset.cells, *(grid.ravel() for grid in outputs)]), pairs, dataset.views)
 
 
+def read_cells() -> NDArray[np.uint8]:
+    """Cells of every grid, back to back. Raises StageError."""
+    try:
+        cells: NDArray[np.uint8] = np.load(paths.CELLS)
+    except (OSError, ValueError, EOFError, SyntaxError) as error:
+        raise StageError(f"{paths.CELLS} is damaged or missing: {error}; run `dvc repro`") from error
+    if cells.dtype != np.uint8 or cells.ndim != 1 or (len(cells) and cells.max() > 9):
+        raise StageError(f"{paths.CELLS} is damaged: it has other values than colours; run the stage prepare again")
+    return cells
+
+
+def write_table(path: Path, frame: pd.DataFrame) -> None:
+    """Write a table as parquet atomically, each page with a checksum."""
+    with atomic_path(path) as temporary:
+        frame.to_parquet(temporary, index=False, write_page_checksum=True)
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """Read what `write_table` wrote. Raises StageError."""
+    try:
+        frame: pd.DataFrame = pq.read_table(path, page_checksum_verification=True).to_pandas()
+    except (OSError, ValueError, pa.ArrowException) as error:
+        reason = str(error).splitlines()[0]
+        raise StageError(f"{path} is damaged or missing: {reason}; run `dvc repro`") from error
+    return frame
+
+
 def write_views(path: Path, task: Ints, views: Views) -> None:
     """One row a view; `task` (views,) is the task of each."""
     frame = pd.DataFrame({"task": task, "element": views.element, "colour_cycle": views.colour_cycle})
     for colour in range(views.colours.shape[1]):
         frame[f"colour_{colour}"] = views.colours[:, colour]
     path.parent.mkdir(parents=True, exist_ok=True)
-    frame.to_parquet(path, index=False)
+    write_table(path, frame)
 
 
 def read_views(path: Path) -> Views:
     """The views of every task, grouped by task."""
-    frame = pd.read_parquet(path)
+    frame = read_table(path)
     task = frame["task"].to_numpy(np.int64)
     count = np.bincount(task)
     colours = frame[[f"colour_{c}" for c in range(10)]].to_numpy(np.uint8)

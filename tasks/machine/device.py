@@ -8,7 +8,7 @@ import sys
 import torch
 
 from tasks.common.stage import StageError
-from tasks.machine.gpu_lock import take, take_all
+from tasks.machine.gpu_lock import keep_across_exec, take, take_all
 
 _MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1
 """Options of mallopt(3)."""
@@ -28,6 +28,7 @@ def spread(module: str, *arguments: str) -> None:
     run = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", wanted, "-m", module, *arguments]
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, torch.get_num_threads() // int(wanted))))
     sys.stdout.flush()
+    keep_across_exec()
     os.execv(sys.executable, [sys.executable, *run])
 
 

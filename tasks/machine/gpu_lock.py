@@ -61,9 +61,35 @@ def take(devices: list[torch.device]) -> torch.device:
 
 
 def take_all(devices: list[torch.device]) -> None:
-    """Wait for each of `devices` in this order, the same in every process, and keep the locks across an exec."""
+    """Wait for each of `devices` in this order, the same in every process."""
     for device in devices:
         take([device])
+
+
+def take_file(path: Path, what: str) -> None:
+    """Wait until the lock `path` of `what` is free and take it; the folder must exist."""
+    waits: dict[str, Any] | None = None
+    while path not in _held and not _try(path):
+        owner = holder(path)
+        if owner and waits != owner:
+            waits = owner
+            print(f"waiting for {what}: {describe(owner)}", flush=True)
+        time.sleep(POLL_SECONDS)
+
+
+def held() -> set[Path]:
+    """Lock files that this process holds."""
+    return set(_held)
+
+
+def release_file(path: Path) -> None:
+    """Release and remove a lock of `take_file`."""
+    path.unlink(missing_ok=True)
+    os.close(_held.pop(path))
+
+
+def keep_across_exec() -> None:
+    """Keep the locks that are held when this process is replaced by another program."""
     for number in _held.values():
         os.set_inheritable(number, True)
 

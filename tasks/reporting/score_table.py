@@ -10,6 +10,7 @@ from rich.table import Table
 from model.config.evaluation import Evaluation, RepeatedVotes, Votes
 from model.config.experiment import Experiment
 from model.scoring.wording import caveats, interval, percent, subset
+from model.storage import sealed
 from tasks.common import paths
 from tasks.common.documents import DocumentError, read_json
 from tasks.common.params import resolved
@@ -61,11 +62,13 @@ def read_score(experiment: Experiment, checkpoint: str, evaluation: str) -> dict
     """One score file. Raises StageError for a missing or broken one, or one of another experiment."""
     path = paths.score(checkpoint, evaluation)
     try:
-        result: dict[str, Any] = read_json(path)
+        result = sealed.check(read_json(path), str(path))
         identity = result["source"]["experiment"], result["source"]["seed"]
     except DocumentError as error:
         advice = "run `dvc repro`" if isinstance(error.__cause__, OSError) else "run the stage score again"
         raise StageError(f"{error}; {advice}") from error
+    except sealed.SealError as error:
+        raise StageError(f"{error}; run the stage score again") from error
     except (KeyError, TypeError) as error:
         raise StageError(f"{path} is no score ({type(error).__name__}: {error}); run the stage score again") from error
     if identity != (experiment.name, experiment.seed):

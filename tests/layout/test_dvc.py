@@ -13,7 +13,7 @@ STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 
 
 WIDENED = {
-    "params": {"tasks/common/stage.py", "tasks/common/events.py"},
+    "params": {"tasks/common/stage.py", "tasks/common/events.py", "tasks/common/inputs.py"},
     "select": {"model/ops/cuda_graph.py", "model/ops/process_group.py"},
     "predict": {"model/diffusion/forward.py", "model/ops/cuda_graph.py"},
     "report": {"tasks/reporting/terminal.py"},

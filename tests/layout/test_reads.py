@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +15,7 @@ from dvc.repo.reproduce import plan_repro
 
 from tasks.common.presets import merge
 from tests.conftest import ROOT, SMALL
+from tests.support.every_read import CHANGES, copy_part
 from tests.support.small_experiment import FILES
 
 pytestmark = pytest.mark.slow
@@ -33,13 +33,6 @@ sys.addaudithook(hook)
 sys.argv = sys.argv[1:]
 runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 """
-CHANGES: dict[str, Any] = {
-    "fetch": {"source": "own"},
-    "prepare": {"training_subset": "mine.txt", "validation_tasks": 1},
-    "train": {"early_stop": {"every": 4, "patience": 4, "improvement": 0.0}, "finetune": {"start": ""}},
-    "predict": {"checkpoints": ["best"], "evaluations": ["attempts", "votes"]},
-}
-"""What makes stages read files that they would not read otherwise."""
 BESIDE = {
     "train": {"dvc.yaml"},  # The digest of the code that saved a resume state: it decides where a training resumes.
     "publish": {"mlflow.db"},
@@ -65,7 +58,7 @@ class Project:
             for path in (ROOT / room).rglob("__init__.py")
         ]
         for name in [*named, *packages, *BESIDE.get(stage.name.split("@")[0], ())]:
-            self._copy(self.root, alone, name)
+            copy_part(self.root, alone, name)
         log = alone.with_suffix(".reads")
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("ARC_", "MLFLOW_", "PREFECT_", "PYTHON"))}
         environment = {
@@ -81,17 +74,9 @@ class Project:
             f"{stage.addressing} with nothing but its dependencies:\n{done.stdout}{done.stderr}"
         )
         for out in stage.outs:
-            self._copy(alone, self.root, out.def_path)
+            copy_part(alone, self.root, out.def_path)
         rows = [line.split(" ", 1) for line in log.read_text(errors="surrogateescape").splitlines()]
         return [(what, Path(path)) for what, path in rows]
-
-    @staticmethod
-    def _copy(source: Path, target: Path, name: str) -> None:
-        (target / name).parent.mkdir(parents=True, exist_ok=True)
-        if (source / name).is_dir():
-            shutil.copytree(source / name, target / name, dirs_exist_ok=True)
-        elif (source / name).exists():
-            shutil.copyfile(source / name, target / name)
 
 
 def foreign(stage: Any, opened: list[tuple[str, Path]], alone: Path) -> set[str]:
@@ -114,7 +99,7 @@ def foreign(stage: Any, opened: list[tuple[str, Path]], alone: Path) -> set[str]
 def test_a_stage_reads_its_dependencies_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = tmp_path / "all"
     for part in ("model", "tasks", "dvc.yaml", "presets.yaml", "pyproject.toml", "data/own"):
-        Project._copy(ROOT, root, part)
+        copy_part(ROOT, root, part)
     for name, contents in FILES.items():
         (root / "data" / "own" / name).write_text(json.dumps(contents))
     (root / "data" / "own" / "mine.txt").write_text("aaaaaaaa\nbbbbbbbb\n")

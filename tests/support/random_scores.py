@@ -1,11 +1,11 @@
 """Scores made up by chance, and folders that hold them as worktrees do."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 import yaml
 
+from model.storage import sealed
 from tasks.common import paths
 from tests.conftest import experiment
 
@@ -54,7 +54,7 @@ def folder(root, score, **changes):
     }
     (root / "data/scores").mkdir(parents=True)
     (root / paths.EXPERIMENT).write_text(yaml.safe_dump(config.model_dump(mode="json")))
-    (root / paths.score("best", "votes")).write_text(json.dumps(score))
+    sealed.write(root / paths.score("best", "votes"), score)
     return str(root)
 
 

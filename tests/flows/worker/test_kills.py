@@ -104,8 +104,9 @@ def test_a_cancelled_run_whose_worker_dies_is_cancelled_by_the_next(lab: Lab) ->
 
 
 def test_twice_dead_at_the_same_step_is_left_failed(lab: Lab) -> None:
+    lab.environment["ARC_SAVE_SECONDS"] = "300"
     lab.start_worker()
-    [run] = lab.queue({**LONG, "train.log_every": 5000, "train.save_seconds": 300})
+    [run] = lab.queue({**LONG, "train.log_every": 5000})
     for deaths in (1, 2):
         taken = until(lambda n=deaths: lab.log(run).count("device cpu taken") == n and lab.training(run), 120)
         taken[0].kill()
@@ -119,8 +120,9 @@ def test_twice_dead_at_the_same_step_is_left_failed(lab: Lab) -> None:
 
 
 def test_two_power_cuts_at_the_same_step_leave_it_failed(lab: Lab) -> None:
+    lab.environment["ARC_SAVE_SECONDS"] = "300"
     lab.start_worker()
-    [run] = lab.queue({**LONG, "train.log_every": 5000, "train.save_seconds": 300})
+    [run] = lab.queue({**LONG, "train.log_every": 5000})
     for deaths in (1, 2):
         until(lambda n=deaths: lab.log(run).count("device cpu taken") == n, 120)
         lab.stop()

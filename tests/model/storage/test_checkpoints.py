@@ -11,7 +11,8 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from model.storage import checkpoints
+from model.storage import checkpoints, sealed
+from model.storage.digests import digest
 from tasks import augment, predict, prepare, select, train
 from tasks.common import paths
 from tests.conftest import ROOT, experiment, puzzles
@@ -93,8 +94,9 @@ def _refused_by_predict() -> str:
 
 
 def _rewrite(stem, **changes) -> None:
-    path = stem.with_suffix(".json")
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    """Write other values, and weights, together with the digests that belong to them."""
+    weights = {"weights_digest": digest(stem.with_suffix(".safetensors"))}
+    sealed.write(stem.with_suffix(".json"), json.loads(stem.with_suffix(".json").read_text()) | weights | changes)
 
 
 def test_another_task_index_is_refused_with_the_tasks_named(trained):
@@ -119,13 +121,41 @@ def test_missing_spare_and_misshapen_weights_are_named(trained):
     whole = load_file(file)
     without = {name: tensor for name, tensor in whole.items() if name != "raw/time.weight"}
     save_file(without, file)
+    _rewrite(trained)
     assert re.search(r"missing \['time.weight'\], spare \[\], other shape \[\]", _refused_by_predict())
     save_file(whole | {"raw/more.weight": torch.zeros(2)}, file)
+    _rewrite(trained)
     assert re.search(r"missing \[\], spare \['more.weight'\]", _refused_by_predict())
     save_file(whole | {"raw/time.weight": whole["raw/time.weight"][:, 1:].contiguous()}, file)
+    _rewrite(trained)
     assert "other shape ['time.weight']" in _refused_by_predict()
+    save_file(whole | {"raw/time.weight": whole["raw/time.weight"].double()}, file)
+    _rewrite(trained)
+    assert "time.weight are torch.float64, not torch.float32" in _refused_by_predict()
+    broken = whole["raw/time.weight"].clone()
+    broken.view(-1)[-1] = float("nan")
+    save_file(whole | {"raw/time.weight": broken}, file)
+    _rewrite(trained)
+    assert "time.weight are not finite" in _refused_by_predict()
     file.write_bytes(file.read_bytes()[:100])
+    _rewrite(trained)
     assert "cannot be read" in _refused_by_predict()
+
+
+def test_a_description_is_bound_to_its_weights(trained):
+    other = load_file(trained.with_suffix(".safetensors"))
+    save_file({name: tensor + 1 for name, tensor in other.items()}, trained.with_suffix(".safetensors"))
+    assert "final.safetensors is damaged or belongs to another checkpoint" in _refused_by_predict()
+
+
+def test_an_edited_description_is_refused(trained):
+    path = trained.with_suffix(".json")
+    path.write_text(path.read_text().replace('"leaks": 0', '"leaks": 1'))
+    assert "final.json cannot be used: its content is not what was written" in _refused_by_predict()
+    values = json.loads(path.read_text())
+    del values["digest"]
+    path.write_text(json.dumps(values))
+    assert "final.json cannot be used: it has no digest" in _refused_by_predict()
 
 
 def test_an_unknown_task_is_an_error_and_never_the_first(trained):
@@ -144,7 +174,7 @@ def test_another_format_is_refused_with_what_to_do(trained, format_):
 
 def test_a_file_that_is_no_description_is_refused(trained):
     path = trained.with_suffix(".json")
-    for text in ("[]", "{", json.dumps({"format": 5})):
+    for text in ("[]", "{", json.dumps(sealed.seal({"format": 5}))):
         path.write_text(text)
         assert "final.json is no checkpoint description" in _refused_by_predict()
 

@@ -12,7 +12,7 @@ from model.diffusion.schedule import cosine_schedule, levels
 from model.network.denoiser import build
 from model.network.packing import pack, pad_to_budget
 from model.training import objective
-from model.training.history import TrainingError
+from model.training.history import Diverged, TrainingError
 from model.training.optimizer import Average, Muon, learning_rate, newton_schulz
 from tests.conftest import ROOT, experiment
 from tests.support.small_training import dataset, run, training
@@ -171,3 +171,60 @@ def test_levels_hand_the_network_its_time_input():
         levels(cosine_schedule(config.noise), "log-alpha-bar", torch.device("cpu")).time.exp(), table.alpha_bar
     )
     assert levels(cosine_schedule(config.noise), "index", torch.device("cpu")).time.tolist() == list(range(128))
+
+
+@pytest.mark.parametrize("stopping", [False, True])
+def test_a_loss_that_is_no_number_since_the_last_row_is_never_saved(stopping):
+    subject = training(experiment(train={"log_every": 6}).train)
+    saved = []
+
+    def stop() -> bool:
+        if subject.step == 2:
+            subject.sums[0] = float("nan")
+        return stopping and subject.step == 2
+
+    with pytest.raises(Diverged, match="update 2: a loss or gradient norm since the last row is not finite"):
+        subject.run(
+            on_row=lambda _: None,
+            on_candidate=lambda _: None,
+            on_save=lambda: saved.append(subject.step),
+            stop=stop,
+            save_seconds=1e9 if stopping else 0,
+        )
+    assert saved == ([] if stopping else [1])
+
+
+def test_it_saves_at_the_interval_and_never_without_one():
+    for seconds, expected in ((0.0, list(range(1, 13))), (1e9, [])):
+        saved: list[int] = []
+        subject = training(experiment().train)
+        subject.run(
+            on_row=lambda _: None,
+            on_candidate=lambda _: None,
+            on_save=lambda subject=subject, saved=saved: saved.append(subject.step),
+            stop=lambda: False,
+            save_seconds=seconds,
+        )
+        assert saved == expected
+
+
+def test_the_average_counts_its_updates_from_none():
+    """The first value is the first network's; then the weight of the newest falls from 0.01 to 1 - decay."""
+    config = experiment(train={"log_every": 1, "ema": {"decay": 0.999, "warmup_steps": 4}}).train
+    subject, seen = training(config), []
+    subject.run(
+        on_row=lambda _: seen.append({k: v.clone() for k, v in subject.weights("raw").items()}),
+        on_candidate=lambda _: None,
+        on_save=lambda: None,
+        stop=lambda: False,
+    )
+    expected = seen[0]
+    for updates, weights in enumerate(seen[1:], 1):
+        decay = 0.99 + 0.009 * min(1, updates / 4)
+        expected = {name: decay * value + (1 - decay) * weights[name] for name, value in expected.items()}
+    averaged = subject.weights("ema")
+    moved = 0.0
+    for name, value in expected.items():
+        torch.testing.assert_close(averaged[name], value, rtol=1e-5, atol=1e-7)
+        moved = max(moved, float((value - seen[-1][name]).abs().max()))
+    assert moved > 1e-4

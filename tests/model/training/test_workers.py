@@ -121,7 +121,7 @@ def test_a_training_in_parts_that_was_stopped_goes_on(prepared, then):
             assert line
         process.terminate()
         process.stdout.read()
-    assert len(list(paths.SCRATCH.glob("train/*/state.safetensors"))) == 1
+    assert len(list(paths.SCRATCH.glob("train/*/state-*.safetensors"))) == 1
     ours, our_history, _ = _trained("going on after update", **then)
     for name, tensor in ours.items():
         assert torch.allclose(tensor, weights[name], rtol=1e-3, atol=1e-5), name

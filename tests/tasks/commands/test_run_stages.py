@@ -28,7 +28,12 @@ def command(folder: Path, *names: str, **changes: object) -> "subprocess.Popen[s
     folder.mkdir(exist_ok=True)
     (folder / "small.yaml").write_text(yaml.safe_dump(overrides))
     arguments = [sys.executable, "-m", "tasks.commands.run_stages", *(names or ["v3/tiny/aa1-6x6"])]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "ARC_DEVICE": "cpu", "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {
+        "PYTHONPATH": str(ROOT),
+        "ARC_DEVICE": "cpu",
+        "OMP_NUM_THREADS": "1",
+        "ARC_SAVE_SECONDS": "0",
+    }
     return subprocess.Popen(
         [*arguments, "--commit", "abc1234", "--overrides", "small.yaml"],
         cwd=folder,
@@ -65,13 +70,13 @@ def test_what_is_kept_can_be_imported_and_nothing_is_done_twice(tmp_path):
 
 def test_an_interrupted_training_resumes_and_ends_with_the_same_history(tmp_path):
     longer = {
-        "train": {"optimizer_steps": 300, "log_every": 20, "save_seconds": 0},
+        "train": {"optimizer_steps": 300, "log_every": 20},
         "predict": {"checkpoints": ["best"]},
     }
     cut, whole = tmp_path / "cut", tmp_path / "whole"
     process = command(cut, **longer)
     deadline = time.monotonic() + 120
-    while not list(cut.glob(".scratch/run_stages/*/.scratch/train/*/state.safetensors")):
+    while not list(cut.glob(".scratch/run_stages/*/.scratch/train/*/state-*.safetensors")):
         assert time.monotonic() < deadline
         assert process.poll() is None
         time.sleep(0.02)

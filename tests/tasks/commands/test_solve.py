@@ -3,12 +3,14 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 from rich.console import Console
 
+from model.storage import sealed
 from tasks import predict, score
 from tasks.commands import draw_task, solve
 from tasks.common import paths
@@ -47,7 +49,7 @@ def test_the_attempts_are_those_of_predict_with_kept_colours_and_agreed_sizes(wo
     file = paths.RAW / CHALLENGES
     if data == "elsewhere":
         paths.TASKS.unlink()
-    out = paths.CHECKPOINTS / "mine.json"
+    out = workspace / "mine.json"
     _solve(file, paths.CHECKPOINTS / "best", output=out, draw=False)
     mine = json.loads(out.read_text())
     assert mine == json.loads(paths.submission("best", "votes").read_text())
@@ -59,7 +61,7 @@ def test_the_attempts_are_those_of_predict_and_score(stem, evaluation, capsys):
     """Votes taken live equal the votes replayed from the kept predictions."""
     predict.main("best", evaluation)
     score.main("best", evaluation)
-    out = stem.parent / "mine.json"
+    out = Path("mine.json")
     _solve(paths.RAW / CHALLENGES, stem, evaluation=evaluation, output=out)
     assert json.loads(out.read_text()) == json.loads(paths.submission("best", evaluation).read_text())
     shown = capsys.readouterr().out
@@ -73,7 +75,7 @@ def test_unknown_tasks_are_named_with_what_to_do(stem, capsys):
     file = stem.parent / "some.json"
     file.write_text(json.dumps(tasks))
     _solve(file, stem, draw=False)
-    written = json.loads((paths.SUBMISSIONS / "best-some" / "submission.json").read_text())
+    written = json.loads((Path("solved") / "best-some" / "submission.json").read_text())
     assert list(written) == ["cccccccc", "dddddddd", "eeeeeeee"]
     assert written["eeeeeeee"] == [{"attempt_1": [[0]], "attempt_2": [[0]]}]
     shown = " ".join(capsys.readouterr().out.split())
@@ -103,9 +105,9 @@ def test_a_file_of_one_task_with_its_answers(stem):
         pair["output"] = ANSWERS["dddddddd"][i]
     file = stem.parent / "dddddddd.json"
     file.write_text(json.dumps(task))
-    _solve(file, stem, draw=False, output=stem.parent / "one.json")
-    _solve(paths.RAW / CHALLENGES, stem, draw=False, output=stem.parent / "all.json")
-    one, all_ = (json.loads((stem.parent / name).read_text()) for name in ("one.json", "all.json"))
+    _solve(file, stem, draw=False, output=Path("one.json"))
+    _solve(paths.RAW / CHALLENGES, stem, draw=False, output=Path("all.json"))
+    one, all_ = (json.loads(Path(name).read_text()) for name in ("one.json", "all.json"))
     assert one == {"dddddddd": all_["dddddddd"]}
 
 
@@ -202,7 +204,7 @@ def test_a_task_that_is_not_there_is_named(scored):
 
 def test_marks_stand_beside_a_task(scored, capsys):
     path = paths.score("best", "votes")
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"selected_on_the_reported_set": True}))
+    sealed.write(path, json.loads(path.read_text()) | {"selected_on_the_reported_set": True})
     _task()
     assert "selected on the reported set" in capsys.readouterr().out
 
@@ -249,3 +251,11 @@ def test_the_commands_are_those_of_arc(scored):
     assert "denoising of attempt 1" in done.stdout
     done = arc("task", "eeeeeeee")
     assert (done.returncode, done.stderr.strip()[:30]) == (1, "task: eeeeeeee is no evaluatio")
+
+
+@pytest.mark.parametrize("output", ["data/submissions/best-votes/submission.json", "data/x.json", "solved/../data/a/b"])
+def test_an_output_in_the_experiments_data_is_refused(stem, output):
+    before = sorted(Path("data").rglob("*"))
+    with pytest.raises(SystemExit, match="data/ belongs to the experiment"):
+        _solve(paths.RAW / CHALLENGES, stem, output=Path(output), draw=False)
+    assert sorted(Path("data").rglob("*")) == before

@@ -56,7 +56,7 @@ def test_short_keys_are_unambiguous() -> None:
         for part in reversed(key.split(".")):
             changed = {part: changed}
         texts |= set(changes(merge(base, changed), base))
-    silent, by_value = 2, 2  # log_every and save_seconds; the names of optimizers and weights tell their key.
+    silent, by_value = 1, 2  # log_every; the names of optimizers and weights tell their key.
     assert len(texts - {"+changed"}) == len(keys) - silent - by_value
 
 

@@ -1,10 +1,9 @@
 """Scores that lie in files, in folders and in an MLflow store compare alike; what is none is refused."""
 
-import json
-
 import pytest
 import yaml
 
+from model.storage import sealed
 from tasks.common import paths
 from tasks.common.params import flatten
 from tasks.common.stage import StageError
@@ -51,8 +50,10 @@ def test_the_cost_is_that_of_the_folders_own_training(folders, tmp_path, monkeyp
     ("change", "says"),
     [
         (lambda path: path.write_text("{"), "broken JSON"),
-        (lambda path: path.write_text("[]"), "is no score: it lacks"),
-        (lambda path: path.write_text('{"tasks": {}}'), "is no score: it lacks"),
+        (lambda path: path.write_text("[]"), "cannot be used: it is no JSON object"),
+        (lambda path: path.write_text('{"tasks": {}}'), "cannot be used: it has no digest"),
+        (lambda path: path.write_text(path.read_text().replace("true", "false", 1)), "damaged or was edited"),
+        (lambda path: sealed.write(path, {"tasks": {}}), "is no score: it lacks"),
         (lambda path: path.unlink(), "is missing; .* has no scores"),
     ],
 )
@@ -95,7 +96,7 @@ def _publish(tmp_path, score, key, **changes):
         "evaluation": config.evaluations["votes"].model_dump(mode="json"),
     }
     file = tmp_path / f"{key}.json"
-    file.write_text(json.dumps(score))
+    sealed.write(file, score)
     tags = {"arc.experiment": config.name, "arc.seed": str(config.seed)}
     tags |= {"mlflow.source.git.commit": "0123456789abcdef" if config.seed else "fedcba9876543210"}
     parameters = flatten(config.model_dump(mode="json"))

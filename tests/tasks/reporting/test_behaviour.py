@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from model.storage import sealed
 from tasks.common import paths
 from tasks.files import predictions, tables
 from tasks.reporting import behaviour, score_table
@@ -84,7 +85,7 @@ def test_the_identity_attractor_reaches_all_three(house, capsys):
         [text for text in score["warnings"] if text.startswith("identity attractor")]
     )
     score["warnings"] = ["identity attractor: so"]
-    path.write_text(json.dumps(score))
+    sealed.write(path, score)
     score_table.main(long=True)
     assert "best-attempts: identity attractor: so" in capsys.readouterr().out
     assert score_table.rows(now)[0].warnings == ("identity attractor: so",)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from model.storage import sealed
 from tasks import publish
 from tasks.common import paths
 from tasks.servers import ui
@@ -126,7 +127,7 @@ def test_parts_of_different_experiments_are_not_published_as_one(repository, fil
     for part in parents:
         target = target[part]
     target[last] = value
-    Path(file).write_text(json.dumps(contents))
+    sealed.write(Path(file), contents) if isinstance(contents, dict) else Path(file).write_text(json.dumps(contents))
     with pytest.raises(SystemExit, match=says):
         publish.main()
     assert not runs(client())
@@ -149,7 +150,7 @@ def test_marks_reach_the_runs(repository):
         given = json.loads(path.read_text())
         given["selected_on_the_reported_set"] = pair.startswith("best")
         given["source"]["leaks"] = 3
-        path.write_text(json.dumps(given))
+        sealed.write(path, given)
     publish.main()
     marked = runs(client(), "tags.`arc.selected_on_the_reported_set` = 'true'")
     assert {run.info.run_name for run in marked} == {NAME, f"{NAME} best-attempts", f"{NAME} best-votes"}
