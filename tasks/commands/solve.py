@@ -22,10 +22,10 @@ from model.storage.checkpoints import Description
 from tasks.common import paths
 from tasks.common.params import load, resolved
 from tasks.common.stage import StageError, stage
-from tasks.files.official import read_official
 from tasks.files.tables import data_digest, read_pairs
 from tasks.reporting.drawing import Strip
 from tasks.serving import solving
+from tasks.sources.official import read_official
 
 
 @stage("solve")

@@ -9,7 +9,7 @@ import yaml
 
 from tasks.commands.import_results import rescore
 from tasks.files import predictions
-from tasks.files.arckit_tasks import from_arckit
+from tasks.sources.arckit_tasks import from_arckit
 from tests.conftest import ROOT
 
 FOLDER = ROOT / "docs" / "baselines"

@@ -10,7 +10,7 @@ from tasks.commands import show_experiment
 from tasks.common import paths
 from tasks.common.presets import ConfigurationError
 from tasks.common.stage import StageError
-from tasks.files import arckit_tasks, selection
+from tasks.sources import arckit_tasks, selection
 from tests.conftest import experiment
 from tests.support.presets import named
 

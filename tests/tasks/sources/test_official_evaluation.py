@@ -15,7 +15,7 @@ from tasks.commands import import_results, show_experiment
 from tasks.common import paths
 from tasks.common.presets import ConfigurationError
 from tasks.files import tables
-from tasks.files.arckit_tasks import from_arckit
+from tasks.sources.arckit_tasks import from_arckit
 from tasks.tracking import records
 from tests.conftest import ROOT, experiment
 from tests.support.presets import named

@@ -11,7 +11,7 @@ from model.config.data import REARC
 from model.puzzles import grids
 from model.puzzles.grids import Grid, GridError, Pair, Task
 from tasks.common import paths
-from tasks.files.official import read_official
+from tasks.sources.official import read_official
 
 Solved = dict[str, tuple[Task, list[Grid]]]
 """Tasks with the outputs of their test inputs, by id."""

@@ -16,9 +16,10 @@ from model.storage.checkpoints import CheckpointError
 from tasks import augment, fetch, prepare, train
 from tasks.commands import show_experiment
 from tasks.common import paths
-from tasks.files import extra_sources, rearc, tables
-from tasks.files.extra_tasks import read_rearc, read_tasks
+from tasks.files import tables
 from tasks.machine import answers
+from tasks.sources import extra_sources, rearc
+from tasks.sources.extra_tasks import read_rearc, read_tasks
 from tests.conftest import ROOT, experiment, puzzles
 
 CHALLENGES = "arc-agi_training_challenges.json"
