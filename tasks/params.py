@@ -1,15 +1,20 @@
-"""Stage `params`: resolves params.yaml to data/experiment.yaml; without `--write` it prints the result."""
+"""Stage `params`: resolves params.yaml to data/experiment.yaml, and lists what differs from the presets.
+
+Without `--write` it prints the result.
+"""
 
 import sys
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import typer
 import yaml
 
-from model.storage.atomic import write_text
+from model.config.experiment import Experiment
+from model.storage.atomic import write_json, write_text
 from tasks.common import paths
-from tasks.common.params import load
-from tasks.common.presets import ConfigurationError
+from tasks.common.params import flatten, load, read, resolve
+from tasks.common.presets import LAYERS, ConfigurationError
 
 
 def main(
@@ -24,8 +29,21 @@ def main(
     if write:
         paths.EXPERIMENT.parent.mkdir(exist_ok=True)
         write_text(paths.EXPERIMENT, text)
+        write_json(paths.DIFFERENCES, differences(experiment, read(paths.PRESETS)))
     else:
         sys.stdout.write(text)
+
+
+def differences(experiment: Experiment, presets: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Every parameter that differs from the presets of the experiment's name: key, value, value of the presets."""
+    names = experiment.model_dump(include=set(LAYERS))
+    given = flatten(experiment.model_dump(mode="json"))
+    own = flatten(resolve(names, presets).model_dump(mode="json"))
+    return [
+        (key, given.get(key, "–"), own.get(key, "–"))
+        for key in {**given, **own}
+        if given.get(key) != own.get(key) and key not in ("seed", "title")
+    ]
 
 
 if __name__ == "__main__":

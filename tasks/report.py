@@ -11,14 +11,12 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from model.config.experiment import Experiment
 from model.puzzles.grids import Grid
 from model.scoring.wording import SELECTED_BY_LOSS, SELECTED_ON, TRAINED_ON, interval, percent
 from model.storage.atomic import write_bytes, write_json
 from tasks.common import documents, paths
 from tasks.common.documents import DocumentError
-from tasks.common.params import flatten, read, resolve, resolved
-from tasks.common.presets import LAYERS
+from tasks.common.params import flatten, resolved
 from tasks.common.stage import StageError, stage
 from tasks.files.tables import read_solutions
 from tasks.reporting import drawing
@@ -98,7 +96,7 @@ def main() -> None:
         voted=voted,
         headline=next((row for row in scores if row.name == HEADLINE), scores[0]),
         parts=[("Solved", solved), ("Missed", missed)],
-        differences=differences(experiment),
+        differences=read_json(paths.DIFFERENCES),
         parameters=flatten(experiment.model_dump(mode="json")),
         denoising=denoising,
         svgs={name: svgs(drawn, width=5.3 if len(drawn) == 2 else 3.5) for name, drawn in panels.items()},
@@ -174,18 +172,6 @@ def summary(puzzles: Mapping[str, Puzzle], subset: str, history: Sequence[Mappin
         f"A discrete-diffusion solver of ARC tasks, trained for {updates} and asked {grids} test grids of "
         f"{len(puzzles)} {subset} tasks."
     )
-
-
-def differences(experiment: Experiment) -> list[tuple[str, str, str]]:
-    """Every parameter that differs from the presets of the experiment's name: key, value, value of the presets."""
-    names = experiment.model_dump(include=set(LAYERS))
-    given = flatten(experiment.model_dump(mode="json"))
-    presets = flatten(resolve(names, read(paths.PRESETS)).model_dump(mode="json"))
-    return [
-        (key, given.get(key, "–"), presets.get(key, "–"))
-        for key in {**given, **presets}
-        if given.get(key) != presets.get(key) and key not in ("seed", "title")
-    ]
 
 
 def card_strip(card: Card) -> Strip:

@@ -17,6 +17,8 @@ def home() -> Path:
 PARAMS = Path("params.yaml")
 PRESETS = Path("presets.yaml")
 EXPERIMENT = Path("data/experiment.yaml")
+DIFFERENCES = Path("data/differences.json")
+"""What the experiment changes of the presets of its name, for the report."""
 LOCK = Path("dvc.lock")
 
 OWN = Path("data/own")

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 import re
 import shutil
 from html.parser import HTMLParser
@@ -16,8 +17,9 @@ from model.storage.atomic import write_json
 from tasks import prepare, report, score
 from tasks.common import paths
 from tasks.files import predictions
+from tasks.params import differences
 from tasks.reporting import panels
-from tests.conftest import ROOT, experiment
+from tests.conftest import experiment, presets
 
 COLOURS = ["000000", "0074d9", "ff4136", "2ecc40", "ffdc00", "aaaaaa", "f012be", "ff851b", "7fdbff", "870c25"]
 VOID = {"meta", "img", "br", "link", "input", "hr"}
@@ -129,7 +131,6 @@ def house(workspace, built, tmp_path_factory):
 
     def build(leaks=0, selected=False, proposed=None, tasks_drawn=6):
         key = repr((leaks, selected, proposed, tasks_drawn))
-        shutil.copyfile(ROOT / "presets.yaml", paths.PRESETS)
         now = experiment(
             evaluations={"attempts": {"steps": STEPS}, "votes": {"steps": STEPS, "answers": {"views": VIEWS}}},
             predict={"checkpoints": ["best", "final"], "evaluations": ["attempts", "votes"]},
@@ -142,6 +143,7 @@ def house(workspace, built, tmp_path_factory):
             shutil.copyfile("data/metrics.json", paths.METRICS)
             return now
         paths.EXPERIMENT.write_text(yaml.safe_dump(now.model_dump(mode="json")))
+        paths.DIFFERENCES.write_text(json.dumps(differences(now, presets())))
         paths.PREPARED.mkdir(parents=True, exist_ok=True)
         paths.CHECKPOINTS.mkdir(parents=True, exist_ok=True)
         answers = ANSWERS | {"eeee0000": [grid(2, 2)]}

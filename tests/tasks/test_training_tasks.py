@@ -120,6 +120,7 @@ def test_table_page_gallery_and_mlflow_say_it(workspace, capsys, monkeypatch):
     steps = {"best": 6, "halfway": 6, "final": 12}
     selection = {"on_the_reported_set": False, "selected_on": "held-out-training", "candidates": [_candidate()]}
     paths.SELECTION.write_text(json.dumps(selection | steps))
+    paths.DIFFERENCES.write_text("[]")
     report.main()
     page = paths.PAGE.read_text()
     assert page.count(f'<span class="mark">{TRAINING_TASKS}</span>') == 2  # Scores, and copies.

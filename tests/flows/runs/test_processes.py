@@ -106,7 +106,7 @@ DIVERGED = "raise StageError('update 5: loss nan; the training diverged', 'the l
 @pytest.mark.parametrize(
     ("code", "wanted"),
     [
-        (BROKEN.format(code="open('/dev/full', 'w').write('x' * 9999)"), "the disk is full: OSError"),
+        (BROKEN.format(code="open('/dev/full', 'w').write('x' * 9999)"), "the disk is full: No space left on device"),
         (BROKEN.format(code="raise MemoryError('no more')"), "out of memory: MemoryError: no more"),
         (
             BROKEN.format(code="import torch; raise torch.OutOfMemoryError('Tried to allocate 2 GiB')"),

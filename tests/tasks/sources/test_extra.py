@@ -178,7 +178,7 @@ def test_generated_pairs_are_a_function_of_the_seed_and_fit(workspace, tmp_path)
     made = rearc.generate(config, tasks)
     assert set(made) == set(tasks)
     script = (
-        "import json; from model.config.data import Rearc; from tasks.files import rearc; "
+        "import json; from model.config.data import Rearc; from tasks.sources import rearc; "
         f"print(json.dumps(rearc.generate(Rearc(pairs=2, largest_cells=120, seed=0), dict.fromkeys({sorted(tasks)}))))"
     )
     for hash_seed in ("1", "2"):

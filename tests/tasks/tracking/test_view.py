@@ -59,7 +59,7 @@ def wait_for(log: Path, text: str) -> None:
 
 def test_the_printed_page_shows_the_kept_scores_sorted_and_without_a_click(address):
     with browser() as page:
-        page.set_viewport_size({"width": 1900, "height": 800})
+        page.set_viewport_size({"width": 2800, "height": 800})
         page.goto(address)
         rows = page.locator(".ag-center-cols-container .ag-row")
         expect(rows).to_have_count(2, timeout=60_000)
@@ -76,7 +76,7 @@ def test_the_printed_page_shows_the_kept_scores_sorted_and_without_a_click(addre
 
 def test_its_charts_show_version_against_score(address):
     with browser() as page:
-        page.set_viewport_size({"width": 1900, "height": 1000})
+        page.set_viewport_size({"width": 2800, "height": 1000})
         page.goto(f"{address}&compareRunsMode=CHART")
         axis = page.locator(".xtick text")
         expect(axis.filter(has_text=re.compile("^ours$")).first).to_be_visible(timeout=60_000)
