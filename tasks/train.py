@@ -42,12 +42,13 @@ from tasks.common.stage import StageError, stage
 from tasks.files import cost, live, start_checkpoint
 from tasks.files.tables import data_digest, read_dataset, read_origins, read_tasks, read_validation
 from tasks.machine import gpu_lock
-from tasks.machine.device import choose, sharded, spread
+from tasks.machine.device import choose, processes, sharded, spread
 
 
 @stage("train")
 def main() -> None:
     """Write data/checkpoints/candidates, history.json and probes.json."""
+    processes()  # A wrong ARC_GPUS is refused before anything is waited for.
     experiment = resolved()
     try:
         key = cost.training_key(experiment)

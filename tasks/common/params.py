@@ -27,7 +27,6 @@ RENAMED = {
     "train.ema_warmup_steps": "train.ema.warmup_steps",
     "train.pixel_noise_rate": "train.pixel_noise.rate",
     "train.pixel_noise_share": "train.pixel_noise.share",
-    "train.save_seconds": "the environment variable ARC_SAVE_SECONDS",
     "train.self_conditioning.zeros_rate": "train.self_conditioning.null_conditioning_rate",
     "evaluations.<name>.votes": "evaluations.<name>.answers.views",
     "evaluations.<name>.attempts": "evaluations.<name>.answers.count",
@@ -35,6 +34,8 @@ RENAMED = {
     "select.attempts": "select.answers.count",
 }
 """Old key -> new key. Old keys are refused, in params.yaml, in overrides and in the form, and the new one is named."""
+VARIABLES = {"train.save_seconds": "ARC_SAVE_SECONDS"}
+"""Old key -> the environment variable that replaces it, since it decides no result."""
 
 
 def load(params: Path = paths.PARAMS, presets: Path = paths.PRESETS) -> Experiment:
@@ -99,6 +100,8 @@ def _explain(error: Any) -> str:
     new = _renamed(name)
     if new and error["type"] != "missing":
         return f"{name} is now {new}; rename it (given: {error['input']!r})"
+    if name in VARIABLES:
+        return f"{name} is now the environment variable {VARIABLES[name]}; remove it (given: {error['input']!r})"
     if error["type"] == "union_tag_invalid":
         tags = error["ctx"]["expected_tags"]
         given = error["ctx"]["tag"]

@@ -24,8 +24,8 @@ SHORT = {
     "train.network.dropout": "dropout",
 }
 """Keys that have a shorter name in titles; '' for those whose value tells the key."""
-SILENT = (*LAYERS, "title", "seed", "predict", "report", "publish", "train.log_every")
-"""What changes no score of a given checkpoint and evaluation, or stands in the name already."""
+SILENT = (*LAYERS, "title", "seed", "predict", "report", "publish", "train.log_every", "train.save_seconds")
+"""What changes no score of a given checkpoint and evaluation, or stands in the name already; save_seconds in kept results alone."""
 
 
 def title(values: Mapping[str, Any], base: Mapping[str, Any], longest: int = LONGEST) -> str:

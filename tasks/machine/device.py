@@ -14,19 +14,25 @@ _MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1
 """Options of mallopt(3)."""
 
 
-def spread(module: str, *arguments: str) -> None:
-    """Replace this process by torchrun with ARC_GPUS processes of `module`, unless it is one of them already."""
+def processes() -> int:
+    """The number that ARC_GPUS asks for: GPUs, or processes on a CPU, of a stage. Raises StageError."""
     wanted = os.environ.get("ARC_GPUS") or "1"
     if not wanted.isdecimal() or int(wanted) < 1:
         raise StageError(f"ARC_GPUS is {wanted!r}; allowed is the number of GPUs (or processes, on a CPU) of a stage")
-    if wanted == "1" or "RANK" in os.environ:
+    return int(wanted)
+
+
+def spread(module: str, *arguments: str) -> None:
+    """Replace this process by torchrun with ARC_GPUS processes of `module`, unless it is one of them already."""
+    wanted = processes()
+    if wanted == 1 or "RANK" in os.environ:
         return
-    if torch.cuda.is_available() and int(wanted) > torch.cuda.device_count():
+    if torch.cuda.is_available() and wanted > torch.cuda.device_count():
         raise StageError(f"ARC_GPUS is {wanted}, but torch sees {torch.cuda.device_count()} GPUs")
     if torch.cuda.is_available():
-        take_all([torch.device("cuda", index) for index in range(int(wanted))])
-    run = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", wanted, "-m", module, *arguments]
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, torch.get_num_threads() // int(wanted))))
+        take_all([torch.device("cuda", index) for index in range(wanted)])
+    run = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(wanted), "-m", module, *arguments]
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, torch.get_num_threads() // wanted)))
     sys.stdout.flush()
     keep_across_exec()
     os.execv(sys.executable, [sys.executable, *run])

@@ -154,7 +154,8 @@ def test_locks_of_all_gpus_outlive_the_exec_that_torchrun_needs(tmp_path, monkey
     monkeypatch.setenv("ARC_LOCK_CPU", "1")
     lock = gpu_lock.lock_file(torch.device("cpu"))
     command = (
-        "import os, torch; from tasks.machine.gpu_lock import take_all; take_all([torch.device('cpu')]); "
+        "import os, torch; from tasks.machine.gpu_lock import keep_across_exec, take_all; "
+        "take_all([torch.device('cpu')]); keep_across_exec(); "
         "os.execv('/bin/sh', ['sh', '-c', 'echo gone on; exec sleep 60'])"
     )
     with subprocess.Popen([sys.executable, "-c", command], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:

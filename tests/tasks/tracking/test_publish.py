@@ -184,7 +184,7 @@ def test_an_error_leaves_a_failed_run_and_the_next_attempt_a_whole_one(repositor
 def test_no_point_of_a_long_curve_is_lost(repository):
     """MLflow takes at most 1,000 points in one call."""
     row = json.loads(paths.HISTORY.read_text())[-1]
-    history = [{**row, "step": float(step), "loss": step / 7} for step in range(1, 211)]
+    history = [{**row, "step": float(step), "loss": step / 7} for step in range(1, 301)]
     paths.HISTORY.write_text(json.dumps(history))
     publish.main()
     (parent,) = runs(client(), "tags.`arc.run` = 'experiment'")
@@ -192,6 +192,6 @@ def test_no_point_of_a_long_curve_is_lost(repository):
     assert len(curves) * len(history) > 3000
     for name in curves:
         points = sorted(client().get_metric_history(parent.info.run_id, name), key=lambda point: point.step)
-        assert [point.step for point in points] == list(range(1, 211)), name
+        assert [point.step for point in points] == list(range(1, 301)), name
         if name == "train/loss":
-            assert [point.value for point in points] == [pytest.approx(step / 7) for step in range(1, 211)]
+            assert [point.value for point in points] == [pytest.approx(step / 7) for step in range(1, 301)]
