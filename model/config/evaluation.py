@@ -1,10 +1,10 @@
 """How tasks are answered and scored."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from model.config.base import Count, Frozen, Names
+from model.config.base import Count, Frozen, Names, Positive
 
 SamplerName = Literal["draw", "argmax", "posterior", "renoise"]
 """The functions of model/inference/samplers.py."""
@@ -43,6 +43,18 @@ class RepeatedVotes(Frozen):
     """Views of each vote: the identity, and the next of augment.voting_views."""
 
 
+class EarlyStop(Frozen):
+    """When a test input gets no further views: its vote is decided (model/inference/early_stop.py)."""
+
+    round: Positive
+    """Views of a test input between two looks at its votes."""
+    attempts: Annotated[int, Field(ge=1, le=2)]
+    """Leading grids that must be decided: the first attempt alone, or both."""
+    swing: Annotated[float, Field(gt=0, le=1)]
+    """Share of the remaining views that might all propose one other grid. With 1 and both attempts, the attempts are
+    those of all views under the rule 'most-frequent'."""
+
+
 class Evaluation(Frozen):
     """One way to answer the tasks with a checkpoint."""
 
@@ -70,11 +82,19 @@ class Evaluation(Frozen):
     task_row: TaskRow
     """With conditioning 'augmented-task': the embedding that was trained with the view, or, as the lab did, that of the
     identity for every view."""
+    early_stop: EarlyStop | None
+    """null: all views answer."""
     subset: Literal["evaluation", "training"]
     """The tasks that are asked: of the evaluation set; or of the training set, whose answers were trained on, to see
     how far a network overfits. The validation tasks, which were not trained on, are not among these."""
     limit: Count
     """Only the first so many tasks; 0 for all."""
+
+    @model_validator(mode="after")
+    def _one_vote(self) -> Self:
+        if self.early_stop and not self.voting:
+            raise ValueError(f"early_stop needs answers by 'votes'; they are by {self.answers.by!r}; set it to null")
+        return self
 
     @property
     def voting(self) -> bool:

@@ -64,5 +64,7 @@ class DenoisingDraw(IntEnum):
 
 VALIDATION_STEP = 1 << 30
 """Stands in a key where an update has its step number: draws of the validation pairs."""
+LAST_CHUNK = 1 << 39
+"""First chunk number of the last batches, where these are drawn with other weights than those before."""
 STEP_MODE_CHUNK = 1 << 40
 """First of the keys at which the mode of each update is drawn, where the stream of batches has its chunk number."""

@@ -57,7 +57,13 @@ class Source(Frozen):
     """Task, test input, view, attempt and error message of every failed answer."""
 
 
-ADDED = {"weights": "as-trained", "transposed_sizes": "swapped", "task_row": "view", "subset": "evaluation"}
+ADDED = {
+    "weights": "as-trained",
+    "transposed_sizes": "swapped",
+    "task_row": "view",
+    "subset": "evaluation",
+    "early_stop": None,
+}
 """Settings of an evaluation that older files lack, with the values that those files were made with."""
 
 

@@ -78,6 +78,7 @@ def evaluation(**changes):
         "sizes": "own",
         "transposed_sizes": "swapped",
         "task_row": "view",
+        "early_stop": None,
         "subset": "evaluation",
     } | changes
     return Evaluation(**values, time_map="spaced", limit=0)

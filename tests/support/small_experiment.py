@@ -57,6 +57,7 @@ VOTING: dict[str, Any] = {
     "sizes": "own",
     "transposed_sizes": "swapped",
     "task_row": "view",
+    "early_stop": None,
     "subset": "evaluation",
     "limit": 0,
 }

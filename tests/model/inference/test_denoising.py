@@ -69,6 +69,7 @@ def _denoise(steps, sampler, self_conditioning="as-trained", how=TOLD, grids=40,
         sizes="own",
         transposed_sizes="swapped",
         task_row="view",
+        early_stop=None,
         subset="evaluation",
         limit=0,
     )

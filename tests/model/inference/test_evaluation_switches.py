@@ -19,6 +19,7 @@ ASKED = {"asked"}
 GRIDS = {"answers"}
 
 REPEATED = {"by": "repeated-votes", "repetitions": 2, "views": 4}
+EXACT = {"round": 1, "attempts": 2, "swing": 1.0}
 TWICE = {"by": "attempts", "count": 2}
 
 SWITCHES: list[tuple[dict[str, Any], dict[str, Any], set[str]]] = [
@@ -47,6 +48,9 @@ SWITCHES: list[tuple[dict[str, Any], dict[str, Any], set[str]]] = [
     ({}, {"transposed_sizes": "unswapped"}, GRIDS | {"sizes"}),
     ({}, {"task_row": "task"}, set()),  # Only views with embeddings of their own have another; see below.
     ({}, {"answers": REPEATED}, ASKED),
+    # Of a network that knows nothing every view proposes another grid, which no exact rule can decide before the end.
+    ({}, {"early_stop": EXACT}, {"levels", "told"}),  # Only that views are asked one round after the other.
+    ({"early_stop": EXACT}, {"early_stop": {"attempts": 1, "swing": 0.1}}, ASKED | {"levels", "told"}),
 ]
 
 

@@ -25,6 +25,7 @@ VOTES = Evaluation(
     sizes="split",
     transposed_sizes="swapped",
     task_row="view",
+    early_stop=None,
     subset="evaluation",
     limit=0,
 )
