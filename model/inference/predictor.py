@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -10,44 +9,14 @@ from numpy.typing import NDArray
 
 from model.config.evaluation import Evaluation, SizeRule, TaskRow
 from model.inference import batching
+from model.inference.answer import Answer, Failure
 from model.inference.denoising import denoise
 from model.inference.early_stop import Rounds
+from model.inference.ranking import rank
 from model.inference.sizes import assign_sizes
 from model.inference.view_packer import ViewPacker
-from model.puzzles.grids import Grid, Size
+from model.puzzles.grids import Size
 from model.puzzles.symmetry import SWAP, inverse_colours
-
-
-class Answer(NamedTuple):
-    """One view's answer to one test input, in the task's own frame and colours."""
-
-    pair: int
-    """Row of the dataset's pairs."""
-    view: int
-    """Which of its task's views, 0 the identity."""
-    attempt: int
-    grid: Grid
-    size_log_probability: float
-    """Of the size that this view answers at."""
-    confidence: float
-    """Mean probability of the likeliest colours at the last step."""
-    change: NDArray[np.float32]
-    confidences: NDArray[np.float32]
-    entropy: NDArray[np.float32]
-    """(steps,) each: see denoising.Denoised."""
-    last_changed_step: int
-    """The step after which no cell changed any more, 0 if none ever did."""
-    frames: tuple[Grid, ...]
-    """Grids along the denoising; only of view 0."""
-
-
-class Failure(NamedTuple):
-    """An answer that failed."""
-
-    pair: int
-    view: int
-    attempt: int
-    message: str
 
 
 @dataclass(frozen=True)
@@ -65,7 +34,24 @@ class Predictor(ViewPacker):
     ) -> Iterator[Answer]:
         """Answers to every pair, in batches of like length; `on_progress` receives the share done.
 
-        All views choose their sizes, also those that `config.early_stop` spares the denoising.
+        With config.ranking they come when all are there, the candidates among them with their likelihoods.
+        """
+        if config.ranking is None:
+            yield from self._answers(config, on_progress, failures)
+            return
+        # Passes of the network: `views` x `steps` for the answers, candidates x views x levels for their likelihoods.
+        ranking, asked = config.ranking, config.views * config.steps
+        share = asked / (asked + ranking.candidates * ranking.views * ranking.levels)
+        answers = list(self._answers(config, lambda done: on_progress(share * done), failures))
+        yield from rank(self, answers, config, ranking, lambda done: on_progress(share + (1 - share) * done))
+        on_progress(1.0)
+
+    def _answers(
+        self, config: Evaluation, on_progress: Callable[[float], None], failures: list[Failure] | None
+    ) -> Iterator[Answer]:
+        """Answers without likelihoods.
+
+        All views choose their sizes, also those that `config.stop_decided` spares the denoising.
         An answer that raises is added to `failures`; without such a list the error is raised.
         """
         available = self.dataset.views.count[self.dataset.pairs.task]
@@ -88,7 +74,7 @@ class Predictor(ViewPacker):
             return self._denoise(of_them, sizes, scores[[i for i, _ in places]], config)
 
         lengths = [self.length(queries[i][0], chosen[attempt][i]) for i, attempt in work]
-        rounds = Rounds(config.early_stop, [(queries[i][0], queries[i][1]) for i, _ in work])
+        rounds = Rounds(config.stop_decided, [(queries[i][0], queries[i][1]) for i, _ in work])
         while asked := rounds.next():
             done = rounds.done
             for batch in batching.batches([lengths[j] for j in asked], batching.ROWS[self.device.type]):
@@ -98,7 +84,7 @@ class Predictor(ViewPacker):
                     yield from answers
                 done += len(batch)
                 on_progress(done / len(work))
-        if config.early_stop:
+        if config.stop_decided:
             on_progress(1.0)  # Views that a decided vote did not need count as done.
         if failures is not None and failed is not None:
             failures += [Failure(*queries[work[j][0]], work[j][1], message) for j, message in failed.items()]

@@ -78,7 +78,8 @@ def evaluation(**changes):
         "sizes": "own",
         "transposed_sizes": "swapped",
         "task_row": "view",
-        "early_stop": None,
+        "stop_decided": None,
+        "ranking": None,
         "subset": "evaluation",
     } | changes
     return Evaluation(**values, time_map="spaced", limit=0)

@@ -57,7 +57,8 @@ VOTING: dict[str, Any] = {
     "sizes": "own",
     "transposed_sizes": "swapped",
     "task_row": "view",
-    "early_stop": None,
+    "stop_decided": None,
+    "ranking": None,
     "subset": "evaluation",
     "limit": 0,
 }

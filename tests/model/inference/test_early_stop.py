@@ -97,7 +97,7 @@ def test_answers_in_rounds_are_the_first_of_all_answers_and_vote_the_same(predic
         assert shares[-1] == 1
         return {pair: [a.grid.tolist() for a in answers if a.pair == pair] for pair in range(4)}
 
-    whole, part = found(), found(early_stop=stop)
+    whole, part = found(), found(stop_decided=stop)
     assert any(len(part[pair]) < 40 for pair in whole), "nothing was spared"
     for pair, grids in whole.items():
         assert part[pair] == grids[: len(part[pair])]
@@ -108,5 +108,5 @@ def test_answers_in_rounds_are_the_first_of_all_answers_and_vote_the_same(predic
 
 
 def test_only_votes_can_stop_early():
-    with pytest.raises(ConfigurationError, match="early_stop needs answers by 'votes'; they are by 'attempts'"):
-        experiment(evaluations={"attempts": {"early_stop": {"round": 8, "attempts": 2, "swing": 1.0}}})
+    with pytest.raises(ConfigurationError, match="stop_decided needs answers by 'votes'; they are by 'attempts'"):
+        experiment(evaluations={"attempts": {"stop_decided": {"round": 8, "attempts": 2, "swing": 1.0}}})

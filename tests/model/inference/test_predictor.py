@@ -6,8 +6,9 @@ import torch
 
 from model.inference import batching
 from model.inference import predictor as prediction
+from model.inference.answer import Failure
 from model.inference.batching import batches, bisect_failures
-from model.inference.predictor import Failure, Predictor
+from model.inference.predictor import Predictor
 from model.puzzles.symmetry import SWAP
 from tests.support.oracle import OUTPUTS, TWICE, Oracle, evaluation, packed_dataset, predictor_of, votes
 from tests.support.small_experiment import build, save_checkpoint

@@ -25,7 +25,8 @@ VOTES = Evaluation(
     sizes="split",
     transposed_sizes="swapped",
     task_row="view",
-    early_stop=None,
+    stop_decided=None,
+    ranking=None,
     subset="evaluation",
     limit=0,
 )
