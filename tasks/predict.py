@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from model.inference.predictor import Failure
+from model.inference.answer import Failure
 from model.ops.process_group import Workers
 from model.storage import checkpoints
 from model.storage.digests import digest
@@ -52,6 +52,7 @@ def main(
             "confidences": None if answer.view else answer.confidences.tolist(),
             "entropy": None if answer.view else answer.entropy.tolist(),
             "frames": [frame.tobytes() for frame in answer.frames],
+            "log_likelihoods": None if answer.log_likelihoods is None else answer.log_likelihoods.tolist(),
         }
         for answer in given
     ]

@@ -11,7 +11,7 @@ import typer
 from model.config.evaluation import Score
 from model.puzzles.grids import Grid
 from model.scoring.diagnostics import copying, signs, trajectory, warnings
-from model.scoring.replay import Replay
+from model.scoring.replay import Replay, best_weight
 from model.scoring.scores import Key, attempts_of, score
 from model.scoring.wording import caveats, interval, marks, percent
 from model.storage import sealed
@@ -65,6 +65,13 @@ def main(
         f"{result['grids_solved']} of {result['n_grids']} grids, {result['n_tasks']} tasks"
         + "".join(f"; {caveat}" for caveat in [*caveats(result), *result["warnings"]])
     )
+    if subset == "validation" and source.evaluation.ranking:
+        votes, best = result["votes"]["likelihood_weights"][0], best_weight(result["votes"]["likelihood_weights"])
+        print(
+            f"best on these tasks: score.likelihood {{weight: {best['weight']:g}, per: {best['per']}}}, pass@2 "
+            f"{percent(best['pass_at_2'])} %, pass@1 {percent(best['pass_at_1'])} %; votes alone "
+            f"{percent(votes['pass_at_2'])} %, {percent(votes['pass_at_1'])} %"
+        )
     for name, test in result["missing"]:
         print(f"task {name}, test {test} has no answer and counts as wrong")
 
@@ -87,19 +94,30 @@ def scored(
     it was selected.
     """
     views = proposals(frame, source.evaluation)
-    attempts = attempts_of(views, source.evaluation, config.rule, config.size_first, config.views)
+    if config.rule == "likelihood" and source.evaluation.voting and source.evaluation.ranking is None:
+        name = source.evaluation_name
+        raise StageError(
+            f"score.rule is 'likelihood', but the predictions of {name} hold no likelihoods; set "
+            f"evaluations.{name}.ranking, such as {{candidates: 4, views: 16, levels: 8}}, or another rule"
+        )
+    given_rule = config.rule, config.size_first, config.views, config.likelihood
+    attempts = attempts_of(views, source.evaluation, *given_rule)
     result = score(solutions, attempts, views, config.bootstrap)
     result |= diagnosis(frame, solutions, attempts, given)
     if source.evaluation.voting:
         replay = Replay(solutions, views)
+        voters = config.views or replay.views
         result["votes"] = {
             "rule": config.rule,
             "size_first": config.size_first,
-            "views": config.views or replay.views,
-            "curve": replay.curve(config.rule, config.size_first, config.bootstrap),
-            "rules": replay.rules(config.views or replay.views, config.bootstrap),
+            "views": voters,
+            "curve": replay.curve(config.rule, config.size_first, config.bootstrap, config.likelihood),
+            "rules": replay.rules(voters, config.bootstrap, config.likelihood),
             **replay.histogram(),
         }
+        if source.evaluation.ranking:
+            weights = replay.likelihood_weights(config.size_first, voters, config.bootstrap)
+            result["votes"] |= {"likelihood": config.likelihood.model_dump(), "likelihood_weights": weights}
     return result | {"source": source.model_dump(mode="json")}, attempts
 
 

@@ -31,7 +31,7 @@ from model.storage.checkpoints import CheckpointError, Description
 from model.storage.digests import digest
 from model.training import resume_states
 from model.training.history import Diverged
-from model.training.sampling_weights import sampling_weights
+from model.training.sampling_weights import last_weight, sampling_weights
 from model.training.sharding import Sharded
 from model.training.trainer import Stopped, Training
 from model.training.validation import ACCURACY, CROSS_ENTROPY, lowest
@@ -86,7 +86,8 @@ def train(experiment: Experiment, scratch: Path) -> None:
         weights = checkpoints.start_weights(start_checkpoint.STEM, experiment.train, experiment.augment, *where)
     validation = read_validation(paths.TRAINING_VIEWS)
     kind = Sharded if sharded() else Training
-    training = kind(dataset, weight, rows, experiment.train, experiment.seed, device, weights, validation)
+    given = dataset, weight, rows, experiment.train, experiment.seed, device, weights, validation
+    training = kind(*given, last_weight(origins) if experiment.train.last_share_on_evaluation else None)
     first = training.workers.rank == 0
     if first:
         lost = functools.partial(lost_candidates, scratch, experiment.train)

@@ -17,7 +17,7 @@ from flows.runs.places import one_line
 from flows.runs.progress import duration
 from flows.worker import recovery
 from model.scoring.statistics import paired_difference
-from model.scoring.wording import TRAINING_TASKS, interval, subset
+from model.scoring.wording import TRAINING_TASKS, VALIDATION_TASKS, interval, subset
 from model.scoring.wording import percent as per_cent
 
 HOURS = 16.0
@@ -140,9 +140,10 @@ def row(run: Any, scores: Mapping[str, Mapping[str, Any]]) -> Row:
 
 
 def percent(score: Mapping[str, Any]) -> str:
-    """A score in percent with its 95 % interval and number of tasks; says if they are training tasks."""
+    """A score in percent with its 95 % interval and number of tasks; says if they are no evaluation tasks."""
     low, high = score["ci95"]
-    tasks = f"{score['n_tasks']} {TRAINING_TASKS if subset(score) == 'training' else 'tasks'}"
+    kind = {"training": TRAINING_TASKS, "validation": VALIDATION_TASKS}.get(subset(score), "tasks")
+    tasks = f"{score['n_tasks']} {kind}"
     return f"{100 * score['pass_at_2']:.1f} % [{100 * low:.1f}, {100 * high:.1f}], {tasks}"
 
 

@@ -1,10 +1,10 @@
 """How tasks are answered and scored."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from model.config.base import Count, Frozen, Names
+from model.config.base import Count, Frozen, Names, Positive
 
 SamplerName = Literal["draw", "argmax", "posterior", "renoise"]
 """The functions of model/inference/samplers.py."""
@@ -15,7 +15,7 @@ SizeRule = Literal["own", "voted", "split", "split-in-order", "rule"]
 TaskRow = Literal["view", "task"]
 """The row of the task table that a view uses, see `Evaluation.task_row`."""
 
-VoteRule = Literal["most-frequent", "confidence", "most-visited"]
+VoteRule = Literal["most-frequent", "confidence", "most-visited", "likelihood"]
 """The functions of model/scoring/vote_rules.py."""
 
 
@@ -41,6 +41,29 @@ class RepeatedVotes(Frozen):
     repetitions: Annotated[int, Field(ge=1, le=2)]
     views: Annotated[int, Field(ge=1, le=50_000)]
     """Views of each vote: the identity, and the next of augment.voting_views."""
+
+
+class EarlyStop(Frozen):
+    """When a test input gets no further views: its vote is decided (model/inference/early_stop.py)."""
+
+    round: Positive
+    """Views of a test input between two looks at its votes."""
+    attempts: Annotated[int, Field(ge=1, le=2)]
+    """Leading grids that must be decided: the first attempt alone, or both."""
+    swing: Annotated[float, Field(gt=0, le=1)]
+    """Share of the remaining views that might all propose one other grid. With 1 and both attempts, the attempts are
+    those of all views under the rule 'most-frequent'."""
+
+
+class Ranking(Frozen):
+    """Which grids of a vote get likelihoods (model/inference/likelihood.py), for the vote rule 'likelihood'."""
+
+    candidates: Annotated[int, Field(ge=2, le=1000)]
+    """So many of the most frequent grids of each test input."""
+    views: Annotated[int, Field(ge=1, le=100_000)]
+    """Under the first so many of the views that vote."""
+    levels: Annotated[int, Field(ge=1, le=100_000)]
+    """Evenly spaced noise levels; 1 is the noisiest alone."""
 
 
 class Evaluation(Frozen):
@@ -70,11 +93,23 @@ class Evaluation(Frozen):
     task_row: TaskRow
     """With conditioning 'augmented-task': the embedding that was trained with the view, or, as the lab did, that of the
     identity for every view."""
-    subset: Literal["evaluation", "training"]
-    """The tasks that are asked: of the evaluation set; or of the training set, whose answers were trained on, to see
-    how far a network overfits. The validation tasks, which were not trained on, are not among these."""
+    stop_decided: EarlyStop | None
+    """null: all views answer."""
+    ranking: Ranking | None
+    """null: predictions hold no likelihoods."""
+    subset: Literal["evaluation", "training", "validation"]
+    """The tasks that are asked: of the evaluation set; of the training set, whose answers were trained on, to see how
+    far a network overfits; or the validation tasks, whose answers were not, to choose settings of the votes."""
     limit: Count
     """Only the first so many tasks; 0 for all."""
+
+    @model_validator(mode="after")
+    def _one_vote(self) -> Self:
+        if self.stop_decided and not self.voting:
+            raise ValueError(f"stop_decided needs answers by 'votes'; they are by {self.answers.by!r}; set it to null")
+        if self.ranking and not self.voting:
+            raise ValueError(f"ranking needs answers by 'votes'; they are by {self.answers.by!r}; set it to null")
+        return self
 
     @property
     def voting(self) -> bool:
@@ -125,11 +160,23 @@ class Predict(Frozen):
     evaluations: Names
 
 
+class LikelihoodWeight(Frozen):
+    """How the vote rule 'likelihood' adds likelihoods to votes."""
+
+    weight: Annotated[float, Field(ge=0)]
+    """Share of the votes that a nat is worth; 0 counts votes alone."""
+    per: Literal["cell", "grid"]
+    """Nats of a grid's log-likelihood: the mean over its cells, or their sum."""
+
+
 class Score(Frozen):
     """How the views vote, and the statistics of a score."""
 
     rule: VoteRule
-    """What a view adds to its grid: one vote; its confidence in it; the share of its steps that were at it."""
+    """What a view adds to its grid: one vote; its confidence in it; the share of its steps that were at it; or one
+    vote, to which the grid's likelihood is added."""
+    likelihood: LikelihoodWeight
+    """Of the rule 'likelihood'; chosen on validation tasks (docs/voting.md)."""
     size_first: bool
     """The views vote on the size first; grids of another size than the winner's follow after all others."""
     views: Count

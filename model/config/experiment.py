@@ -90,6 +90,11 @@ class Experiment(Frozen):
             if name not in self.evaluations:
                 raise ValueError(f"predict names evaluation {name!r}; defined are {sorted(self.evaluations)}")
             self.check_evaluation(name, self.evaluations[name])
+            if self.evaluations[name].subset == "validation" and self.prepare.validation == "evaluation-solutions":
+                raise ValueError(
+                    f"{name}: subset is 'validation', but prepare.validation makes evaluation tasks of these; set "
+                    "subset to 'evaluation', or prepare.validation: held-out-training"
+                )
         self.check_evaluation("select", self.select)
         return self
 

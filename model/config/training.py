@@ -105,6 +105,8 @@ class Train(Frozen):
     origin_shares: dict[Name, Annotated[float, Field(gt=0, lt=1)]]
     """Share of the examples that are pairs of 'evaluation' tasks or of a source of fetch.extra, by name; the pairs of
     all other origins divide what is left by their weights."""
+    last_share_on_evaluation: Share
+    """Share of the training, at its end, in which all batches are of the demonstrations of evaluation tasks."""
     gradient_clip: Annotated[float, Field(gt=0)]
     size_loss_weight: Annotated[float, Field(ge=0)]
     noise_levels: NoiseLevels

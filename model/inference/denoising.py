@@ -63,9 +63,7 @@ def denoise(
     frames = [colours]
     statistics = []
     features: Tensor | None = None
-    mode = conditioning.inference if config.self_conditioning == "as-trained" else config.self_conditioning
-    if conditioning.features == "none":
-        mode = "none"
+    mode = conditioning_mode(conditioning, config)
     for step, level in enumerate(visited):
         # One value for all rows: tensors of one element, which broadcast.
         alpha_bar, time = table.alpha_bar[level : level + 1], table.time[level : level + 1]
@@ -98,6 +96,13 @@ def denoise(
             frames.append(colours)
     change, mean_confidence, mean_entropy = torch.stack(statistics).unbind(-1)
     return Denoised(colours, torch.stack(frames), change, mean_confidence, mean_entropy)
+
+
+def conditioning_mode(conditioning: SelfConditioning, config: Evaluation) -> str:
+    """The estimate that the network is conditioned on: 'temporal', 'two-pass' or 'none'."""
+    if conditioning.features == "none":
+        return "none"
+    return conditioning.inference if config.self_conditioning == "as-trained" else config.self_conditioning
 
 
 def _draw(key: Tensor, step: int, cell: Tensor, purpose: DenoisingDraw) -> Tensor:

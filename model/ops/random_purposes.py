@@ -64,5 +64,19 @@ class DenoisingDraw(IntEnum):
 
 VALIDATION_STEP = 1 << 30
 """Stands in a key where an update has its step number: draws of the validation pairs."""
+
+
+@unique
+class LikelihoodDraw(IntEnum):
+    """Draws that make noisy versions of candidates; the key before it stands for (seed, task, test, view, 0)."""
+
+    KEEP = 200
+    """Whether forward noising keeps a cell's colour."""
+    REPLACEMENT = 201
+    """The colour it gets otherwise."""
+
+
+LAST_CHUNK = 1 << 39
+"""First chunk number of the last batches, where these are drawn with other weights than those before."""
 STEP_MODE_CHUNK = 1 << 40
 """First of the keys at which the mode of each update is drawn, where the stream of batches has its chunk number."""

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from model.config.evaluation import Evaluation, RepeatedVotes, VoteRule
+from model.config.evaluation import Evaluation, LikelihoodWeight, RepeatedVotes, VoteRule
 from model.puzzles.grids import Grid
 from model.scoring.proposals import Proposals, collect_proposals
 from model.scoring.statistics import bootstrap_interval
@@ -67,6 +67,7 @@ def attempts_of(
     rule: VoteRule = "most-frequent",
     size_first: bool = False,
     count: int = 0,
+    likelihood: LikelihoodWeight | None = None,
 ) -> dict[Key, list[Grid]]:
     """The two attempts of each test input: of the vote over its views, of repeated votes, or those made as they are.
 
@@ -79,7 +80,7 @@ def attempts_of(
             key: [NOTHING] * int(given.view[0]) + [given.candidates[i] for i in given.choice]
             for key, given in views.items()
         }
-    return {key: attempts(given, rule, size_first, count) for key, given in views.items()}
+    return {key: attempts(given, rule, size_first, count, likelihood) for key, given in views.items()}
 
 
 def _winners(given: Proposals, config: RepeatedVotes, rule: VoteRule, size_first: bool, count: int) -> list[Grid]:

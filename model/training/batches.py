@@ -2,7 +2,8 @@
 
 Examples are drawn in chunks, each a function of (seed, chunk) alone, and every example of a chunk is packed into one
 of its batches: what does not fit waits for the next one, and nothing is ever dropped, so that large grids are seen as
-often as their weight says. Batch k is thereby a function of (seed, k).
+often as their weight says. Batch k is thereby a function of (seed, k). The last batches of a training may have weights
+of their own: their chunks are numbered from LAST_CHUNK on, and the chunk before ends early.
 """
 
 import math
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.network.packing import Budget
+from model.ops.random_purposes import LAST_CHUNK
 from model.puzzles.arrays import Pairs, Views
 
 _CHUNK = 512
@@ -35,6 +37,16 @@ class Place(NamedTuple):
 
 _BEGINNING = Place()
 
+
+class Last(NamedTuple):
+    """The last batches of a training."""
+
+    first: int
+    """Number of the first of them."""
+    weight: NDArray[np.float64]
+    """(pairs,): their relative sampling weights."""
+
+
 Waiting = deque[tuple[int, int, tuple[int, ...]]]
 """Context cells, target cells and row of the examples of a chunk that are in no batch yet."""
 
@@ -43,14 +55,26 @@ class Stream:
     """Batches of rows for `packing.pad_to_budget`."""
 
     def __init__(
-        self, pairs: Pairs, views: Views, weight: NDArray[np.float64], batch: int, prefix: int, seed: int
+        self,
+        pairs: Pairs,
+        views: Views,
+        weight: NDArray[np.float64],
+        batch: int,
+        prefix: int,
+        seed: int,
+        last: Last | None = None,
     ) -> None:
-        """`weight` (pairs,) are relative sampling weights; `batch` is the mean number of examples of a batch."""
+        """`weight` (pairs,) are relative sampling weights; `batch` is the mean number of examples of a batch.
+
+        The `last` batches fill the same budget, with as many cells as all others.
+        """
         if len(pairs) == 0 or (pairs.output_offset < 0).any():
             raise ValueError("training needs pairs, each with its output")
         self.pairs, self.views, self.batch, self.seed = pairs, views, batch, seed
-        self.cumulative = np.cumsum(weight) / weight.sum()
         share = weight / weight.sum()
+        self.cumulative = np.cumsum(weight) / weight.sum()
+        self.last = last
+        self.last_cumulative = self.cumulative if last is None else np.cumsum(last.weight) / last.weight.sum()
         self.cells = np.stack([pairs.input_height * pairs.input_width, pairs.output_height * pairs.output_width])
         mean, longest = self.cells @ share, self.cells.max(1)
         most = np.maximum(batch * mean, longest)
@@ -78,16 +102,22 @@ class Stream:
         while True:
             start = Place(chunk, number)
             for rows in self._chunk(chunk):
+                if self._is_last(number) and chunk < LAST_CHUNK:
+                    break
                 if number >= first:
                     self.place = start
                     yield rows
                 number += 1
-            chunk += 1
+            chunk = LAST_CHUNK if self._is_last(number) and chunk < LAST_CHUNK else chunk + 1
+
+    def _is_last(self, batch: int) -> bool:
+        return self.last is not None and batch >= self.last.first
 
     def _chunk(self, chunk: int) -> Iterator[list[tuple[int, ...]]]:
         draws = np.random.Generator(np.random.Philox(key=np.array([self.seed, chunk], dtype=np.uint64)))
         count = _CHUNK * self.batch
-        pair = np.searchsorted(self.cumulative, draws.random(count), side="right")
+        cumulative = self.last_cumulative if chunk >= LAST_CHUNK else self.cumulative
+        pair = np.searchsorted(cumulative, draws.random(count), side="right")
         task = self.pairs.task[pair]
         view = self.views.start[task] + (draws.random(count) * self.views.count[task]).astype(np.int64)
         p = self.pairs

@@ -25,3 +25,17 @@ def sampling_weights(
             )
         weight[own] = share * others / own.sum()
     return weight
+
+
+def last_weight(origins: NDArray[np.str_]) -> NDArray[np.float64]:
+    """Relative weight of every pair, float64 (pairs,), in the updates of train.last_share_on_evaluation.
+
+    1 for the pairs of evaluation tasks, which are their demonstrations, 0 for all others. Raises ValueError where there
+    are none.
+    """
+    weight = np.where(origins == "evaluation", 1.0, 0.0)
+    if not weight.any():
+        raise ValueError(
+            "train.last_share_on_evaluation needs demonstrations of evaluation tasks, but there are none; set it to 0"
+        )
+    return weight

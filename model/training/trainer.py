@@ -26,7 +26,7 @@ from model.ops.process_group import Workers
 from model.ops.random_purposes import STEP_MODE_CHUNK
 from model.puzzles.arrays import Dataset
 from model.training import objective
-from model.training.batches import Place, Stream
+from model.training.batches import Last, Place, Stream
 from model.training.history import Diverged, TrainingError, history_row
 from model.training.lora import adapt, adapters, merged
 from model.training.noised_batch import NoisedBatch
@@ -52,10 +52,12 @@ class Training:
         device: torch.device,
         start: dict[str, Tensor] | None = None,
         validation: Dataset | None = None,
+        last_weight: NDArray[np.float64] | None = None,
     ) -> None:
         """`weight` (pairs,) are the sampling weights of dataset.pairs, `start` weights to begin with.
 
-        `validation` are held-out pairs for config.validation and config.early_stop, with the views of `dataset`.
+        `validation` are held-out pairs for config.validation and config.early_stop, with the views of `dataset`;
+        `last_weight` (pairs,) are the weights in the updates of config.last_share_on_evaluation.
         """
         self.config, self.seed, self.device = config, seed, device
         self.workers = Workers()
@@ -72,7 +74,14 @@ class Training:
         self.half = config.precision == "bf16" or (config.precision == "auto" and cuda)
         self.compiled = config.compile == "always" or (config.compile == "auto" and cuda)
         self._place_weights()
-        self.stream = Stream(dataset.pairs, dataset.views, weight, config.batch, self.network.prefix_length, seed)
+        last = None
+        if config.last_share_on_evaluation:
+            if last_weight is None:
+                raise ValueError("train.last_share_on_evaluation needs the sampling weights of the last updates")
+            others = round(config.optimizer_steps * (1 - config.last_share_on_evaluation))
+            last = Last(others * config.accumulation, last_weight)
+        prefix = self.network.prefix_length
+        self.stream = Stream(dataset.pairs, dataset.views, weight, config.batch, prefix, seed, last)
         self.data = to_device(dataset, config.network, device)
         self.levels = levels(cosine_schedule(config.noise), config.network.time_input, device)
         if config.early_stop and validation is None:

@@ -76,7 +76,7 @@ def describe(task: str, checkpoint: str, evaluation: str, solution: bool) -> tup
             cells.append((f"output {n}", wanted))
     strips = [Strip("demonstrations", cells)]
     rule, views = experiment.score, proposals(frame[frame["task"] == task], source.evaluation)
-    attempts = attempts_of(views, source.evaluation, rule.rule, rule.size_first, rule.views)
+    attempts = attempts_of(views, source.evaluation, rule.rule, rule.size_first, rule.views, rule.likelihood)
     for key, grid in tests.items():
         result = score["tasks"][task][key[1]]
         cells = [("input", grid), *([("solution", answers[key[1]])] if solution else [])]
@@ -117,7 +117,7 @@ def svg(title: str, strips: Sequence[Strip], side: float = 5.0) -> str:
 
 
 def _vote(given: Proposals, rule: Any) -> Strip:
-    order = vote(given, rule.rule, rule.size_first, rule.views)
+    order = vote(given, rule.rule, rule.size_first, rule.views, rule.likelihood)
     counts = np.bincount(given.choice, minlength=len(given.candidates))
     cells = []
     for i in order[:CANDIDATES]:

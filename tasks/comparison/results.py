@@ -45,8 +45,9 @@ class Result:
 
     @property
     def experiment(self) -> str:
-        """version/size/dataset."""
-        return str(self.score["source"]["experiment"])
+        """version/size/dataset; of how many predictions, if they were pooled."""
+        name, pooled = str(self.score["source"]["experiment"]), len(self.score.get("pool", ()))
+        return f"{name} (pool of {pooled})" if pooled else name
 
     @property
     def seed(self) -> int:
@@ -86,7 +87,8 @@ def _from_file(path: Path, name: str) -> Result:
     # Beside a score in data/scores are its parameters and its cost.
     root = path.absolute().parent.parent.parent
     if path.absolute().parent != root / paths.SCORES or not (root / paths.EXPERIMENT).is_file():
-        return Result(name, score, {}, None, None, None)
+        known = score.get("cost") or {"seconds": None, "device": None}  # A pool says it itself.
+        return Result(name, score, {}, known["seconds"], known["device"], None)
     try:
         values = read(root / paths.EXPERIMENT)
         beside = "/".join(str(values[part]) for part in ("version", "size", "dataset")), values["seed"]

@@ -34,9 +34,12 @@ SCHEMA = pa.schema(
         ("confidences", pa.list_(pa.float32())),
         ("entropy", pa.list_(pa.float32())),
         ("frames", pa.list_(pa.binary())),
+        ("log_likelihoods", pa.list_(pa.list_(pa.float32()))),
     ]
 )
-"""`cells` and `frames` are uint8, row-major, in the task's own frame; the rest as in `predictor.Answer`."""
+"""`cells` and `frames` are uint8, row-major, in the task's own frame; the rest as in `answer.Answer`."""
+ADDED_COLUMN = "log_likelihoods"
+"""Which older files lack; without a value in them."""
 
 
 class Source(Frozen):
@@ -57,7 +60,14 @@ class Source(Frozen):
     """Task, test input, view, attempt and error message of every failed answer."""
 
 
-ADDED = {"weights": "as-trained", "transposed_sizes": "swapped", "task_row": "view", "subset": "evaluation"}
+ADDED = {
+    "weights": "as-trained",
+    "transposed_sizes": "swapped",
+    "task_row": "view",
+    "subset": "evaluation",
+    "stop_decided": None,
+    "ranking": None,
+}
 """Settings of an evaluation that older files lack, with the values that those files were made with."""
 
 
@@ -92,6 +102,8 @@ def read(path: Path) -> tuple[pd.DataFrame, Source]:
         raise StageError(
             f"{path} is no complete predictions file: its metadata {where}: {fault['msg']}; run the stage predict again"
         ) from error
+    if ADDED_COLUMN not in table.schema.names:
+        table = table.append_column(SCHEMA.field(ADDED_COLUMN), pa.nulls(len(table), SCHEMA.field(ADDED_COLUMN).type))
     if table.schema.names != SCHEMA.names:
         raise StageError(f"{path} has columns {table.schema.names}; expected {SCHEMA.names}")
     frame = table.to_pandas()

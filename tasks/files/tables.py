@@ -32,7 +32,7 @@ def read_tasks() -> list[dict[str, Any]]:
 def read_solutions(split: str) -> dict[str, list[Grid]]:
     """Solutions of the 'validation', 'evaluation' or 'training' test inputs.
 
-    Only select, and train to measure itself, read those of validation; score reads those of the other two.
+    Those of validation are for select, for train to measure itself, and for score, which reads any that are asked.
     """
     solved = _json(solutions_path(split)).items()
     return {name: [np.array(g, dtype=np.uint8) for g in grids] for name, grids in solved}

@@ -7,7 +7,8 @@ import numpy as np
 from rich.progress import Progress
 
 from model.config.evaluation import Evaluation
-from model.inference.predictor import Answer, Failure, Predictor
+from model.inference.answer import Answer, Failure
+from model.inference.predictor import Predictor
 from model.inference.sizes import agreed_size
 from model.puzzles.arrays import Dataset
 from model.puzzles.grids import Grid, Size

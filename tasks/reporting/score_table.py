@@ -99,8 +99,10 @@ def _row(score: dict[str, Any]) -> Row:
             settings.append(f"{repetitions} votes of {views} views")
         case _:
             settings.append(f"{evaluation.attempts} attempts")
-    if evaluation.subset == "training":
-        settings.append("training tasks")
+    if evaluation.stop_decided:
+        settings.append("no more where a vote is decided")
+    if evaluation.subset != "evaluation":
+        settings.append(f"{evaluation.subset} tasks")
     if evaluation.limit:
         settings.append(f"first {evaluation.limit} tasks")
     return Row(

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from model.config.evaluation import Evaluation, Score
-from model.inference.predictor import Failure, Predictor
+from model.inference.answer import Failure
+from model.inference.predictor import Predictor
 from model.network.denoiser import Denoiser
 from model.puzzles import grids
 from model.puzzles.arrays import Dataset, Pairs
@@ -91,16 +92,17 @@ def answer(
     predictor = Predictor(network, description, dataset, names, description.seed, device, agreed)
     failures: list[Failure] = []
     answers = list(predictor.answer(config, on_progress, failures))
-    rows: dict[Key, list[tuple[Grid, int, float, float]]] = {}
+    rows: dict[Key, list[tuple[Grid, int, float, float, float]]] = {}
     for a in sorted(answers, key=lambda a: (a.pair, a.attempt, a.view)):
         number, visited = config.number(a.view, a.attempt), visited_share(a.last_changed_step, config.steps)
-        rows.setdefault(keys[a.pair], []).append((a.grid, number, a.confidence, visited))
+        likelihood = np.nan if a.log_likelihoods is None else float(a.log_likelihoods.mean())
+        rows.setdefault(keys[a.pair], []).append((a.grid, number, a.confidence, visited, likelihood))
     views = {key: collect_proposals(*zip(*proposed, strict=True)) for key, proposed in rows.items()}
     failed = [
         f"task {keys[f.pair][0]}, test {keys[f.pair][1]}, view {f.view}, attempt {f.attempt}: {f.message}"
         for f in failures
     ]
-    return attempts_of(views, config, rule.rule, rule.size_first, rule.views), views, failed
+    return attempts_of(views, config, rule.rule, rule.size_first, rule.views, rule.likelihood), views, failed
 
 
 def _dataset(tasks: Mapping[str, Task], description: Description, shown: Demonstrations) -> tuple[Dataset, list[Key]]:

@@ -26,13 +26,12 @@ WIDENED = {
         *(f"model/scoring/{name}.py" for name in ("diagnostics", "replay", "wording")),
     },
     "predict": {
-        "model/diffusion/forward.py",
         "model/ops/cuda_graph.py",
         *(f"model/puzzles/{name}.py" for name in ("leaks", "views")),
     },
+    "score": {"model/storage/checkpoints.py"},
     "report": {"tasks/reporting/terminal.py"},
     "publish": {  # Seconds of work.
-        "model/diffusion/forward.py",
         *(f"model/ops/{name}.py" for name in ("cuda_graph", "process_group")),
         "model/puzzles/leaks.py",
         *(f"model/scoring/{name}.py" for name in ("diagnostics", "replay")),

@@ -78,6 +78,8 @@ def evaluation(**changes):
         "sizes": "own",
         "transposed_sizes": "swapped",
         "task_row": "view",
+        "stop_decided": None,
+        "ranking": None,
         "subset": "evaluation",
     } | changes
     return Evaluation(**values, time_map="spaced", limit=0)

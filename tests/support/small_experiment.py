@@ -57,6 +57,8 @@ VOTING: dict[str, Any] = {
     "sizes": "own",
     "transposed_sizes": "swapped",
     "task_row": "view",
+    "stop_decided": None,
+    "ranking": None,
     "subset": "evaluation",
     "limit": 0,
 }

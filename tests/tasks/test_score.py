@@ -49,10 +49,10 @@ def test_a_task_that_raises_stays_in_the_denominator(workspace, monkeypatch, cap
 
 
 def test_a_fault_of_everything_is_not_taken_for_bad_luck(workspace, monkeypatch):
-    from model.inference import predictor
+    from model.inference import batching, predictor
 
     save_checkpoint(build())
-    monkeypatch.setattr(predictor, "MOST_FAILURES", 2)
+    monkeypatch.setattr(batching, "MOST_FAILURES", 2)
 
     def broken(*_):
         raise RuntimeError("no kernel image")

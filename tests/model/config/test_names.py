@@ -25,6 +25,8 @@ EVALUATION = {
     "sizes": "own",
     "transposed_sizes": "swapped",
     "task_row": "view",
+    "stop_decided": None,
+    "ranking": None,
     "subset": "evaluation",
     "limit": 0,
 }

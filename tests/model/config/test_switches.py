@@ -190,6 +190,7 @@ ELSEWHERE = {
     "evaluate_candidates": "tests/tasks/test_candidate_scores",
     "evaluation_weight": "below, and test_stream",
     "finetune": "test_adapters, test_start",
+    "last_share_on_evaluation": "test_last_share",
     "origin_shares": "test_sampling_weights",
     "validation": "test_validation",
 }

@@ -69,6 +69,8 @@ def _denoise(steps, sampler, self_conditioning="as-trained", how=TOLD, grids=40,
         sizes="own",
         transposed_sizes="swapped",
         task_row="view",
+        stop_decided=None,
+        ranking=None,
         subset="evaluation",
         limit=0,
     )

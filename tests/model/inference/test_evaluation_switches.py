@@ -19,6 +19,8 @@ ASKED = {"asked"}
 GRIDS = {"answers"}
 
 REPEATED = {"by": "repeated-votes", "repetitions": 2, "views": 4}
+EXACT = {"round": 1, "attempts": 2, "swing": 1.0}
+RANKED = {"candidates": 3, "views": 2, "levels": 2}
 TWICE = {"by": "attempts", "count": 2}
 
 SWITCHES: list[tuple[dict[str, Any], dict[str, Any], set[str]]] = [
@@ -37,6 +39,11 @@ SWITCHES: list[tuple[dict[str, Any], dict[str, Any], set[str]]] = [
     ({"answers": TWICE}, {"answers": {"count": 1}}, ASKED),
     ({}, {"limit": 1}, ASKED),
     ({}, {"subset": "training"}, ASKED | GRIDS | {"sizes"}),
+    ({}, {"subset": "validation"}, ASKED | GRIDS | {"sizes"}),
+    ({}, {"ranking": RANKED}, {"levels", "told", "ranked"}),
+    ({"ranking": RANKED}, {"ranking": {"candidates": 2}}, {"ranked"}),
+    ({"ranking": RANKED}, {"ranking": {"views": 1}}, {"ranked"}),
+    ({"ranking": RANKED}, {"ranking": {"levels": 3}}, {"levels", "told", "ranked"}),
     ({}, {"weights": "ema"}, GRIDS | {"sizes"}),
     ({"weights": "raw"}, {"weights": "as-trained"}, set()),  # The checkpoint names its raw weights.
     ({}, {"sizes": "voted"}, GRIDS | {"sizes"}),
@@ -47,6 +54,9 @@ SWITCHES: list[tuple[dict[str, Any], dict[str, Any], set[str]]] = [
     ({}, {"transposed_sizes": "unswapped"}, GRIDS | {"sizes"}),
     ({}, {"task_row": "task"}, set()),  # Only views with embeddings of their own have another; see below.
     ({}, {"answers": REPEATED}, ASKED),
+    # Of a network that knows nothing every view proposes another grid, which no exact rule can decide before the end.
+    ({}, {"stop_decided": EXACT}, {"levels", "told"}),  # Only that views are asked one round after the other.
+    ({"stop_decided": EXACT}, {"stop_decided": {"attempts": 1, "swing": 0.1}}, ASKED | {"levels", "told"}),
 ]
 
 
@@ -76,6 +86,7 @@ def look(workspace, monkeypatch):
             "asked": {(a.pair, a.view, a.attempt) for a in found},
             "sizes": {(a.pair, a.view, a.attempt): a.grid.shape for a in found},
             "answers": {(a.pair, a.view, a.attempt): a.grid.tolist() for a in found},
+            "ranked": [a.log_likelihoods.tolist() for a in found if a.log_likelihoods is not None],
         }
 
     return run
@@ -95,7 +106,7 @@ def test_no_switch_of_an_evaluation_is_left_out():
 )
 def test_a_switch_of_an_evaluation_changes_what_it_claims_and_only_that(look, base, switch, changes):
     before, after = look(base), look(merge(base, switch))
-    found = {name for name in ("levels", "told", "asked") if before[name] != after[name]}
+    found = {name for name in ("levels", "told", "asked", "ranked") if before[name] != after[name]}
     # What both were asked: fewer views or tasks leave the answers of the others as they were.
     common = before["asked"] & after["asked"]
     assert common

@@ -4,8 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from model.inference import batching
 from model.inference import predictor as prediction
-from model.inference.predictor import Failure, Predictor, batches, bisect_failures
+from model.inference.answer import Failure
+from model.inference.batching import batches, bisect_failures
+from model.inference.predictor import Predictor
 from model.puzzles.symmetry import SWAP
 from tests.support.oracle import OUTPUTS, TWICE, Oracle, evaluation, packed_dataset, predictor_of, votes
 from tests.support.small_experiment import build, save_checkpoint
@@ -69,7 +72,7 @@ def _same_in_batches(monkeypatch, tasks, evaluation):
 
     found = {}
     for size in (1, 7, 512):
-        monkeypatch.setattr(prediction, "batches", of(size))
+        monkeypatch.setattr(batching, "batches", of(size))
         cut.clear()
         predictor = Predictor(network, description, dataset, names, 0, torch.device("cpu"))
         found[size] = sorted(predictor.answer(evaluation), key=lambda a: a[:3])
@@ -141,7 +144,7 @@ def test_halving_finds_the_bad_ones_and_gives_up_when_there_are_too_many(monkeyp
     done = [i for part in bisect_failures(work, list(range(16)), failed) for i in part]
     assert sorted(done) == sorted(set(range(16)) - bad)
     assert failed == {3: "ValueError: bad", 11: "ValueError: bad"}
-    monkeypatch.setattr(prediction, "MOST_FAILURES", 1)
+    monkeypatch.setattr(batching, "MOST_FAILURES", 1)
     with pytest.raises(ValueError, match="bad"):
         list(bisect_failures(work, list(range(16)), {}))
 

@@ -25,6 +25,8 @@ VOTES = Evaluation(
     sizes="split",
     transposed_sizes="swapped",
     task_row="view",
+    stop_decided=None,
+    ranking=None,
     subset="evaluation",
     limit=0,
 )

@@ -42,7 +42,8 @@ def test_every_rule_counts_what_it_says(proposed, data):
         data.draw(st.lists(weights, min_size=len(proposed), max_size=len(proposed))) for _ in range(2)
     )
     counted = collect_proposals(proposed, None, confidence, visited)
-    worth = {"most-frequent": [1.0] * len(proposed), "confidence": confidence, "most-visited": visited}
+    once = [1.0] * len(proposed)
+    worth = {"most-frequent": once, "confidence": confidence, "most-visited": visited, "likelihood": once}
     for rule in RULES:
         order = [counted.candidates[i] for i in vote(counted, rule)]
         assert [(g.shape, g.tobytes()) for g in order] == _tally(proposed, worth[rule])

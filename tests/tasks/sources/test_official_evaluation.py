@@ -57,7 +57,7 @@ def test_the_files_of_data_own_take_the_place_of_arckits(workspace):
     tests = sum(map(len, json.loads(texts["solutions"]).values()))
     assert sum(map(len, tables.read_solutions("evaluation").values())) == tests
     assert show_experiment.task_counts(config) == (1000, 2)
-    given, solutions = import_results._evaluation_tasks(config.model_dump(mode="json"))
+    given, solutions = import_results.evaluation_tasks(config.model_dump(mode="json"))
     assert len(given) == sum(map(len, solutions.values())) == tests
 
 
