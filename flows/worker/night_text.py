@@ -48,7 +48,7 @@ def markdown(rows: Sequence[Row], page: str) -> str:
         return "Nothing ran."
 
     def line(cells: Iterable[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+        return "| " + " | ".join(" ".join(cell.replace("|", "\\|").split()) for cell in cells) + " |"
 
     head = ("pass@2 %", "run", "why", "took", "GPU-min")
     table = [line(head), line("---" for _ in head)]

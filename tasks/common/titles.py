@@ -25,7 +25,8 @@ SHORT = {
 }
 """Keys that have a shorter name in titles; '' for those whose value tells the key."""
 SILENT = (*LAYERS, "title", "seed", "predict", "report", "publish", "train.log_every", "train.save_seconds")
-"""What changes no score of a given checkpoint and evaluation, or stands in the name already; save_seconds in kept results alone."""
+"""What changes no score of a given checkpoint and evaluation, or stands in the name already. Only kept results have
+save_seconds."""
 
 
 def title(values: Mapping[str, Any], base: Mapping[str, Any], longest: int = LONGEST) -> str:

@@ -65,7 +65,9 @@ def test_the_printed_page_shows_the_kept_scores_sorted_and_without_a_click(addre
         expect(rows).to_have_count(2, timeout=60_000)
         names = page.locator(".ag-row a", has_text="aa1").all_inner_texts()
         assert ["ours" in name for name in names] == [True, False]
-        heads = "() => [...document.querySelectorAll('[role=columnheader]')].map(e => e.getAttribute('col-id') || '')"
+        heads = """() => [...document.querySelectorAll('[role=columnheader]')]
+            .sort((a, b) => a.getBoundingClientRect().left - b.getBoundingClientRect().left)
+            .map(e => e.getAttribute('col-id') || '')"""
         shown = [name for name in page.evaluate(heads) if re.match("(tags|params|metrics)[.]", name)]
         assert shown == view.columns()
         expect(page.locator("body")).to_contain_text(re.compile(r"33\.5 \[\d\d\.\d–\d\d\.\d\]"))
