@@ -22,6 +22,8 @@ from tasks.tracking import mlflow_runs, store, view
 from tasks.tracking.addresses import addressable
 
 HOST = "127.0.0.1"
+TRIES = 3
+"""Ports that are tried again."""
 START_SECONDS = 120
 STOP_SECONDS = 10
 LOGS = paths.SCRATCH / "ui"
@@ -123,8 +125,9 @@ def main(
                 chosen = free(port, {other for _, other, _ in started})
                 started.append((page, chosen, start(page, chosen)))
                 processes.append(started[-1][2])
-        for one in started:
-            wait(*one)
+        for i, one in enumerate(started):
+            started[i] = settle(*one, {port for _, port, _ in started})
+            processes[i] = started[i][2]
         if started and started[0][0].name == "MLflow" and store.KEPT.is_dir():
             processes.append(import_kept())
             print(f"{'':8} the results of {store.KEPT} appear there within a minute of the first start", flush=True)
@@ -208,6 +211,28 @@ def _start(log: Path, arguments: tuple[str, ...], environment: Mapping[str, str]
             umask=0o077,  # Databases and logs are for this user.
             preexec_fn=die_with_parent,
         )
+
+
+def settle(
+    page: Page, port: int, process: "subprocess.Popen[bytes]", taken: set[int]
+) -> "tuple[Page, int, subprocess.Popen[bytes]]":
+    """Wait until it answers; at the next port where another program took this one while it started.
+
+    Raises StageError.
+    """
+    for _ in range(TRIES):
+        try:
+            wait(page, port, process)
+            break
+        except StageError:
+            if process.poll() is None or "address already in use" not in _log(page).read_text(errors="replace").lower():
+                raise
+            taken = taken | {port}
+            port = free(port, taken)
+            process = start(page, port)
+    else:
+        wait(page, port, process)
+    return page, port, process
 
 
 def wait(page: Page, port: int, process: "subprocess.Popen[bytes]") -> None:

@@ -118,6 +118,27 @@ def test_both_pages_answer_on_this_machine_alone_and_sigterm_leaves_no_process(b
     assert not psutil.wait_procs(members, timeout=0)[1]
 
 
+def test_a_port_that_is_taken_while_a_server_starts_is_left_for_the_next(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arguments = lambda port: ("http.server", str(port), "--bind", "127.0.0.1")  # noqa: E731
+    page = ui.Page("Files", arguments, lambda _: {}, "/", lambda _: False, "/")
+    with listening() as other:
+        taken = other.getsockname()[1]
+        _, port, process = ui.settle(page, taken, ui.start(page, taken), {taken})
+    try:
+        assert port > taken
+        assert page.answers(port)
+    finally:
+        ui.end([process])
+
+
+def test_a_server_that_ends_for_another_reason_is_not_started_again(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    page = ui.Page("Files", lambda _: ("http.server", "no port"), lambda _: {}, "/", lambda _: False, "/")
+    with pytest.raises(StageError, match="ended with code 2"):
+        ui.settle(page, 50100, ui.start(page, 50100), {50100})
+
+
 @pytest.mark.slow
 def test_pages_in_the_background_outlive_their_command_until_they_are_stopped(tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
