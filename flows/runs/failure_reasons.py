@@ -24,9 +24,9 @@ def reason(failure: Failed | None, code: int, lines: Sequence[str]) -> str:
     if failure:
         return failure.message if failure.reason == "other error" else f"{failure.reason}: {failure.message}"
     if killed(code):
-        return f"killed: exit code {code}, by the system when memory runs out, or by hand"
+        return f"killed by SIGKILL (exit code {code}): by the system when memory runs out, or by hand"
     if code in TERMINATED:
-        return f"stopped: exit code {code}"
+        return f"stopped by SIGTERM (exit code {code})"
     # Then the event of the stage could not be written either.
     if shutil.disk_usage(places.scratch()).free < stage.FULL_BYTES:
         return f"{FULL}: {places.scratch()}"
