@@ -23,6 +23,11 @@ def main(
 ) -> None:
     """Write data/predictions/CHECKPOINT-EVALUATION.parquet."""
     spread("tasks.predict", checkpoint, evaluation)
+    predict(checkpoint, evaluation)
+
+
+def predict(checkpoint: str, evaluation: str) -> None:
+    """The stage in this process. Raises StageError, ConfigurationError and CheckpointError."""
     experiment, workers = resolved(), Workers()
     config = experiment.evaluations[evaluation]
     experiment.check_evaluation(evaluation, config)

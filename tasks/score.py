@@ -152,10 +152,13 @@ def diagnosis(
     attempts: Mapping[Key, Sequence[Grid]],
     given: Mapping[Key, Grid],
 ) -> dict[str, Any]:
-    """Diagnostics of the first attempt's denoising (of view 0, where views vote), and of copying from the input."""
+    """Diagnostics of the first attempt's denoising (of view 0, where views vote), and of copying from the input.
+
+    A kept result may lack the denoising's steps (predictions.keep); its trajectory is None then.
+    """
     first = frame[(frame["view"] == 0) & (frame["attempt"] == 0)]
     denoising = None
-    if len(first):
+    if len(first) and first["change"].notna().all():
         change, confidence, entropy = (
             np.stack(first[name].tolist()).astype(np.float64) for name in ("change", "confidences", "entropy")
         )

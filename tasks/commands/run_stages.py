@@ -1,9 +1,9 @@
-"""`python -m tasks.commands.run_stages NAME ...`: whole experiments by the stages alone, without DVC and git.
+"""`python -m tasks.commands.run_stages STUDY [NAME ...]`: a study by the stages alone, without DVC and git.
 
 For a machine that has a GPU and little else, such as one that is rented for an hour. Each experiment gets a folder of
-its own, keyed by what it resolves to, and one GPU; as many run at once as there are GPUs. What was done is not done
-again, and an interrupted training resumes: start the same command again. Of every experiment, what `arc import`
-publishes is kept.
+its own, keyed by what it resolves to, and one GPU; as many train at once as there are GPUs, while the data of the next
+are prepared. What was done is not done again, and an interrupted training resumes: start the same command again. Of
+every experiment, what `arc import` publishes is kept.
 """
 
 import datetime
@@ -14,22 +14,27 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 import yaml
 
-from model.config.experiment import Experiment
 from model.storage.atomic import atomic_path, write_json
 from model.storage.digests import digest_text
-from tasks.common import params, paths
+from tasks.commands import predict_all
+from tasks.commands.study import Member, read_study
+from tasks.common import paths
 from tasks.common.documents import read_json
-from tasks.common.presets import ConfigurationError, parse_name
+from tasks.common.presets import ConfigurationError
 from tasks.common.stage import StageError, stage
+from tasks.files import predictions
 
 ROOT = Path(__file__).parents[2]
+PREPARATION = (("params", "--write"), ("fetch",), ("prepare",), ("augment",))
+PREDICT = predict_all.__name__.removeprefix("tasks.")
 KEPT = (paths.EXPERIMENT, paths.PARAMS, paths.HISTORY, paths.SELECTION, paths.PROBES)
 INTERRUPTED = 128 + signal.SIGTERM
 
@@ -52,25 +57,33 @@ class Runner:
         for child in list(self.children):
             child.terminate()
 
-    def run(self, name: str, values: Mapping[str, Any], gpu: str) -> Path:
-        """All stages of one experiment, and the folder of what is kept. Raises StageError or Interrupted."""
-        experiment = resolve(values)
-        place = self.folder / digest_text(experiment.model_dump_json())[:16]
+    def prepare(self, member: Member) -> Path:
+        """The folder of an experiment with its data, which take no GPU. Raises StageError or Interrupted."""
+        place = self.folder / digest_text(member.experiment.model_dump_json())[:16]
         place.mkdir(parents=True, exist_ok=True)
-        (place / paths.PARAMS).write_text(yaml.safe_dump(dict(values), sort_keys=False))
+        (place / paths.PARAMS).write_text(yaml.safe_dump(member.values, sort_keys=False))
         shutil.copy(ROOT / paths.PRESETS, place / paths.PRESETS)
         if (ROOT / paths.OWN).is_dir() and not (place / paths.OWN).exists():
             shutil.copytree(ROOT / paths.OWN, place / paths.OWN)
-        for command in stages(experiment):
-            done = place / ".done" / "-".join(command)
+        self._stages(place, PREPARATION, gpu="")
+        return place
+
+    def run(self, member: Member, place: Path, gpu: str) -> Path:
+        """The stages that take the GPU, and the folder of what is kept. Raises StageError or Interrupted."""
+        for command in (("train",), ("select",), (PREDICT, *sorted(member.final_only))):
+            self._stages(place, [command], gpu)
+            self._keep(place, member)
+        return self.keep / member.label
+
+    def _stages(self, place: Path, commands: Sequence[tuple[str, ...]], gpu: str) -> None:
+        for command in commands:
+            done = place / ".done" / command[0]
             if done.exists():
                 continue
             started = datetime.datetime.now(datetime.UTC)
             self._stage(place, gpu, *command)
             done.parent.mkdir(exist_ok=True)
             done.write_text(f"{(datetime.datetime.now(datetime.UTC) - started).total_seconds():.1f}\n")
-            self._keep(place, name)
-        return self.keep / name
 
     def _stage(self, place: Path, gpu: str, name: str, *arguments: str) -> None:
         if self.stopping.is_set():
@@ -95,14 +108,17 @@ class Runner:
             last = (place / f"{name}.log").read_text(errors="replace").strip().splitlines()[-1:] or ["no output"]
             raise StageError(f"stage {name} in {place} ended with code {code}: {last[0]}")
 
-    def _keep(self, place: Path, name: str) -> None:
-        kept = self.keep / name
+    def _keep(self, place: Path, member: Member) -> None:
+        kept = self.keep / member.label
         kept.mkdir(parents=True, exist_ok=True)
-        files = [place / file for file in KEPT] + sorted((place / paths.PREDICTIONS).glob("*.parquet"))
-        for file in files:
-            if file.exists():
+        for file in KEPT:
+            if (place / file).exists():
                 with atomic_path(kept / file.name) as temporary:
-                    shutil.copyfile(file, temporary)
+                    shutil.copyfile(place / file, temporary)
+        for file in sorted((place / paths.PREDICTIONS).glob("*.parquet")):
+            # The way of view 0 through the denoising is most of a file: kept where it is looked at first.
+            whole = file.name.startswith("final-") and file.stem.partition("-")[2] not in member.final_only
+            predictions.keep(file, kept / file.name, whole)
         costs: list[dict[str, Any]] = [read_json(file) for file in place.glob(".scratch/cost/*.json")]
         if costs:
             cost = {**costs[0], "started": (place / ".started").read_text()}
@@ -110,42 +126,30 @@ class Runner:
             write_json(kept / "cost.json", cost | ({"commit": self.commit} if self.commit else {}))
 
 
-def stages(experiment: Experiment) -> list[tuple[str, ...]]:
-    """The commands of dvc.yaml up to the predictions, in order."""
-    chosen = experiment.predict
-    predictions = [("predict", c, e) for c in chosen.checkpoints for e in chosen.evaluations]
-    return [("params", "--write"), ("fetch",), ("prepare",), ("augment",), ("train",), ("select",), *predictions]
-
-
 @stage("run_stages")
 def main(
-    names: Annotated[list[str], typer.Argument(help="VERSION/SIZE/DATASET, one or many")],
-    overrides: Annotated[Path | None, typer.Option(help="YAML file of keys over the presets")] = None,
-    seeds: Annotated[str, typer.Option(help="Every experiment runs with each of them, such as 0,1")] = "0",
+    study: Annotated[Path, typer.Argument(help="YAML file such as docs/studies/versions.yaml")],
+    names: Annotated[list[str] | None, typer.Argument(help="Experiments of it, in this order; all if none")] = None,
     keep: Annotated[Path, typer.Option(help="Folder for what is kept of each experiment")] = Path("kept"),
     folder: Annotated[Path, typer.Option(help="Folder for the experiments")] = paths.SCRATCH / "run_stages",
     gpus: Annotated[str, typer.Option(help="Indices of the GPUs, such as 0,1; '' for whatever a stage chooses")] = "",
     commit: Annotated[str, typer.Option(help="Commit of this code, for the record")] = "",
 ) -> None:
-    """Run experiments on this machine by the stages alone; start it again to continue."""
-    extra = params.read(overrides) if overrides else {}
-    waiting: queue.SimpleQueue[tuple[str, dict[str, Any]]] = queue.SimpleQueue()
-    for name in names:
-        for seed in seeds.split(","):
-            if not seed.isdecimal():
-                raise StageError(f"--seeds is {seeds!r}; expected whole numbers with commas, such as 0,1")
-            values = {**parse_name(name), "seed": int(seed), **extra}
-            resolve(values)
-            waiting.put((f"{name.replace('/', '-')}-s{seed}", values))
+    """Run the experiments of a study on this machine by the stages alone; start it again to continue."""
     runner = Runner(folder, keep, commit)
     failures: list[str] = []
     signal.signal(signal.SIGTERM, runner.stop)
     signal.signal(signal.SIGINT, runner.stop)
-    workers = [threading.Thread(target=work, args=(runner, waiting, gpu, failures)) for gpu in gpus.split(",")]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
+    members, devices = read_study(study, names or ()), gpus.split(",")
+    with ThreadPoolExecutor(len(devices)) as preparing:
+        waiting: queue.SimpleQueue[tuple[Member, Future[Path]]] = queue.SimpleQueue()
+        for member in members:
+            waiting.put((member, preparing.submit(runner.prepare, member)))
+        workers = [threading.Thread(target=work, args=(runner, waiting, gpu, failures)) for gpu in devices]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
     if failures:
         raise StageError("; ".join(failures))
     if runner.stopping.is_set():
@@ -153,27 +157,22 @@ def main(
         sys.exit(INTERRUPTED)
 
 
-def resolve(values: Mapping[str, Any]) -> Experiment:
-    """The experiment of these values of params.yaml. Raises ConfigurationError."""
-    return params.resolve(values, params.read(ROOT / paths.PRESETS), f"{values['version']}/{values['size']}")
-
-
 def work(
-    runner: Runner, waiting: "queue.SimpleQueue[tuple[str, dict[str, Any]]]", gpu: str, failures: list[str]
+    runner: Runner, waiting: "queue.SimpleQueue[tuple[Member, Future[Path]]]", gpu: str, failures: list[str]
 ) -> None:
     """Run waiting experiments, one after another, on one GPU; one that fails does not stop the others."""
     while not runner.stopping.is_set():
         try:
-            name, values = waiting.get_nowait()
+            member, place = waiting.get_nowait()
         except queue.Empty:
             return
         try:
-            print(f"{name}: kept in {runner.run(name, values, gpu)}", flush=True)
+            print(f"{member.label}: kept in {runner.run(member, place.result(), gpu)}", flush=True)
         except Interrupted:
             return
         except (StageError, ConfigurationError, OSError) as error:
-            failures.append(f"{name}: {error}")
-            print(f"{name} failed: {error}", flush=True)
+            failures.append(f"{member.label}: {error}")
+            print(f"{member.label} failed: {error}", flush=True)
 
 
 if __name__ == "__main__":

@@ -38,6 +38,8 @@ SCHEMA = pa.schema(
     ]
 )
 """`cells` and `frames` are uint8, row-major, in the task's own frame; the rest as in `answer.Answer`."""
+ALONG_THE_DENOISING = ("change", "confidences", "entropy", "frames")
+"""Columns with values at each step, of view 0 alone."""
 ADDED_COLUMN = "log_likelihoods"
 """Which older files lack; without a value in them."""
 
@@ -77,6 +79,16 @@ def write(path: Path, rows: Sequence[dict[str, Any]], source: Source) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary:
         pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
+
+
+def keep(file: Path, target: Path, whole: bool = True) -> None:
+    """Copy a predictions file, well compressed; without ALONG_THE_DENOISING if not `whole`."""
+    table = pq.read_table(file, page_checksum_verification=True)
+    for name in () if whole else ALONG_THE_DENOISING:
+        field = table.schema.field(name)
+        table = table.set_column(table.schema.get_field_index(name), field, pa.nulls(len(table), field.type))
+    with atomic_path(target) as temporary:
+        pq.write_table(table, temporary, compression="zstd", compression_level=19, write_page_checksum=True)
 
 
 def joined(parts: Sequence[Path]) -> tuple[list[dict[str, Any]], Source]:

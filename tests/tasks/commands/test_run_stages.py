@@ -2,32 +2,37 @@
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 
 from tasks.commands import import_results, run_stages
-from tasks.common.presets import merge
-from tests.conftest import ROOT, SMALL, experiment
+from tasks.commands.study import read_study
+from tasks.common import params, paths
+from tasks.common.presets import ConfigurationError, merge, parse_name
+from tasks.files import predictions
+from tests.conftest import ROOT, SMALL
 
 pytestmark = pytest.mark.slow
 
 
-NAME = "v3-tiny-aa1-6x6-s0"
+NAME = "v3-tiny-aa1-6x6"
 
 
-def command(folder: Path, *names: str, **changes: object) -> "subprocess.Popen[str]":
-    overrides = {
-        key: value for key, value in merge(SMALL, changes).items() if key not in ("version", "size", "dataset")
-    }
+def command(folder: Path, *names: str, final_only: tuple[str, ...] = (), **changes: object) -> "subprocess.Popen[str]":
+    common = {key: value for key, value in merge(SMALL, changes).items() if key not in ("version", "size", "dataset")}
     folder.mkdir(exist_ok=True)
-    (folder / "small.yaml").write_text(yaml.safe_dump(overrides))
-    arguments = [sys.executable, "-m", "tasks.commands.run_stages", *(names or ["v3/tiny/aa1-6x6"])]
+    experiments = {name: {} for name in names or ["v3/tiny/aa1-6x6"]}
+    study = {"common": common, "final_only": list(final_only), "experiments": experiments}
+    (folder / "study.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
     environment = os.environ | {
         "PYTHONPATH": str(ROOT),
         "ARC_DEVICE": "cpu",
@@ -35,7 +40,7 @@ def command(folder: Path, *names: str, **changes: object) -> "subprocess.Popen[s
         "ARC_SAVE_SECONDS": "0",
     }
     return subprocess.Popen(
-        [*arguments, "--commit", "abc1234", "--overrides", "small.yaml"],
+        [sys.executable, "-m", "tasks.commands.run_stages", "study.yaml", "--commit", "abc1234"],
         cwd=folder,
         env=environment,
         stdout=subprocess.PIPE,
@@ -55,17 +60,40 @@ def times(folder: Path) -> dict[str, int]:
 
 
 def test_what_is_kept_can_be_imported_and_nothing_is_done_twice(tmp_path):
-    finished(command(tmp_path))
+    finished(command(tmp_path, final_only=("attempts",)))
     done = times(tmp_path)
-    assert {Path(name).name for name in done} >= {"train", "select", "predict-best-votes", "predict-final-attempts"}
+    assert {Path(name).name for name in done} >= {"fetch", "train", "select"}
     kept = tmp_path / "kept" / NAME
     cost = json.loads((kept / "cost.json").read_text())
     assert cost["commit"] == "abc1234"
     assert 0 < cost["seconds"] < cost["stages"]["train"]
     result = import_results.read(kept, tmp_path)
-    assert len(result.evaluations) == 6
-    finished(command(tmp_path))
+    published = {record.name.split(" ")[-1] for _, record in result.evaluations}
+    assert published == {"final-attempts", "best-votes", "halfway-votes", "final-votes"}
+    (made,) = tmp_path.glob(".scratch/run_stages/*/data/predictions")
+    for file in made.iterdir():
+        first, second = predictions.read(file), predictions.read(kept / file.name)
+        assert first[1] == second[1]
+        answers = [name for name in predictions.SCHEMA.names if name not in predictions.ALONG_THE_DENOISING]
+        pd.testing.assert_frame_equal(first[0][answers], second[0][answers])
+        assert first[0]["frames"].notna().any()
+        assert second[0]["frames"].notna().any() == (file.name == "final-votes.parquet")
+    finished(command(tmp_path, final_only=("attempts",)))
     assert times(tmp_path) == done
+
+
+def test_all_predictions_of_one_process_are_those_of_the_stage(tmp_path):
+    """And a checkpoint that is the same as another has the same."""
+    finished(command(tmp_path))
+    (place,) = tmp_path.glob(".scratch/run_stages/*")
+    files = {file.name: file.read_bytes() for file in (place / "data/predictions").iterdir()}
+    assert len(files) == 6
+    shutil.rmtree(place / "data/predictions")
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "ARC_DEVICE": "cpu", "OMP_NUM_THREADS": "1"}
+    for name, content in files.items():
+        pair = Path(name).stem.split("-", 1)
+        subprocess.run([sys.executable, "-m", "tasks.predict", *pair], cwd=place, env=environment, check=True)
+        assert (place / "data/predictions" / name).read_bytes() == content
 
 
 def test_an_interrupted_training_resumes_and_ends_with_the_same_history(tmp_path):
@@ -97,25 +125,47 @@ def test_one_failure_is_named_and_the_others_are_run(tmp_path):
     process = command(tmp_path, "v3+lora/tiny/aa1-6x6", "v3/tiny/aa1-6x6", predict={"checkpoints": ["best"]})
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 1
-    assert "v3+lora-tiny-aa1-6x6-s0: stage fetch" in output
+    assert "v3+lora-tiny-aa1-6x6 failed: stage fetch" in output
     assert (tmp_path / "kept" / NAME / "best-votes.parquet").exists()
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("study", "says"),
     [
-        ((["v3/tiny"],), "is no VERSION"),
-        ((["v3/tiny/aa1"], None, "one"), "expected whole numbers"),
+        ("experiments: {v3/tiny: {}}", "is no VERSION"),
+        ("{experiments: {v3/smol/aa1: {}}, seeds: one}", "expected a list of whole numbers"),
+        ("{experiments: {v3/smol/aa1: {}}, comon: {}}", "comon: unknown; allowed are common"),
+        ("{experiments: {v3/smol/aa1: {trian: {}}}}", "trian"),
+        ("{experiments: {v3/smol/aa1: 3}}", "v3/smol/aa1 is 3; expected keys and values"),
+        ("{experiments: {v3/smol/aa1: {}}, final_only: [vote]}", "final_only: vote"),
     ],
 )
-def test_a_wrong_request_is_refused_before_anything_runs(arguments, says, tmp_path, monkeypatch):
+def test_a_wrong_study_is_refused_before_anything_runs(study, says, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit, match=says):
-        run_stages.main(*arguments)
-    assert list(tmp_path.iterdir()) == []
+    Path("study.yaml").write_text(study)
+    with pytest.raises(SystemExit, match=re.escape(says)):
+        run_stages.main(Path("study.yaml"))
+    assert [path.name for path in tmp_path.iterdir()] == ["study.yaml"]
+
+
+def test_an_unknown_experiment_of_a_study_is_refused():
+    with pytest.raises(ConfigurationError, match="v9/smol/aa1"):
+        read_study(ROOT / "docs/studies/versions.yaml", ["v9/smol/aa1"])
+
+
+def test_the_study_of_versions_has_equal_updates_and_each_version_its_own_settings():
+    members = read_study(ROOT / "docs/studies/versions.yaml")
+    presets = params.read(ROOT / paths.PRESETS)
+    for member in members:
+        train = member.experiment.train
+        own = params.resolve(parse_name(member.experiment.title.split(" ")[0]), presets).train
+        assert train.optimizer_steps * train.batch * train.accumulation == 25_000 * 128
+        assert train.warmup_steps == round(own.warmup_steps * 25_000 / own.optimizer_steps)
+        changed = {name for name in type(own).model_fields if getattr(own, name) != getattr(train, name)}
+        assert changed == {"optimizer_steps", "warmup_steps", "log_every"}
 
 
 def test_the_stages_are_those_of_dvc_yaml():
     names = list(yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"])
-    ran = list(dict.fromkeys(name for name, *_ in run_stages.stages(experiment())))
+    ran = [name for name, *_ in run_stages.PREPARATION] + ["train", "select", "predict"]
     assert ran == names[: names.index("predict") + 1]
