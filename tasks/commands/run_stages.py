@@ -88,7 +88,8 @@ class Runner:
     def _stage(self, place: Path, gpu: str, name: str, *arguments: str) -> None:
         if self.stopping.is_set():
             raise Interrupted
-        environment = os.environ | {"PYTHONPATH": str(ROOT), "ARC_SCRATCH": ".scratch"}
+        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+        environment = os.environ | {"PYTHONPATH": path, "ARC_SCRATCH": ".scratch"}
         if gpu:
             environment["CUDA_VISIBLE_DEVICES"] = gpu
         started = place / ".started"
