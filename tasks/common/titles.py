@@ -45,7 +45,7 @@ def shortened(texts: list[str], longest: int) -> str:
 
 
 def changes(values: Mapping[str, Any], base: Mapping[str, Any]) -> list[str]:
-    """What differs, shortest first: `+muon`, `lr=1e-3`, `+NAME` for a section that the presets lack.
+    """What differs, shortest first, evaluations last: `+muon`, `lr=1e-3`, `+NAME` for a section that the presets lack.
 
     A key that only the presets have is no difference: an older result may lack it. Neither is an evaluation that is not
     asked for.
@@ -60,8 +60,8 @@ def changes(values: Mapping[str, Any], base: Mapping[str, Any]) -> list[str]:
             continue
         if section == "evaluations" and rest.split(".")[0] not in (asked or ()):
             continue
-        found.append(_text(key, value, keys))
-    return sorted(found, key=lambda text: (len(text), text))
+        found.append((section == "evaluations", _text(key, value, keys)))
+    return [text for _, text in sorted(found, key=lambda item: (item[0], len(item[1]), item[1]))]
 
 
 def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

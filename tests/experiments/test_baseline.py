@@ -24,14 +24,14 @@ MEASURES = (
 @pytest.mark.parametrize(
     ("name", "solved", "pass_at_2"),
     [
-        ("v3-smol-aa1/best-votes", 83, 0.1925),
+        ("v3-muon-smol-aa1/best-votes", 83, 0.1925),
         *(
             pytest.param(*expected, marks=pytest.mark.slow)
             for expected in [
-                ("v3-smol-aa1/final-votes", 76, 0.1775),
-                ("v3-smol-aa1/best-attempts", 57, 0.13375),
-                ("v3-smol-aa1/halfway-attempts", 54, 0.12625),
-                ("v3-smol-aa1/final-attempts", 48, 0.11125),
+                ("v3-muon-smol-aa1/final-votes", 76, 0.1775),
+                ("v3-muon-smol-aa1/best-attempts", 57, 0.13375),
+                ("v3-muon-smol-aa1/halfway-attempts", 54, 0.12625),
+                ("v3-muon-smol-aa1/final-attempts", 48, 0.11125),
                 ("ours-768x8-aa1/best-votes", 142, 0.335),
                 ("ours-768x8-aa1/final-votes", 136, 0.32125),
                 ("ours-768x8-aa1/final-votes-argmax", 137, 0.32375),
@@ -59,14 +59,14 @@ def test_the_kept_predictions_score_to_the_published_numbers(name, solved, pass_
 
 
 PINNED = {
-    "v3-smol-aa1/best-votes": (
+    "v3-muon-smol-aa1/best-votes": (
         83,
         (0.16, [0.125, 0.1975]),
         (0.1925, [0.155, 0.2325]),
         (0.1875, [0.15, 0.225]),
         (0.2325, [0.1925, 0.275]),
     ),
-    "v3-smol-aa1/final-attempts": (
+    "v3-muon-smol-aa1/final-attempts": (
         48,
         (0.10125, [0.07375, 0.13125]),
         (0.11125, [0.0825, 0.1425]),
@@ -93,7 +93,7 @@ PINNED = {
 
 @pytest.mark.parametrize(
     "name",
-    [name if name == "v3-smol-aa1/best-votes" else pytest.param(name, marks=pytest.mark.slow) for name in PINNED],
+    [name if name == "v3-muon-smol-aa1/best-votes" else pytest.param(name, marks=pytest.mark.slow) for name in PINNED],
 )
 def test_the_stages_own_scoring_gives_the_published_intervals(name):
     path = FOLDER / f"{name}.parquet"

@@ -21,8 +21,8 @@ def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with one kept result that has two small files of predictions, in an empty repository root."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    place = tmp_path / "kept" / "v3-smol-aa1"
-    shutil.copytree(KEPT / "v3-smol-aa1", place, ignore=shutil.ignore_patterns("*-votes.parquet", "best-*"))
+    place = tmp_path / "kept" / "v3-muon-smol-aa1"
+    shutil.copytree(KEPT / "v3-muon-smol-aa1", place, ignore=shutil.ignore_patterns("*-votes.parquet", "best-*"))
     shutil.copy(ROOT / "presets.yaml", tmp_path)
     return place
 
@@ -55,7 +55,7 @@ def test_a_folder_that_holds_no_result_is_refused_with_what_is_missing(kept, tmp
     with pytest.raises(StageError, match="holds no kept result"):
         import_results.kept_results(tmp_path / "empty")
     (kept / "selection.json").unlink()
-    with pytest.raises(StageError, match=r"v3-smol-aa1 is incomplete: no selection\.json"):
+    with pytest.raises(StageError, match=r"v3-muon-smol-aa1 is incomplete: no selection\.json"):
         import_results.content_key(kept)
 
 

@@ -92,7 +92,7 @@ def test_kept_results_are_pooled_and_publishable(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copy(ROOT / "presets.yaml", tmp_path)
     place = tmp_path / "kept"
-    shutil.copytree(ROOT / "docs/baselines/v3-smol-aa1", place)
+    shutil.copytree(ROOT / "docs/baselines/v3-muon-smol-aa1", place)
     selection = json.loads((place / "selection.json").read_text())
     (place / "selection.json").write_text(json.dumps(selection | {"on_the_reported_set": True}))
     files = [place / f"{name}-votes.parquet" for name in ("final", "best")]

@@ -133,6 +133,12 @@ def test_the_kept_results_are_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert [(o.experiment, o.pair, round(100 * o.pass_at_2, 1)) for o in found] == [
         ("ours/mediom/aa1", "best-votes", 33.5),
         ("v3/smol/aa1", "best-votes", 19.2),
+        ("v6/smol/aa1", "best-votes", 14.8),
+        ("v7/smol/aa1", "best-votes", 13.1),
+        ("v3/smol/aa1", "best-votes", 13.0),
+        ("v7-temporal/smol/aa1", "best-votes", 11.0),
+        ("v1/smol/aa1", "best-votes", 9.9),
+        ("v0/smol/aa1", "best-votes", 2.4),
     ]
     assert all(o.title != o.experiment for o in found), "neither is what its name says"
 

@@ -79,9 +79,9 @@ def test_a_title_cannot_be_given() -> None:
 
 
 def test_kept_results_without_newer_keys_have_a_title() -> None:
-    values = params.read(ROOT / "docs/baselines/v3-smol-aa1/experiment.yaml")
+    values = params.read(ROOT / "docs/baselines/v3-muon-smol-aa1/experiment.yaml")
     found = title(values, named(presets(), values, "kept"))
-    assert found == titled(**params.read(ROOT / "docs/baselines/v3-smol-aa1/params.yaml"))
+    assert found == titled(**params.read(ROOT / "docs/baselines/v3-muon-smol-aa1/params.yaml"))
     assert found.startswith("v3/smol/aa1 +ema +muon lr=1e-3 dropout=0 ...")
 
 

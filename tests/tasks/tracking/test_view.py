@@ -43,7 +43,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         assert process.stdout
         printed = next(line for line in process.stdout if re.match(r"MLflow +http", line)).split()[1]
         imported = folder / ".scratch" / "ui" / "import.log"
-        wait_for(imported, "v3-smol-aa1 published")
+        wait_for(imported, "v3-muon-smol-aa1 published")
         yield printed
     finally:
         process.send_signal(signal.SIGTERM)

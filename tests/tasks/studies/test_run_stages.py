@@ -14,11 +14,12 @@ import pandas as pd
 import pytest
 import yaml
 
-from tasks.commands import import_results, run_stages
-from tasks.commands.study import read_study
+from tasks.commands import import_results
 from tasks.common import params, paths
 from tasks.common.presets import ConfigurationError, merge, parse_name
 from tasks.files import predictions
+from tasks.studies import run_stages
+from tasks.studies.study_file import read_study
 from tests.conftest import ROOT, SMALL
 
 pytestmark = pytest.mark.slow
@@ -40,7 +41,7 @@ def command(folder: Path, *names: str, final_only: tuple[str, ...] = (), **chang
         "ARC_SAVE_SECONDS": "0",
     }
     return subprocess.Popen(
-        [sys.executable, "-m", "tasks.commands.run_stages", "study.yaml", "--commit", "abc1234"],
+        [sys.executable, "-m", "tasks.studies.run_stages", "study.yaml", "--commit", "abc1234"],
         cwd=folder,
         env=environment,
         stdout=subprocess.PIPE,

@@ -1,4 +1,4 @@
-"""`python -m tasks.commands.predict_all [EVALUATION ...]`: all predictions of an experiment, in one process.
+"""`python -m tasks.studies.predict_all [EVALUATION ...]`: all predictions of an experiment, in one process.
 
 What a process needs to start is paid once: imports, data, compilation. Files that exist are left; start it again
 to continue. A checkpoint that is the same as another, such as best and final, is asked once.

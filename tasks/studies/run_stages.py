@@ -1,4 +1,4 @@
-"""`python -m tasks.commands.run_stages STUDY [NAME ...]`: a study by the stages alone, without DVC and git.
+"""`python -m tasks.studies.run_stages STUDY [NAME ...]`: a study by the stages alone, without DVC and git.
 
 For a machine that has a GPU and little else, such as one that is rented for an hour. Each experiment gets a folder of
 its own, keyed by what it resolves to, and one GPU; as many train at once as there are GPUs, while the data of the next
@@ -24,13 +24,13 @@ import yaml
 
 from model.storage.atomic import atomic_path, write_json
 from model.storage.digests import digest_text
-from tasks.commands import predict_all
-from tasks.commands.study import Member, read_study
 from tasks.common import paths
 from tasks.common.documents import read_json
 from tasks.common.presets import ConfigurationError
 from tasks.common.stage import StageError, stage
 from tasks.files import predictions
+from tasks.studies import predict_all
+from tasks.studies.study_file import Member, read_study
 
 ROOT = Path(__file__).parents[2]
 PREPARATION = (("params", "--write"), ("fetch",), ("prepare",), ("augment",))
