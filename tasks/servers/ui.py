@@ -133,7 +133,9 @@ def main(
         for page, port, _ in started:
             say(page, port, place)
             if page.name == "MLflow" and store.KEPT.is_dir():
-                print(f"{'':8} the results of {store.KEPT} appear there within a minute of the first start", flush=True)
+                print(
+                    f"{'':8} the results of {store.KEPT} appear there within two minutes of the first start", flush=True
+                )
         if started:
             secret = prefect_server.secret_file(Path(os.environ.get("PREFECT_HOME", ".prefect")).expanduser())
             print(f"Prefect's page asks once for the secret: `cat {secret}`", flush=True)

@@ -22,16 +22,16 @@ def scored(evaluation: str) -> str:
 
 
 _CREATED = 1767225600000  # Any constant: equal views give equal tags.
-_PINNED = {"attributes.`Run Name`": 240, "runDateAndNestInfo": 145}
+_PINNED = {"attributes.`Run Name`": 220, "runDateAndNestInfo": 130}
 """Widths in pixels of the columns that MLflow shows at the left of every table: the name, and when it was created."""
 _WIDTHS = {
     f"tags.`{scored(SCORES[0])}`": 175,
     "tags.`arc.version`": 90,
     "tags.`arc.size`": 80,
-    "tags.`arc.dataset`": 100,
-    "tags.`arc.differs`": 250,
-    "params.`train.optimizer_steps`": 145,
-    "metrics.`cost/training_minutes`": 155,
+    "tags.`arc.dataset`": 90,
+    "tags.`arc.differs`": 230,
+    "params.`train.optimizer_steps`": 140,
+    "metrics.`cost/training_minutes`": 150,
     f"tags.`{scored(SCORES[1])}`": 175,
 }
 """Widths in pixels of the view's columns, in order: at 1600 pixels the score is beside the name."""

@@ -93,7 +93,8 @@ def test_at_1600_pixels_each_row_shows_its_score_beside_mlflows_assistant(addres
         expect(score).to_be_visible()
         box = page.get_by_text(re.compile(r"^33\.5 \[")).bounding_box()
         panel = page.get_by_text("MLflow Assistant").first.bounding_box()
-        assert box and panel
+        assert box
+        assert panel
         assert box["x"] + box["width"] < panel["x"]
 
 
