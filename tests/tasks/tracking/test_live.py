@@ -141,3 +141,36 @@ def test_what_is_sent_again_after_a_crash_arrives_once(folder, monkeypatch):
         follower.deliver(client)
         (place / "state.json").write_text(json.dumps({"run": follower.run, "offset": 0}))
     assert points(client, follower.run) == [(step, 0.5) for step in range(5)]
+
+
+def test_curves_and_scores_of_candidates_have_the_names_that_publish_gives_them(folder, monkeypatch):
+    from tasks.tracking import live
+
+    monkeypatch.setattr(live.Follower, "_monitor", lambda self: None)
+    place = folder / ".scratch" / "live" / "key"
+    place.mkdir(parents=True)
+    row = {"step": 8.0, "loss": 0.5, "validation_loss": 0.75, "gradient_norm": 2.0}
+    candidate = events.CandidateScored(
+        step=8, pass_at_2=0.25, ci95=(0.125, 0.5), cell_accuracy=0.625, grids_solved=1, n_grids=4
+    )
+    told = [events.Row(values=row), candidate]
+    (place / "events.jsonl").write_text("".join(event.model_dump_json() + "\n" for event in told))
+    follower = live.Follower(place, experiment().model_dump(mode="json"))
+    client = follower.connect()
+    follower.deliver(client)
+    found = {
+        (name, p.step, p.value)
+        for name in client.get_run(follower.run).data.metrics
+        for p in client.get_metric_history(follower.run, name)
+    }
+    assert found == {
+        ("train/loss", 8, 0.5),
+        ("train/gradient_norm", 8, 2.0),
+        ("validation/loss", 8, 0.75),
+        ("validation/pass_at_2", 8, 0.25),
+        ("validation/ci95_low", 8, 0.125),
+        ("validation/ci95_high", 8, 0.5),
+        ("validation/cell_accuracy", 8, 0.625),
+        ("validation/grids_solved", 8, 1.0),
+        ("validation/n_grids", 8, 4.0),
+    }
