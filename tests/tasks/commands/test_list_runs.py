@@ -11,6 +11,8 @@ from tasks.commands import list_runs
 from tasks.common.stage import StageError
 from tasks.tracking import mlflow_runs, store
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> store.Store:

@@ -161,6 +161,7 @@ def test_what_is_sent_again_after_a_crash_arrives_once(folder, monkeypatch):
     assert points(client, follower.run) == [(step, 0.5) for step in range(5)]
 
 
+@pytest.mark.slow
 def test_curves_and_scores_of_candidates_have_the_names_that_publish_gives_them(folder, monkeypatch):
     from tasks.tracking import live
 
