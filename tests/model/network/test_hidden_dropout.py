@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from model.network import denoiser
+from model.network import denoiser, hidden_dropout
 from model.ops.dropout import dropout, seeds
 from tests.support.packed import ROWS, network, packed_rows
 
@@ -12,7 +12,7 @@ RATE = 0.25
 
 def _seen(monkeypatch, net, own):
     """What hidden dropout was given and made of it, in the order of its calls, and the logits."""
-    calls, real = [], denoiser.drop_hidden
+    calls, real = [], hidden_dropout.drop_hidden
 
     def spy(x, drop):
         calls.append((x, real(x, drop), drop))
