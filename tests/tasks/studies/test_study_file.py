@@ -121,7 +121,7 @@ def test_every_ablation_trains_at_a_tiny_size_and_is_another_training(index):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("label", ["base", "rearc"])
+@pytest.mark.parametrize("label", ["base", pytest.param("rearc", marks=pytest.mark.night)])
 def test_an_ablation_runs_from_the_tasks_to_the_predictions(label, workspace):
     if label == "rearc" and importlib.util.find_spec("reasoning_gym") is None:
         pytest.skip("reasoning-gym is not installed")
