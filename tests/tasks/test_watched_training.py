@@ -20,6 +20,7 @@ from tasks.files import cost
 from tests.conftest import ROOT, experiment
 from tests.support.small_experiment import build
 
+pytestmark = pytest.mark.slow
 TRAIN = {"batch": 64, "log_every": 2}
 """Large enough that half the micro-batch is smaller than the whole: batches have multiples of 128 rows."""
 
@@ -164,7 +165,6 @@ train.main()
 """
 
 
-@pytest.mark.slow
 def test_a_training_that_stalls_ends_with_its_reason_and_resumes(prepared, workspace, monkeypatch):
     monkeypatch.setenv("ARC_SAVE_SECONDS", "0")
     build(train=TRAIN, watch={"stall": {"seconds": 2.0, "then": "stop"}})

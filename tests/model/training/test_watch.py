@@ -99,6 +99,7 @@ def test_a_stall_is_told_once_and_not_for_a_pause_or_a_process_that_slept():
     assert len(told) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("then", ["stop", "go-on"])
 def test_a_source_of_batches_that_sleeps_is_a_stall(then, monkeypatch):
     subject = training(experiment().train)
@@ -153,6 +154,7 @@ def gradients(config, updates):
     return torch.stack(found).double()
 
 
+@pytest.mark.slow
 def test_the_gradient_is_the_same_in_expectation():
     config, updates = experiment(train={"batch": 64}).train, 30
     whole, half = gradients(config, updates), gradients(watch.halved(config), updates)
@@ -166,6 +168,7 @@ def test_the_gradient_is_the_same_in_expectation():
     assert distance(2.0) > 10
 
 
+@pytest.mark.slow
 def test_it_goes_on_from_a_state_with_new_examples_and_resumes_as_any_training(tmp_path):
     config = experiment(train={"batch": 16, "optimizer_steps": 40, "log_every": 4}).train
     first = run(training(config), until=6)

@@ -79,6 +79,7 @@ def test_a_heartbeat_that_met_a_locked_database_is_no_line_of_the_log_and_all_el
     assert shown == [("disk I/O error", "Worker channel heartbeat persistence failed: work_pool=gpu"), ("", "another")]
 
 
+@pytest.mark.slow
 def test_the_server_is_prefects_own_with_the_arguments_given() -> None:
     command = [sys.executable, "-m", "tasks.servers.calm", "prefect", "version"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120)
