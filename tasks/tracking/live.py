@@ -83,6 +83,8 @@ class Follower:
             if isinstance(event, events.Row):
                 at, step = int(event.at * 1000), int(event.values["step"])
                 points += [Metric(f"train/{k}", v, at, step) for k, v in records.numbers(event.values)]
+            elif isinstance(event, events.Warned):
+                client.set_tag(self.run, "arc.warning", event.message[:5000])
             elif isinstance(event, events.Failed):
                 self.outcome = ("KILLED" if event.reason == "stopped" else "FAILED", f"{event.reason}: {event.message}")
             elif isinstance(event, events.Trained):

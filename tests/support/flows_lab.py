@@ -203,11 +203,13 @@ class Lab:
             return False
 
     def mlflow(self) -> list[tuple[str, str]]:
-        """Name and status of every run in MLflow's database; none before there is one."""
+        """Name and status of every run in MLflow's database but those that show a training while it runs."""
         if not (self.folder / "mlflow.db").exists():
             return []
         with sqlite3.connect(self.folder / "mlflow.db") as connection:
-            return list(connection.execute("select name, status from runs order by start_time"))
+            live = "select run_uuid from tags where key = 'arc.run' and value = 'live'"
+            query = f"select name, status from runs where run_uuid not in ({live}) order by start_time"
+            return list(connection.execute(query))
 
     def only(self, last: str) -> None:
         """Leave the stages up to `last`, for tests of the queue itself."""
