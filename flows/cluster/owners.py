@@ -18,8 +18,9 @@ from model.storage.digests import digest_text
 LABEL = "prefect.worker.name"
 STARTING_SECONDS = 15.0
 """In which a worker has written its name into a run that it takes."""
-RETURN_SECONDS = 120.0
-"""After the server was away, in which every living worker sends a heartbeat."""
+HEARTBEAT = "PREFECT_WORKER_HEARTBEAT_SECONDS"
+RETURN_HEARTBEATS = 4
+"""After the server was away, in which every living worker is counted as living again."""
 
 
 def machine() -> str:
@@ -44,12 +45,19 @@ def here(run: Any) -> bool:
 
 def online(connection: SyncPrefectClient, pool: str) -> set[str]:
     """Names of the workers that the server counts as living."""
-    return {row.name for row in connection.read_workers_for_work_pool(pool, limit=200) if row.status == "ONLINE"}
+    return {
+        row.name for row in connection.read_workers_for_work_pool(pool, offset=0, limit=200) if row.status == "ONLINE"
+    }
 
 
 def starting(run: Any) -> bool:
     """Whether a worker may be taking the run at this moment."""
     return time.time() - float(run.state.timestamp.timestamp()) < STARTING_SECONDS
+
+
+def return_seconds() -> float:
+    """Seconds after the server was away in which no run is taken over: 120 unless the heartbeats were set."""
+    return RETURN_HEARTBEATS * float(os.environ.get(HEARTBEAT) or "30")
 
 
 class Orphans:
@@ -66,6 +74,6 @@ class Orphans:
     def of(self, runs: list[Any], living: set[str], now: float) -> list[Any]:
         """Those of the active runs `runs` whose worker is dead; empty if another worker looks after them."""
         self.answers_since = now if self.answers_since is None else self.answers_since
-        if now - self.answers_since < RETURN_SECONDS or not living or self.name != min(living):
+        if now - self.answers_since < return_seconds() or not living or self.name != min(living):
             return []
         return [run for run in runs if owner(run) not in living and not starting(run)]

@@ -66,7 +66,7 @@ def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv(settings.SECRET, raising=False)
     monkeypatch.setattr(checks, "FREE_GIB", 0.0)
     folder = tmp_path / "clone"
-    quiet = {"check": True, "capture_output": True}
+    quiet: dict[str, Any] = {"check": True, "capture_output": True}
     subprocess.run(["git", "init", "-q", "--bare", str(tmp_path / "code.git")], **quiet)
     subprocess.run(["git", "init", "-q", "-b", "main", str(folder)], **quiet)
     for command in (

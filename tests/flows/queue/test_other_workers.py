@@ -19,7 +19,7 @@ def run(worker: str, seconds: float = 60.0) -> Any:
 
 def test_one_of_the_living_takes_the_runs_of_the_dead() -> None:
     lost, kept, new, unnamed = run("dead-1"), run("b-2"), run("dead-1", 1.0), run("")
-    living, later = {"a-1", "b-2"}, owners.RETURN_SECONDS + 1
+    living, later = {"a-1", "b-2"}, owners.return_seconds() + 1
     taken = []
     for name in sorted(living):
         orphans = owners.Orphans(name)
@@ -33,8 +33,8 @@ def test_after_the_server_was_away_everybody_gets_time_to_return() -> None:
     orphans.of([], {"a-1"}, 0.0)
     orphans.lost_contact()
     assert orphans.of([run("b-2")], {"a-1"}, 1000.0) == []
-    assert orphans.of([run("b-2")], {"a-1"}, 1000.0 + owners.RETURN_SECONDS - 1) == []
-    assert len(orphans.of([run("b-2")], {"a-1"}, 1000.0 + owners.RETURN_SECONDS)) == 1
+    assert orphans.of([run("b-2")], {"a-1"}, 1000.0 + owners.return_seconds() - 1) == []
+    assert len(orphans.of([run("b-2")], {"a-1"}, 1000.0 + owners.return_seconds())) == 1
 
 
 def test_a_worker_that_the_server_does_not_know_takes_nothing() -> None:
