@@ -72,7 +72,7 @@ class Orphans:
         self.answers_since = None
 
     def of(self, runs: list[Any], living: set[str], now: float) -> list[Any]:
-        """Those of the active runs `runs` whose worker is dead; empty if another worker looks after them."""
+        """Those of `runs`, active or crashed, whose worker is dead; empty if another worker looks after them."""
         self.answers_since = now if self.answers_since is None else self.answers_since
         if now - self.answers_since < return_seconds() or not living or self.name != min(living):
             return []

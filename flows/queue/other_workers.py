@@ -61,7 +61,9 @@ class OtherWorkers:
                 if str(run.id) in self.started and not owners.here(run) and not owners.starting(run):
                     yield f"{run.name}: {owners.owner(run)} has taken it over, so it ends here"
                     processes.end(str(run.id))
-            queued = [run for run in active if run.deployment_id and str(run.id) not in self.started]
+            # A flow that ended with its worker may have told the server that it crashed.
+            every = [*active, *flow_runs.runs(connection, StateType.CRASHED)]
+            queued = [run for run in every if run.deployment_id and str(run.id) not in self.started]
             for run in self.orphans.of(queued, owners.online(connection, deployment.POOL), now):
                 yield self.settle(connection, run, f"its worker {owners.owner(run) or ''} sends no heartbeat")
 

@@ -1,8 +1,12 @@
 """Two clones of the project with homes, DVC caches and scratch of their own; the git and DVC remotes are folders."""
 
+import contextlib
 import subprocess
 import sys
 from pathlib import Path
+
+import psutil
+import yaml
 
 from tests.support.flows_lab import Lab, free_port, until
 
@@ -68,9 +72,30 @@ class Cluster:
         """The secret of A's server."""
         return (self.a.folder / ".prefect" / "secret").read_text().strip()
 
-    def join(self, clone: Lab, code: int = 0, **environment: str) -> str:
+    def pause(self) -> None:
+        """Let an experiment be a stage that waits, in all clones."""
+        self.a.only("params")
+        path = self.a.folder / "dvc.yaml"
+        project = yaml.safe_load(path.read_text())
+        project["stages"]["pause"] = {"cmd": "sleep 1000.25", "deps": ["data/experiment.yaml"]}
+        path.write_text(yaml.safe_dump(project, sort_keys=False))
+        self.a.commit("a stage that waits")
+        self.a.sh("git", "push", "-q", "origin", "main")
+        self.b.sh("git", "pull", "-q")
+
+    @staticmethod
+    def pausing(clone: Lab) -> list[psutil.Process]:
+        """The processes of a clone that wait."""
+        found = []
+        for process in clone.processes():
+            with contextlib.suppress(psutil.Error):  # It has ended meanwhile.
+                found += [process] if process.name() == "sleep" else []
+        return found
+
+    def join(self, clone: Lab, code: int = 0, mlflow: bool = True, **environment: str) -> str:
         """`arc join` with all shared places."""
-        command = [sys.executable, "-m", "flows.arc", "join", self.api, "--mlflow", self.mlflow]
+        command = [sys.executable, "-m", "flows.arc", "join", self.api]
+        command += ["--mlflow", self.mlflow] if mlflow else []
         done = subprocess.run(
             [*command, "--data", str(self.data)],
             cwd=clone.folder,
