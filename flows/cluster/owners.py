@@ -39,8 +39,8 @@ def owner(run: Any) -> str:
 
 
 def here(run: Any) -> bool:
-    """Whether this clone took the run last; every run is ours in a clone that has not joined others."""
-    return not settings.joined() or owner(run).rpartition("-")[0] == machine()
+    """Whether this clone took the run last; every run is ours where nobody else works on the queue."""
+    return settings.alone() or owner(run).rpartition("-")[0] == machine()
 
 
 def online(connection: SyncPrefectClient, pool: str) -> set[str]:

@@ -61,6 +61,11 @@ def joined() -> bool:
     return bool(read().remote)
 
 
+def alone() -> bool:
+    """Whether no other machine works on the queue: the server is this clone's, and it has not joined others."""
+    return not (joined() or prefect_server.foreign())
+
+
 def environment() -> dict[str, str]:
     """Environment variables of the cluster for this process and its children. What is set already wins."""
     settings = read()

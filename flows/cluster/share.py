@@ -69,7 +69,7 @@ def receive() -> list[str]:
 
 def engine(module: str) -> list[str]:
     """The command that runs a flow here."""
-    tied = ["-m", "flows.cluster.tied", module] if settings.joined() else ["-m", module]
+    tied = ["-m", "flows.cluster.tied", module] if not settings.alone() else ["-m", module]
     return [sys.executable, *tied]
 
 

@@ -14,6 +14,7 @@ from prefect.utilities.callables import parameter_schema
 from flows.cluster import settings
 from flows.runs.flow import NAME, experiment
 from flows.runs.places import FlowError, git, home
+from tasks.servers import prefect_server
 
 POOL = "gpu"
 DEPLOYMENT = "queue"
@@ -32,10 +33,10 @@ def client() -> SyncPrefectClient:
 def ensure(connection: SyncPrefectClient, slots: int | None = None) -> None:
     """Create the pool, its queues and the deployment, or update them to the code and presets.yaml.
 
-    The pool keeps its number of slots if `slots` is None. A clone that has joined another's server leaves them as that
-    one makes them.
+    The pool keeps its number of slots if `slots` is None. At another clone's server they stay as that one
+    makes them.
     """
-    if settings.read().server and _exists(connection):
+    if prefect_server.foreign() and _exists(connection):
         return
     pool = WorkPoolCreate(
         name=POOL,
@@ -49,7 +50,7 @@ def ensure(connection: SyncPrefectClient, slots: int | None = None) -> None:
     # The template again, since somebody may have put a command there.
     update = WorkPoolUpdate(base_job_template=template())
     # In a cluster each worker has its own limit.
-    limit = {"concurrency_limit": None if settings.joined() else slots} if slots else {}
+    limit = {"concurrency_limit": slots if settings.alone() else None} if slots else {}
     connection.update_work_pool(POOL, update.model_copy(update=limit))
     for name, priority in QUEUES.items():
         with contextlib.suppress(ObjectAlreadyExists):
@@ -75,10 +76,13 @@ def queue_of(priority: str, machine: str) -> str:
     return priority if machine == "any" else f"{machine}-{priority}"
 
 
-def served() -> list[str]:
-    """The queues that this machine serves: a GPU is for `gpu`, and runs for `cpu` leave it free."""
+def served() -> list[str] | None:
+    """The queues that this machine serves, None for all: a GPU is for `gpu`, and runs for `cpu` leave it free."""
+    if settings.alone():
+        return None
     kind = "gpu" if gpus() else "cpu"
-    return [name for name in QUEUES if name in ("high", "normal") or name.startswith(kind)]
+    named = [name for name in QUEUES if name in ("high", "normal") or name.startswith(kind)]
+    return [*named, "default"]  # Prefect's own queue: what others put there is refused.
 
 
 def _exists(connection: SyncPrefectClient) -> bool:

@@ -12,6 +12,7 @@ from flows.cluster import exchange, owners, settings, share
 from flows.queue import admission, deployment, flow_runs
 from flows.runs import processes, snapshots
 from flows.runs.places import FlowError, one_line
+from tasks.servers import prefect_server
 
 Settle = Callable[[SyncPrefectClient, Any, str], str]
 """Ends what is left of a dead run here and queues it again; returns a log line."""
@@ -23,10 +24,11 @@ SHARE_SECONDS = 60.0
 FETCH_SECONDS = 30.0
 """Between two looks for a frozen commit that the git remote lacked."""
 _fetched = 0.0
+_told: set[UUID] = set()
 
 
 class OtherWorkers:
-    """Looks at the other workers of the pool; does nothing in a clone that has not joined."""
+    """Looks at the other workers of the pool; does nothing where there are no others."""
 
     def __init__(self, started: Collection[str], settle: Settle) -> None:
         self.settle = settle
@@ -47,7 +49,7 @@ class OtherWorkers:
     def look(self) -> Iterator[str]:
         """Resume orphans, end what others have taken over, share what is left. Yields log lines."""
         now = time.monotonic()
-        if now - self.looked < LOOK_SECONDS or not settings.joined():
+        if now - self.looked < LOOK_SECONDS or settings.alone():
             return
         self.looked = now
         if now - self.shared > SHARE_SECONDS:
@@ -70,7 +72,7 @@ class OtherWorkers:
 
 def still_ours(run: str) -> bool:
     """Whether this clone still has the run, which it took: nobody took it over while the server was out of reach."""
-    if not settings.joined():
+    if settings.alone():
         return True
     with deployment.client() as connection:
         return owners.here(connection.read_flow_run(UUID(run)))
@@ -84,10 +86,11 @@ def frozen(runs: Collection[Any]) -> tuple[set[str], set[UUID]]:
     """
     global _fetched
     here, away = snapshots.frozen_commits(), set[UUID]()
-    if not settings.joined():
+    if settings.alone():
         return here, away
     commits = {run.id: admission.commit_of(run) for run in runs}
-    if any(commit and commit not in here for commit in commits.values()) and time.monotonic() > _fetched:
+    lacking = any(commit and commit not in here for commit in commits.values())
+    if lacking and settings.joined() and time.monotonic() > _fetched:
         _fetched = time.monotonic() + FETCH_SECONDS
         try:
             exchange.fetch_frozen()
@@ -97,11 +100,19 @@ def frozen(runs: Collection[Any]) -> tuple[set[str], set[UUID]]:
         here = snapshots.frozen_commits()
         if any(commit and commit not in here for commit in commits.values()):
             _fetched = time.monotonic() + FETCH_SECONDS
-    for run, commit in commits.items():
-        if (commit and admission.DIGEST.fullmatch(commit) and commit not in here) or (
-            commit is None and settings.read().server
-        ):
-            away.add(run)
+    for run in runs:
+        commit = commits[run.id]
+        if commit is None and prefect_server.foreign():
+            why = "it is not frozen yet, which the worker of the server's clone does"
+        elif commit and admission.DIGEST.fullmatch(commit) and commit not in here:
+            why = f"its frozen commit {commit[:8]} is not at the git remote; another worker may have it"
+        else:
+            continue
+        away.add(run.id)
+        if run.id not in _told:
+            print(f"{run.name}: waits: {why}", flush=True)
+    _told.clear()
+    _told.update(away)
     return here, away
 
 

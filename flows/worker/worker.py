@@ -33,6 +33,7 @@ from flows.runs.places import FlowError, one_line
 from flows.runs.request import parse
 from flows.worker import after_run, recovery, refusal, server
 from flows.worker.hold import Hold
+from tasks.servers import prefect_server
 
 T = TypeVar("T")
 CRASHED_SECONDS = 60.0
@@ -239,7 +240,7 @@ def _held(worker: Worker) -> bool:
     before = worker.hold.reason
     with deployment.client() as connection:
         # In a cluster the pool and its waiting runs are those of other machines too.
-        for line in worker.hold.check_here() if settings.joined() else worker.hold.check(connection):
+        for line in worker.hold.check(connection) if settings.alone() else worker.hold.check_here():
             print(line, flush=True)
     if before and not worker.hold.reason:
         _resume(worker, CANCEL_SECONDS)  # Before any other run starts.
@@ -278,7 +279,7 @@ def _refuse(runs: list[Any], template: dict[str, Any]) -> set[UUID]:
 
 
 def _admit() -> None:
-    if settings.read().server:
+    if prefect_server.foreign():
         return  # The form is filled in at the server, and its code is that of the server's clone.
     with deployment.client() as connection:
         for line in admission.admit(connection):

@@ -2,15 +2,22 @@
 
 import os
 import subprocess
+import sys
+import uuid
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import psutil
 import pytest
 
 from flows.cluster import exchange, settings, share
+from flows.queue import admission, other_workers
 from flows.runs import places, snapshots
 from flows.runs.places import FlowError, git
 from flows.runs.request import Request
 from tests.conftest import ROOT
+from tests.support.flows_lab import until
 
 REQUEST = Request(version="v3", size="tiny", dataset="aa1-6x6", seed=7)
 RUN = "0190aaaa-bbbb-cccc-dddd-0123456789ab"
@@ -64,7 +71,7 @@ class Clones:
 
 @pytest.fixture
 def clones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Clones:
-    for name in ("ARC_HOME", "ARC_SCRATCH", "PREFECT_HOME"):
+    for name in ("ARC_HOME", "ARC_SCRATCH", "PREFECT_HOME", "PREFECT_API_URL"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
     return Clones(tmp_path, monkeypatch)
@@ -95,6 +102,54 @@ def test_frozen_code_with_uncommitted_changes_reaches_the_other_clone(clones: Cl
     exchange.release(snapshot.commit)
     exchange.release(snapshot.commit)  # Another worker may have done it.
     assert clones.there("refs/arc/frozen") == []
+
+
+def test_a_worker_fetches_the_code_of_waiting_runs_and_leaves_what_it_cannot_have(
+    clones: Clones, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clones.join()
+    [snapshot] = snapshots.freeze([REQUEST], clones.at(clones.a))
+    exchange.share_frozen([snapshot.commit])
+    clones.at(clones.b)
+    clones.patch.setattr(other_workers, "_fetched", 0.0)
+
+    def run(variables: dict[str, Any] | None) -> Any:
+        return SimpleNamespace(id=uuid.uuid4(), name="a run", job_variables=variables)
+
+    known, away, odd = run(admission.variables(snapshot.commit)), run(admission.variables("a" * 40)), run({"env": {}})
+    here, waiting = other_workers.frozen([known, away, odd])
+    assert snapshot.commit in here
+    assert waiting == {away.id}, "what is not frozen is this clone's business, since the server is"
+    assert capsys.readouterr().out.count("is not at the git remote") == 1
+    other_workers.frozen([known, away, odd])
+    assert capsys.readouterr().out == "", "said once"
+    clones.patch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    assert other_workers.frozen([known, away, odd])[1] == {away.id, odd.id}
+
+
+def test_files_of_ones_own_that_others_lack_are_named(clones: Clones) -> None:
+    tree = clones.at(clones.a)
+    own = tree / "data" / "own"
+    own.mkdir(parents=True)
+    for name in ("mine.json", "shared.json", "shared.json.dvc", "README.md"):
+        (own / name).write_text("x")
+    git("add", "data/own/README.md", cwd=tree)
+    assert share.own_files_missing(tree) == ["data/own/mine.json"]
+
+
+def test_a_flow_ends_with_its_worker() -> None:
+    serving = [sys.executable, "-m", "flows.cluster.tied", "http.server", "0", "--bind", "127.0.0.1"]
+    code = f"import subprocess, time; print(subprocess.Popen({serving!r}).pid, flush=True); time.sleep(100)"
+    worker = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert worker.stdout
+    try:
+        child = psutil.Process(int(worker.stdout.readline()))
+        until(lambda: child.net_connections(), 30)
+    finally:
+        worker.kill()
+        worker.wait()
+        worker.stdout.close()
+    until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, 10)
 
 
 def test_two_results_of_one_name_stay_both_in_the_history(clones: Clones) -> None:

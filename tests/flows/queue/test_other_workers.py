@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from flows.cluster import owners
+from flows.cluster import owners, settings
 from flows.queue import deployment
 from flows.runs import products
 from flows.runs.places import FlowError
@@ -51,10 +51,15 @@ def test_starting_is_short() -> None:
 
 @pytest.mark.parametrize(
     ("gpus", "queues"),
-    [(0, ["high", "cpu-high", "normal", "cpu-normal"]), (2, ["high", "gpu-high", "normal", "gpu-normal"])],
+    [
+        (0, ["high", "cpu-high", "normal", "cpu-normal", "default"]),
+        (2, ["high", "gpu-high", "normal", "gpu-normal", "default"]),
+    ],
 )
 def test_a_machine_serves_what_it_can(gpus: int, queues: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(deployment, "gpus", lambda: gpus)
+    assert deployment.served() is None, "alone it serves all"
+    monkeypatch.setattr(settings, "alone", lambda: False)
     assert deployment.served() == queues
 
 
