@@ -57,6 +57,7 @@ def test_the_fine_tunings_are_the_ledgers():
         named("v3+test-time", "lorge", "aa2-hard")
 
 
+@pytest.mark.slow
 def test_the_labs_lists_by_name(workspace: Path):
     """Ledger 8: its shortest task is e8686506, ours 20270e3b; eight of its ten are of our ten."""
     paths.RAW.mkdir(parents=True)

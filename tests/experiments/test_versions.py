@@ -172,6 +172,7 @@ def test_the_loss_curve_of_every_version_is_the_kept_one(version):
     assert golden.curve(version) == {key: pytest.approx(v, rel=1e-4) for key, v in golden.kept(version).items()}
 
 
+@pytest.mark.slow
 def test_the_loss_curves_of_the_fine_tunings_are_the_kept_ones_and_all_differ():
     found = golden.fine_tuned_curves()
     assert list(found) == FINETUNINGS
@@ -181,6 +182,7 @@ def test_the_loss_curves_of_the_fine_tunings_are_the_kept_ones_and_all_differ():
     assert not any(np.allclose(a, b, rtol=1e-6) for i, a in enumerate(losses) for b in losses[:i])
 
 
+@pytest.mark.slow
 def test_the_curves_of_versions_that_train_differently_differ():
     curves = {version: golden.curve(version)["loss"] for version in VERSIONS}
     # v3-reverted evaluates other weights; v6 differs in rate alone, which is the same in these updates' warm-up.

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 
+import pytest
 from safetensors.torch import load_file
 
 from tasks import select, train
@@ -60,6 +61,7 @@ def test_progress_events_carry_the_looks(workspace, monkeypatch):
         assert event.validation_accuracy == row.get("validation_accuracy")
 
 
+@pytest.mark.slow
 def test_without_it_the_stage_loads_no_sampler():
     code = "import sys, tasks.train; print(*sorted(m for m in sys.modules if m.startswith(('model.inf', 'model.sco'))))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)

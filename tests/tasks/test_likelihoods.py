@@ -69,6 +69,7 @@ def test_a_file_from_before_likelihoods_is_read(workspace):
     assert _score() == before
 
 
+@pytest.mark.slow
 def test_on_validation_tasks_score_says_the_best_weight(workspace, capsys):
     config = build(evaluations={"votes-validation": {"ranking": RANKING}})
     assert config.evaluations["votes-validation"].subset == "validation"

@@ -17,6 +17,7 @@ def test_values_are_split_at_commas_outside_of_brackets_and_quotes(parts: list[s
     assert found == [f"train.key={part}" for part in parts or [""]]
 
 
+@pytest.mark.slow
 def test_every_combination_is_requested_once() -> None:
     requests = products.requests(NAMES, ["train.batch=8,16", "train.optimizer_steps=100,200,300"], "0,5", "high")
     found = [(r.experiment, *r.overrides, r.seed) for r in requests]

@@ -39,6 +39,7 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_result_comes_back_with_its_files_and_the_checkout_stays(lab: Path) -> None:
     before = git("rev-parse", "HEAD", cwd=lab), git("status", "--porcelain", cwd=lab)
     for i, name in enumerate(("exp/v3/first", "v3/first", git("rev-parse", "exp/v3/first", cwd=lab))):
@@ -53,12 +54,14 @@ def test_a_result_comes_back_with_its_files_and_the_checkout_stays(lab: Path) ->
         restore.restore("v3/first")
 
 
+@pytest.mark.slow
 def test_an_experiment_of_dvc_is_found_by_its_name(lab: Path) -> None:
     commit = git("rev-parse", "exp/v3/first", cwd=lab)
     git("update-ref", f"refs/exps/{commit[:2]}/{commit[2:]}/merry-name", commit, cwd=lab)
     assert restore.commit_of("merry-name") == commit
 
 
+@pytest.mark.slow
 def test_a_result_whose_files_are_gone_leaves_nothing(lab: Path) -> None:
     with pytest.raises(FlowError, match=r"no result 'v3/frist'; did you mean 'exp/v3/first'\?"):
         restore.restore("v3/frist")

@@ -112,6 +112,7 @@ def connection(runs: list[FlowRun]) -> Any:
     return Server(runs)
 
 
+@pytest.mark.slow
 @WHATEVER
 @given(st.lists(RUNS, max_size=3))
 def test_a_run_in_order_is_admitted_among_any_others(others: list[Plain]) -> None:

@@ -51,6 +51,7 @@ EVERY = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", EVERY)
 def test_every_size_trains_at_its_own_width_and_depth(size):
     """giont, 900 million parameters, is laid out without memory in test_versions."""

@@ -130,6 +130,7 @@ def _submission_score(path, solutions):
     return score(solutions, submission.read(path, tests), {}, 200)
 
 
+@pytest.mark.slow
 def test_a_perfect_an_empty_and_a_shuffled_submission(workspace, tmp_path):
     real = arc_1()
     assert len(real) == 400

@@ -53,6 +53,7 @@ def test_it_stops_where_the_history_says_and_the_last_candidate_is_that_update(a
     assert candidates == [*range(10, subject.step, 10), subject.step]
 
 
+@pytest.mark.slow
 def test_looking_changes_nothing_of_the_training():
     plain = run(training(_config(None)))
     assert not any(name.startswith(PREFIX) for row in plain.history for name in row)

@@ -93,6 +93,7 @@ def test_a_look_is_due_at_the_first_row_after_each_multiple_and_at_the_last_upda
     assert [step for step in range(10, 101, 10) if due(early, step - 10, step)] == [20, 40, 60, 80, 90, 100]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weights", ["raw", "ema"])
 def test_a_resumed_training_has_the_looks_of_an_unbroken_one(weights):
     config = _config(validation={"every": 5}, evaluated_weights=weights)

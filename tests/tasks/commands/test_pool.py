@@ -137,6 +137,7 @@ def test_likelihoods_of_several_networks_are_kept(tmp_path, monkeypatch):
     assert kept.notna().sum() == sum(frame["log_likelihoods"].notna().sum() for frame in frames) > 0
 
 
+@pytest.mark.slow
 def test_what_cannot_be_pooled_is_refused_and_nothing_written(tmp_path, monkeypatch):
     a, b = _worktree(tmp_path / "a", monkeypatch), _worktree(tmp_path / "b", monkeypatch, 1)
     fewer = _worktree(tmp_path / "fewer", monkeypatch, 2, evaluations={"votes": {"limit": 1}})

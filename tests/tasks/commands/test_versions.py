@@ -127,6 +127,7 @@ def test_a_version_is_compared_in_a_line_and_our_scores_stand_beside() -> None:
     assert "* v3/smol/aa1 +muon seed 0: best-votes 19.0 [10.0–30.0]" in marked
 
 
+@pytest.mark.slow
 def test_the_kept_results_are_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/none.db")
     found = our_scores.find()

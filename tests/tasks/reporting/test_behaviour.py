@@ -39,6 +39,7 @@ def _counted(checkpoint, evaluation):
     return counts, float(np.mean(first["last_changed_step"])), sum(locked), len(first)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("evaluation", ["attempts", "votes"])
 def test_page_table_and_mlflow_show_what_is_counted_cell_by_cell(house, capsys, evaluation):
     now = house()

@@ -18,6 +18,7 @@ from tests.support.report_fixture import (
 )
 
 
+@pytest.mark.slow
 def test_the_score_comes_first_and_parameters_say_what_differs(house):
     now = house()
     page = read()

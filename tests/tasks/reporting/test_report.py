@@ -31,6 +31,7 @@ from tests.support.report_fixture import (
 )  # noqa: F401, RUF100
 
 
+@pytest.mark.slow
 def test_the_page_needs_nothing_but_itself(house):
     house(leaks=1, selected=True)
     page = read()
@@ -52,6 +53,7 @@ def test_the_page_needs_nothing_but_itself(house):
     assert all(reference.startswith(("data:image/png;base64,", "#")) for reference in references)
 
 
+@pytest.mark.slow
 def test_the_table_shows_the_numbers_of_the_scores(house):
     now = house()
     rows = [[cell.text for cell in row.find("td")] for row in part(read(), "scores").find("tr") if row.find("td")]

@@ -118,6 +118,7 @@ def test_both_pages_answer_on_this_machine_alone_and_sigterm_leaves_no_process(b
     assert not psutil.wait_procs(members, timeout=0)[1]
 
 
+@pytest.mark.slow
 def test_a_port_that_is_taken_while_a_server_starts_is_left_for_the_next(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     arguments = lambda port: ("http.server", str(port), "--bind", "127.0.0.1")  # noqa: E731

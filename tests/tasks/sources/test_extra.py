@@ -140,6 +140,7 @@ def test_a_source_that_cannot_be_used_is_one_line(own, files, extra, says):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_arc_agi_2_adds_its_training_tasks_that_arc_agi_1_lacks_and_no_evaluation_task(workspace):
     config = experiment(fetch={"extra": ["arc-agi-2"]})
     paths.EXPERIMENT.write_text(yaml.safe_dump(config.model_dump(mode="json")))
@@ -171,6 +172,7 @@ def test_a_set_that_was_trained_on_is_not_scored_on(own, monkeypatch):
     answers.refuse_trained_on(paths.CHECKPOINTS / "final", described["tests_trained_on"], {"cccccccc"})
 
 
+@pytest.mark.slow
 @needs_generators
 def test_generated_pairs_are_a_function_of_the_seed_and_fit(workspace, tmp_path):
     config = experiment().fetch.rearc.model_copy(update={"pairs": 3, "largest_cells": 120})

@@ -47,6 +47,7 @@ def _set(**official):
     return config
 
 
+@pytest.mark.slow
 def test_the_files_of_data_own_take_the_place_of_arckits(workspace):
     texts = _small()
     config = _set(**_put(texts))
@@ -61,6 +62,7 @@ def test_the_files_of_data_own_take_the_place_of_arckits(workspace):
     assert len(given) == sum(map(len, solutions.values())) == tests
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["challenges", "solutions"])
 def test_another_file_is_refused_with_both_digests(workspace, kind):
     digests = _put(_small())

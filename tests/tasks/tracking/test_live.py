@@ -126,6 +126,7 @@ def test_a_server_that_is_killed_for_a_while_slows_nothing_and_gets_each_point_o
         ui.end([server])
 
 
+@pytest.mark.slow
 def test_what_is_sent_again_after_a_crash_arrives_once(folder, monkeypatch):
     from tasks.tracking import live
 

@@ -162,6 +162,7 @@ def version(where: Any, key: str, solved: list[bool], evaluation: str = "votes",
     return str(made.version)
 
 
+@pytest.mark.slow
 def test_the_alias_moves_only_where_the_paired_comparison_shows_a_higher_score(registry):
     registry.create_registered_model("m")
 
@@ -189,6 +190,7 @@ def test_the_alias_moves_only_where_the_paired_comparison_shows_a_higher_score(r
     assert promotion.current_version(registry, "m").version == 3
 
 
+@pytest.mark.slow
 def test_a_killed_publication_leaves_no_version(repository, monkeypatch):
     monkeypatch.setattr(models, "register", lambda *_: (_ for _ in ()).throw(OSError("no space")))
     with pytest.raises(SystemExit, match="no space"):

@@ -84,6 +84,7 @@ def test_the_run_of_the_training_holds_parameters_curves_models_and_files(reposi
     assert "best-votes" in parent.data.tags["mlflow.note.content"]
 
 
+@pytest.mark.slow
 def test_every_evaluation_is_a_run_linked_to_its_model(repository):
     publish.main()
     where = client()
@@ -108,6 +109,7 @@ def test_every_evaluation_is_a_run_linked_to_its_model(repository):
             assert got == source(checkpoint, name).read_bytes()
 
 
+@pytest.mark.slow
 def test_publishing_again_adds_nothing_and_writes_the_same_file(repository):
     publish.main()
     first = paths.PUBLISHED.read_bytes()
@@ -181,6 +183,7 @@ def test_an_error_leaves_a_failed_run_and_the_next_attempt_a_whole_one(repositor
     assert_whole(client())
 
 
+@pytest.mark.slow
 def test_no_point_of_a_long_curve_is_lost(repository):
     """MLflow takes at most 1,000 points in one call."""
     row = json.loads(paths.HISTORY.read_text())[-1]

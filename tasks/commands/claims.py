@@ -1,0 +1,182 @@
+"""`python -m tasks.commands.claims`: which claims of a study hold, from the kept predictions alone.
+
+Writes docs/studies/versions.md (every score, and each claim's paired difference) and docs/versions.png from the claims
+in docs/studies/claims.yaml and the results in docs/baselines; nothing in them is typed by hand.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from math import ceil
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import numpy as np
+import typer
+from numpy.typing import NDArray
+
+from model.scoring.statistics import Difference, holm, paired_difference
+from model.scoring.wording import interval, percent
+from model.storage.atomic import atomic_path, write_text
+from tasks.commands.import_results import rescore, titled
+from tasks.common import params
+from tasks.common.documents import read_json
+from tasks.common.presets import ConfigurationError
+from tasks.common.stage import stage
+from tasks.ledger import facts
+from tasks.tracking.store import KEPT
+
+RESAMPLES = 10_000
+FOUND = 2.80
+"""Standard errors that a difference must be of for 80 % power at 5 %, two-sided: 1.96 + 0.84."""
+
+
+class Claim(NamedTuple):
+    """`b` scores higher than `a`, or lower; both are FOLDER/CHECKPOINT-EVALUATION."""
+
+    text: str
+    expects: str
+    """'higher' or 'lower', of b against a."""
+    a: str
+    b: str
+
+
+class Finding(NamedTuple):
+    """What the data say of a claim."""
+
+    claim: Claim
+    difference: Difference
+    p_holm: float
+    """Over all claims of the file."""
+    won: int
+    lost: int
+    verdict: str
+
+
+@stage("claims")
+def main(
+    file: Annotated[Path, typer.Argument(help="YAML file of claims")] = Path("docs/studies/claims.yaml"),
+    kept: Annotated[Path, typer.Option(help="Folder of kept results")] = KEPT,
+    out: Annotated[Path, typer.Option(help="Page to write")] = Path("docs/studies/versions.md"),
+    figure: Annotated[Path, typer.Option(help="Picture to write")] = Path("docs/versions.png"),
+) -> None:
+    """Write the page and the picture."""
+    folders, claims = read_claims(file)
+    scores = {f"{folder}/{path.stem}": _score(path) for folder in folders for path in _answers(kept / folder)}
+    write_text(out, "\n".join(page(folders, claims, scores, kept)) + "\n")
+    draw(folders, scores, figure)
+    print(f"{out} and {figure} are written")
+
+
+def read_claims(file: Path) -> tuple[list[str], list[Claim]]:
+    """The folders of the table in order, and the claims. Raises ConfigurationError."""
+    values = params.read(file)
+    try:
+        claims = [Claim(row["claim"], row["expects"], row["a"], row["b"]) for row in values["claims"]]
+        folders = [str(name) for name in values["results"]]
+    except (KeyError, TypeError) as error:
+        raise ConfigurationError(f"{file}: {error}; expected `results` and `claims` of claim, expects, a, b") from error
+    wrong = [claim.expects for claim in claims if claim.expects not in ("higher", "lower")]
+    if wrong:
+        raise ConfigurationError(f"{file}: expects is {wrong[0]!r}; allowed are higher and lower")
+    return folders, claims
+
+
+def findings(claims: Sequence[Claim], scores: Mapping[str, Mapping[str, Any]]) -> list[Finding]:
+    """Each claim with its paired difference over tasks; p-values are adjusted for the number of claims (Holm)."""
+    values = {name: shares(scores[name]) for claim in claims for name in (claim.a, claim.b)}
+    measured = [paired_difference(values[claim.a], values[claim.b], RESAMPLES) for claim in claims]
+    found = []
+    for claim, difference, p_holm in zip(claims, measured, holm([d.p for d in measured]), strict=True):
+        by = values[claim.b] - values[claim.a]
+        said = verdict(claim, difference, p_holm, by)
+        found.append(Finding(claim, difference, p_holm, int((by > 0).sum()), int((by < 0).sum()), said))
+    return found
+
+
+def verdict(claim: Claim, difference: Difference, p_holm: float, by: NDArray[np.float64]) -> str:
+    """Holds, fails, or cannot be told; `by` are the differences of the tasks."""
+    if difference.shown and p_holm <= 0.05:
+        return "holds" if (difference.mean > 0) == (claim.expects == "higher") else "**the opposite holds**"
+    if not difference.mean:
+        return "cannot be told (no difference at all)"
+    needed = ceil((FOUND * by.std(ddof=1) / difference.mean) ** 2)
+    return f"cannot be told ({needed:,} tasks)"
+
+
+def shares(score: Mapping[str, Any]) -> NDArray[np.float64]:
+    """Share of solved test grids of each task (tasks,), tasks by name."""
+    return np.array([np.mean([grid["solved"] for grid in grids]) for _, grids in sorted(score["tasks"].items())])
+
+
+def page(
+    folders: Sequence[str], claims: Sequence[Claim], scores: Mapping[str, Mapping[str, Any]], kept: Path
+) -> Iterator[str]:
+    """The lines of the page."""
+    yield "# v0 ... v7 at equal updates"
+    yield ""
+    yield "Written by `python -m tasks.commands.claims` from the predictions in `docs/baselines`: shares in % of the"
+    yield "400 tasks of ARC-AGI-1's public evaluation set (419 grids), one seed each; intervals are 95 % over tasks."
+    yield ""
+    shown = ["pass@1", "pass@2", "95 %", "any view", "sizes", "grids"]
+    columns = ["result", "answers", "weights", *shown, "training", "commit"]
+    yield f"| {' | '.join(columns)} |"
+    yield "|---" * len(columns) + "|"
+    for folder in folders:
+        cost = read_json(kept / folder / "cost.json")
+        code = str(cost.get("commit", "-"))[:7]
+        for name in (name for name in scores if name.startswith(f"{folder}/")):
+            score = scores[name]
+            row = [percent(score[key]) for key in ("pass_at_1", "pass_at_2")]
+            rest = [percent(score[key]) for key in ("oracle", "sizes_correct")]
+            cells = [folder, name.partition("/")[2], score["weights"], *row, interval(score["ci95"]), *rest]
+            yield f"| {' | '.join(cells)} | {score['grids_solved']} | {cost['seconds'] / 60:.1f} min | `{code}` |"
+    yield ""
+    yield "Claims, each a paired difference in points of pass@2 over the same tasks; p adjusted for all (Holm)."
+    yield "A claim that cannot be told says how many tasks would show a difference of this size (80 % power at 5 %)."
+    yield ""
+    yield "| claim | compared | points | 95 % | p, Holm | won | lost | |"
+    yield "|---|---|---|---|---|---|---|---|"
+    for finding in findings(claims, scores):
+        d, claim = finding.difference, finding.claim
+        by = f"{100 * d.mean:+.1f} | {100 * d.low:+.1f} to {100 * d.high:+.1f} | {finding.p_holm:.4f}"
+        pair = f"`{claim.b}` against `{claim.a}`"
+        yield f"| {claim.text} | {pair} | {by} | {finding.won} | {finding.lost} | {finding.verdict} |"
+
+
+def draw(folders: Sequence[str], scores: Mapping[str, Mapping[str, Any]], path: Path) -> None:
+    """Final votes of each version with intervals, and the lab's highest of the same version, size and data set."""
+    import matplotlib.pyplot as plt
+
+    ledger = facts.load()
+    names = [folder for folder in folders if f"{folder}/final-votes" in scores]
+    fig, axes = plt.subplots(figsize=(8, 0.42 * len(names) + 1.1), layout="constrained")
+    for y, folder in enumerate(reversed(names)):
+        score = scores[f"{folder}/final-votes"]
+        value, (low, high) = 100 * score["pass_at_2"], (100 * bound for bound in score["ci95"])
+        axes.errorbar(value, y, xerr=[[value - low], [high - value]], fmt="o", color="C0", capsize=3)
+        axes.annotate(f"{value:.1f}", (value, y), (0, 6), textcoords="offset points", ha="center", fontsize=8)
+        version, size, dataset = folder.rsplit("-", 2)
+        lab = [row.score for row in ledger.published if row.experiment == f"{version}/{size}/{dataset}"]
+        if lab:
+            axes.plot(max(lab), y, "x", color="C1")
+    axes.plot([], [], "o", color="C0", label="ours, 95 % over 400 tasks")
+    axes.plot([], [], "x", color="C1", label="the lab's highest, longer trainings")
+    axes.set_yticks(range(len(names)), [name.removesuffix("-aa1") for name in reversed(names)])
+    axes.set(xlabel="pass@2 of final-votes on ARC-AGI-1, %", xlim=(0, None))
+    axes.legend(loc="upper right", fontsize=8)
+    axes.grid(axis="x", alpha=0.3)
+    with atomic_path(path) as temporary:
+        fig.savefig(temporary, format="png", dpi=110, metadata={"Software": None})
+    plt.close(fig)
+
+
+def _answers(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.parquet"))
+
+
+def _score(path: Path) -> dict[str, Any]:
+    source, score = rescore(path, titled(params.read(path.parent / "experiment.yaml")))
+    return {**score, "weights": source.weights}
+
+
+if __name__ == "__main__":
+    typer.run(main)

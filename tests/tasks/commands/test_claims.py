@@ -1,0 +1,87 @@
+"""What the page of a study says of its claims."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+
+from tasks.commands import claims
+from tasks.commands.claims import Claim
+from tasks.common.presets import ConfigurationError
+from tests.conftest import ROOT
+
+
+def score(solved: list[bool]) -> dict[str, object]:
+    return {"tasks": {f"{i:08}": [{"solved": value}] for i, value in enumerate(solved)}}
+
+
+def scores(won: int, lost: int, same: int) -> dict[str, dict[str, object]]:
+    """Two results over the same tasks: b solves `won` tasks that a does not, and the other way `lost`."""
+    rest = [i % 2 == 0 for i in range(same)]
+    return {
+        "a": score([False] * won + [True] * lost + rest),
+        "b": score([True] * won + [False] * lost + rest),
+    }
+
+
+@pytest.mark.parametrize(
+    ("won", "lost", "expects", "says"),
+    [
+        (30, 5, "higher", "holds"),
+        (30, 5, "lower", "**the opposite holds**"),
+        (5, 30, "lower", "holds"),
+        (0, 0, "higher", "cannot be told (no difference at all)"),
+    ],
+)
+def test_a_claim_holds_where_the_paired_difference_is_clear(won, lost, expects, says):
+    [found] = claims.findings([Claim("c", expects, "a", "b")], scores(won, lost, 200))
+    assert (found.won, found.lost, found.verdict) == (won, lost, says)
+    assert found.difference.mean == pytest.approx((won - lost) / (won + lost + 200))
+    # One claim: no correction. With one grid a task the test is the sign test of the tasks that differ.
+    exact = binomtest(won, won + lost).pvalue if won + lost else 1.0
+    assert found.p_holm == pytest.approx(exact, abs=0.01)
+
+
+def test_an_unclear_claim_says_how_many_tasks_would_show_it():
+    """By simulation: that many tasks show such a difference in about four of five studies."""
+    won, lost, same = 12, 8, 180
+    [found] = claims.findings([Claim("c", "higher", "a", "b")], scores(won, lost, same))
+    needed = int(found.verdict.split("(")[1].split(" ")[0].replace(",", ""))
+    draws = np.random.default_rng(0).multinomial(needed, np.array([won, lost, same]) / 200, size=4000)
+    mean = (draws[:, 0] - draws[:, 1]) / needed
+    error = np.sqrt(((draws[:, 0] + draws[:, 1]) / needed - mean**2) / needed)
+    assert np.mean(mean / error > 1.96) == pytest.approx(0.8, abs=0.03)
+
+
+def test_many_claims_are_harder_to_show():
+    one = [Claim("c", "higher", "a", "b")]
+    given = scores(14, 3, 100)
+    assert claims.findings(one, given)[0].verdict == "holds"
+    many = claims.findings(one * 18, given)
+    assert {found.verdict.split(" (")[0] for found in many} == {"cannot be told"}
+    assert many[0].p_holm == pytest.approx(18 * claims.findings(one, given)[0].p_holm)
+
+
+@pytest.mark.parametrize("text", ["results: [a]", "claims: [{claim: c, expects: more, a: x, b: y}]\nresults: []"])
+def test_a_wrong_file_is_refused(text, tmp_path):
+    (tmp_path / "claims.yaml").write_text(text)
+    with pytest.raises(ConfigurationError, match=r"claims\.yaml: .*(expected|allowed)"):
+        claims.read_claims(tmp_path / "claims.yaml")
+
+
+@pytest.mark.slow
+def test_the_published_page_is_what_the_kept_predictions_say(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(ROOT / "presets.yaml", tmp_path)
+    page, figure = tmp_path / "page.md", tmp_path / "figure.png"
+    claims.main(ROOT / "docs/studies/claims.yaml", ROOT / "docs/baselines", page, figure)
+    assert page.read_text() == (ROOT / "docs/studies/versions.md").read_text()
+    assert figure.stat().st_size > 10_000
+    results = Path(ROOT / "RESULTS.md").read_text()
+    for line in page.read_text().splitlines():
+        if "| final-votes |" in line and not line.startswith("| ours"):
+            name, _, _, _, value = (cell.strip() for cell in line.strip("|").split("|")[:5])
+            assert f"| {name.removesuffix('-aa1')} |" in results
+            assert value in next(row for row in results.splitlines() if f"| {name.removesuffix('-aa1')} |" in row)
