@@ -16,6 +16,7 @@ import pytest
 from flows.cluster import checks, join, settings
 from flows.runs.places import FlowError
 
+pytestmark = pytest.mark.slow  # DVC and git are started for each check.
 SECRET = "arc:0123456789abcdefghijklmnopqrstuv"
 
 
