@@ -42,6 +42,13 @@ ACTIVE = ("RUNNING", "PENDING", "CANCELLING")
 ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 
 
+def free_port() -> int:
+    """A port that nobody uses."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 class Lab:
     """One project, server, worker."""
 
@@ -52,9 +59,7 @@ class Lab:
             if (ROOT / name).exists():
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 (folder / name).write_bytes((ROOT / name).read_bytes())
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         # Without what a shell or the Makefile sets: the project itself must do.
         ours = ("PREFECT", "ARC_", "MLFLOW", "GIT_", "DVC_", "DO_NOT_TRACK")
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
