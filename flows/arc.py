@@ -230,6 +230,11 @@ def doctor() -> None:
     """
     environment()
     with one_line_errors():
+        from flows.worker import server as running
+
+        running.find()
+        if running.answers() and running.ours():
+            os.environ["PREFECT_API_URL"] = running.address()  # Before Prefect is imported; else it starts its own.
         from flows.worker import doctor as command
 
         findings = command.examine()
