@@ -21,7 +21,6 @@ from model.ops.compilation import maybe_compile
 from model.ops.keyed_random import uniform
 from model.ops.random_purposes import TrainingDraw
 from model.puzzles.grids import COLOURS, LARGEST_SIDE
-from model.training.turn_loss import mean_over_turns
 
 BUCKETS = 3
 
@@ -238,3 +237,12 @@ def pixel_noise(packed: Packed, config: Train, key: Tensor) -> Packed:
     )
     colour = 1 + (uniform(key, TrainingDraw.PIXEL_NOISE_COLOUR, row) * (COLOURS - 1)).to(torch.int64)
     return packed._replace(context_colour=torch.where(noisy, colour, packed.context_colour))
+
+
+def mean_over_turns(losses: list[Tensor], last_share: float | None) -> Tensor:
+    """Weighted mean of the turns' losses, scalars: `last_share` of it the last one's, the others evenly; None: all."""
+    *earlier, last = losses
+    if not earlier:
+        return last
+    share = 1 / len(losses) if last_share is None else last_share
+    return share * last + (1 - share) / len(earlier) * sum(earlier[1:], earlier[0])

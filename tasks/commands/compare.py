@@ -133,12 +133,13 @@ def _scores(rows: Sequence[Row], names: dict[str, str]) -> Table:
 
 def _pairs(pairs: Sequence[Pair], names: dict[str, str]) -> Table:
     several = len(pairs) > 1
-    table = _table("\nB minus A in points of pass@2, paired over tasks; p by a sign-flip test over tasks")
-    table.add_column("A → B")
+    table = _table("\nSecond minus first in points of pass@2, paired over tasks; p by a sign-flip test over tasks")
+    table.add_column("pair")
     for name in ("points", "95 %", "p", *(["p, Holm"] if several else []), "won", "lost"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("verdict")
     for pair in pairs:
+        verdict = pair.verdict_on(names[pair.b])
         table.add_row(
             f"{names[pair.a]} → {names[pair.b]}",
             f"{100 * pair.difference:+.1f}",
@@ -147,7 +148,7 @@ def _pairs(pairs: Sequence[Pair], names: dict[str, str]) -> Table:
             *([f"{pair.p_holm:.4f}"] if several else []),
             str(len(pair.won)),
             str(len(pair.lost)),
-            f"[bold]{pair.verdict}[/]" if pair.p_holm <= 0.05 else pair.verdict,
+            f"[bold]{verdict}[/]" if pair.p_holm <= 0.05 else verdict,
         )
     return table
 

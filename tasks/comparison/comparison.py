@@ -5,6 +5,7 @@ keep the given order, and a difference is reported only if the paired interval e
 """
 
 import itertools
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -69,6 +70,10 @@ class Pair(NamedTuple):
     lost: tuple[str, ...]
     factors: tuple[tuple[str, str, str], ...] | None
     """Parameter, value in A, value in B; None if the parameters of one are unknown."""
+
+    def verdict_on(self, letter: str) -> str:
+        """The verdict, where B has another letter among more than two."""
+        return re.sub(r"^B\b", letter, self.verdict)
 
 
 class Comparison(NamedTuple):

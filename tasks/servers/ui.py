@@ -85,7 +85,8 @@ def prefect_page() -> Page:
         its_home = Path(process.cwd()) / process.environ().get("PREFECT_HOME", ".prefect")
         return "prefect" in " ".join(process.cmdline()) and its_home.resolve() == home
 
-    return Page("Prefect", lambda _: ("prefect", "server", "start"), environment, "/api/health", ours, "/")
+    arguments = ("tasks.servers.calm", "prefect", "server", "start")
+    return Page("Prefect", lambda _: arguments, environment, "/api/health", ours, "/")
 
 
 @stage("ui")
@@ -120,7 +121,7 @@ def main(
         for page, port in wanted:
             known = running(page)
             if known:
-                print(f"{page.name:8} {_shown(page, known, place)} (ran already)", flush=True)
+                say(page, known, place, " (ran already)")
             else:
                 chosen = free(port, {other for _, other, _ in started})
                 started.append((page, chosen, start(page, chosen)))
@@ -130,9 +131,12 @@ def main(
             processes[i] = started[i][2]
         if started and started[0][0].name == "MLflow" and store.KEPT.is_dir():
             processes.append(import_kept())
-            print(f"{'':8} the results of {store.KEPT} appear there within a minute of the first start", flush=True)
         for page, port, _ in started:
-            print(f"{page.name:8} {_shown(page, port, place)}", flush=True)
+            say(page, port, place)
+            if page.name == "MLflow" and store.KEPT.is_dir():
+                print(
+                    f"{'':8} the results of {store.KEPT} appear there within two minutes of the first start", flush=True
+                )
         if started:
             secret = prefect_server.secret_file(Path(os.environ.get("PREFECT_HOME", ".prefect")).expanduser())
             print(f"Prefect's page asks once for the secret: `cat {secret}`", flush=True)
@@ -162,8 +166,12 @@ def scores(place: store.Store, page: str) -> str:
     return view.runs_page(page, experiment)
 
 
-def _shown(page: Page, port: int, place: store.Store) -> str:
-    return scores(place, _url(port, "")) if page.name == "MLflow" else _url(port, page.path)
+def say(page: Page, port: int, place: store.Store, note: str = "") -> None:
+    """Print the addresses of a page: of MLflow's, the table of runs and the same as charts."""
+    address = scores(place, _url(port, "")) if page.name == "MLflow" else _url(port, page.path)
+    print(f"{page.name:8} {address}{note}", flush=True)
+    if page.name == "MLflow" and paths.PRESETS.exists():
+        print(f"{'charts':8} {view.as_charts(address)}", flush=True)
 
 
 def running(page: Page) -> int | None:

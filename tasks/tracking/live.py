@@ -10,6 +10,7 @@ import select
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,9 +81,11 @@ class Follower:
         reader.offset = self.offset
         points = []
         for event in reader.new():
-            if isinstance(event, events.Row):
-                at, step = int(event.at * 1000), int(event.values["step"])
-                points += [Metric(f"train/{k}", v, at, step) for k, v in records.numbers(event.values)]
+            if isinstance(event, events.Row | events.CandidateScored):
+                at = int(event.at * 1000)
+                points += [Metric(name, value, at, step) for name, value, step in measured(event)]
+            elif isinstance(event, events.Warned):
+                client.set_tag(self.run, "arc.warning", event.message[:5000])
             elif isinstance(event, events.Failed):
                 self.outcome = ("KILLED" if event.reason == "stopped" else "FAILED", f"{event.reason}: {event.message}")
             elif isinstance(event, events.Trained):
@@ -111,6 +114,17 @@ class Follower:
 
         self.monitor = SystemMetricsMonitor(self.run, sampling_interval=10, samples_before_logging=1)
         self.monitor.start()
+
+
+def measured(event: events.Row | events.CandidateScored) -> Iterator[tuple[str, float, int]]:
+    """Name, value and update of each point, under the names that the finished result has."""
+    if isinstance(event, events.Row):
+        curves = list(records.by_pairs(event.values))
+    else:
+        curves = [("validation", event.model_dump(exclude={"kind", "at"}))]
+    for curve, row in curves:
+        for name, value in records.numbers(row):
+            yield f"{curve}/{name}", value, int(row["step"])
 
 
 def main(folder: Path) -> None:

@@ -101,7 +101,7 @@ def training(finished: Finished) -> Record:
             *(Point(f"probe/{name}", value, 0) for name, value in leaves(finished.probes)),
             *(Point(name, value, 0) for name, value in _summary(finished.scores)),
             *([Point("cost/training_seconds", cost["seconds"], 0)] if cost else []),
-            *([Point("cost/training_minutes", cost["seconds"] / 60, 0)] if cost else []),
+            *([Point("cost/training_minutes", round(cost["seconds"] / 60, 2), 0)] if cost else []),
         ],
         artifacts=finished.files,
         times=finished.times,

@@ -22,17 +22,19 @@ def scored(evaluation: str) -> str:
 
 
 _CREATED = 1767225600000  # Any constant: equal views give equal tags.
+_PINNED = {"attributes.`Run Name`": 220, "runDateAndNestInfo": 130}
+"""Widths in pixels of the columns that MLflow shows at the left of every table: the name, and when it was created."""
 _WIDTHS = {
+    f"tags.`{scored(SCORES[0])}`": 175,
     "tags.`arc.version`": 90,
     "tags.`arc.size`": 80,
-    "tags.`arc.dataset`": 100,
-    "tags.`arc.differs`": 200,
-    **{f"tags.`{scored(name)}`": 150 for name in SCORES},
-    "params.`train.optimizer_steps`": 120,
-    f"metrics.`pass_at_2/{SCORES[0]}`": 120,
-    "metrics.`cost/training_minutes`": 120,
+    "tags.`arc.dataset`": 90,
+    "tags.`arc.differs`": 230,
+    "params.`train.optimizer_steps`": 140,
+    "metrics.`cost/training_minutes`": 150,
+    f"tags.`{scored(SCORES[1])}`": 175,
 }
-"""Columns, in order, with their widths in pixels."""
+"""Widths in pixels of the view's columns, in order: at 1600 pixels the score is beside the name."""
 
 
 def experiments_page(page: str) -> str:
@@ -43,6 +45,11 @@ def experiments_page(page: str) -> str:
 def runs_page(page: str, experiment: str) -> str:
     """The runs of an experiment, under the view that comes with the store."""
     return f"{page}/#/experiments/{experiment}/runs?workflowType=machine_learning&viewStateShareKey={KEY}"
+
+
+def as_charts(runs: str) -> str:
+    """The address of a page of runs that opens with its charts: score by version and by cost, and curves."""
+    return f"{runs}&compareRunsMode=CHART"
 
 
 def run_page(page: str, experiment: str, run: str) -> str:
@@ -85,8 +92,8 @@ def _state() -> dict[str, Any]:
         "modelVersionFilter": "All Runs",
         "datasetsFilter": [],
         "selectedColumns": columns(),
-        "columnOrder": columns(),
-        "columnWidths": _WIDTHS,
+        "columnOrder": [*_PINNED, *columns()],
+        "columnWidths": {**_PINNED, **_WIDTHS},
         "compareRunCharts": charts,
         "compareRunSections": [
             {"uuid": "arc", "name": "Scores", "display": True, "isReordered": True, "deleted": False}

@@ -10,7 +10,10 @@ import pytest
 import yaml
 
 from tasks.common.presets import merge
+from tasks.tracking.addresses import sqlite_address
 from tests.conftest import ROOT, SMALL
+from tests.support.published_experiment import client, runs
+from tests.support.store_contents import contents
 
 pytestmark = pytest.mark.slow
 PARTS = ("model", "tasks", "data/own", "dvc.yaml", "presets.yaml", "pyproject.toml")
@@ -67,6 +70,26 @@ def test_everything_is_there_and_a_second_repro_runs_nothing(project):
         assert (project / f"data/scores/{name}.json").exists()
     assert (project / "data/reports/report.html").stat().st_size > 10_000
     assert "up to date" in _run(project, "dvc", "repro")
+
+
+def test_without_its_database_make_repro_only_publishes_and_all_runs_are_there_again(project):
+    where = client(sqlite_address(project / "mlflow.db"))
+    before = contents(where)
+    assert len(before["runs"]) == 1 + 6
+    assert len(before["models"]) == len(before["versions"]) == 3
+    ids = {run.info.run_id for run in runs(where)}
+    for file in project.glob("mlflow.db*"):
+        file.unlink()
+    shutil.rmtree(project / "mlartifacts")
+    recipe = (ROOT / "Makefile").read_text().partition("\nrepro: setup\n")[2].partition("\n\n")[0]
+    said = [_run(project, *line.split()) for line in recipe.splitlines()]
+    assert _ran("".join(said)) == set()
+    assert "published to" in said[1]
+    # MLflow keeps connections by address: at the old one it would read the deleted file.
+    shutil.copy(project / "mlflow.db", project / "again.db")
+    where = client(sqlite_address(project / "again.db"))
+    assert contents(where) == before
+    assert not ids & {run.info.run_id for run in runs(where)}
 
 
 @pytest.mark.parametrize(

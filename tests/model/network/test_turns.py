@@ -8,8 +8,7 @@ from model.network.device_data import to_device
 from model.network.packing import pack, pad_to_budget
 from model.ops.dropout import seeds
 from model.ops.keyed_random import hash_key
-from model.training.objective import BatchRandomness, StepMode, training_loss
-from model.training.turn_loss import mean_over_turns
+from model.training.objective import BatchRandomness, StepMode, mean_over_turns, training_loss
 from tests.conftest import experiment
 from tests.support.packed import ROWS, network, packed_rows, run
 from tests.support.small_training import dataset

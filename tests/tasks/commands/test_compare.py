@@ -187,6 +187,23 @@ def test_seven_experiments_fit_a_terminal(tmp_path, monkeypatch, capsys):
     assert all(f"{a} → {b}" in shown for a, b in ("AB", "AG", "FG"))
     assert "train.batch 8 → 9" in " ".join(shown.split())
     assert "The other 15 pairs' tasks and factors" in shown
+    verdicts = re.findall(r"^(\w) → (\w) .* (\w) (higher|lower)", shown, flags=re.M)
+    assert {second for _, second, _, _ in verdicts} >= {"E", "F", "G"}
+    assert all(letter == second for _, second, letter, _ in verdicts)
+
+
+@pytest.mark.slow
+def test_on_a_wide_screen_every_column_of_the_page_is_visible(tmp_path, monkeypatch, capsys):
+    folders = [folder(tmp_path / f"e{i}", made_score(20 + i, 0.1 * i), train={"batch": 8 + i}) for i in range(5)]
+    _main(folders, html=tmp_path / "out.html")
+    with browser() as page:
+        page.set_viewport_size({"width": 1600, "height": 900})
+        page.goto((tmp_path / "out.html").as_uri())
+        hidden = "[...document.querySelectorAll('.scroll')].filter(e => e.scrollWidth > e.clientWidth).length"
+        assert page.evaluate(hidden) == 0
+        verdicts = page.locator("#differences tbody tr").all_inner_texts()
+    (verdict,) = [text for text in verdicts if text.startswith("B → E")]
+    assert "E higher" in verdict
 
 
 def test_a_narrow_terminal_still_shows_every_number(folders, monkeypatch, capsys):

@@ -13,11 +13,13 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import expect
 
+from tasks.common import params
 from tasks.tracking import view
 from tests.conftest import ROOT
 from tests.support.browser import browser
 
 pytestmark = pytest.mark.slow
+KEPT = [place.relative_to(ROOT) for place in sorted((ROOT / "docs" / "baselines").iterdir())]
 
 
 def two_free_ports() -> list[int]:
@@ -28,7 +30,7 @@ def two_free_ports() -> list[int]:
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def addresses(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """What `make ui` prints for MLflow in a fresh checkout, once the kept results are imported."""
     folder = tmp_path_factory.mktemp("checkout")
     for name in ("presets.yaml", "docs"):
@@ -40,49 +42,68 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     command = [sys.executable, "-m", "tasks.servers.ui", *ports]
     process = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True)
     try:
+        printed = {}
         assert process.stdout
-        printed = next(line for line in process.stdout if re.match(r"MLflow +http", line)).split()[1]
-        imported = folder / ".scratch" / "ui" / "import.log"
-        wait_for(imported, "v3-muon-smol-aa1 published")
+        for line in process.stdout:
+            if found := re.match(r"(\w+) +(http\S+)", line):
+                printed[found[1]] = found[2]
+            if "Ctrl-C" in line:
+                break
+        wait_for(folder / ".scratch" / "ui" / "import.log", [f"{place} published" for place in KEPT])
         yield printed
     finally:
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=60)
 
 
-def wait_for(log: Path, text: str) -> None:
-    deadline = time.monotonic() + 90
-    while not log.exists() or text not in log.read_text():
+def wait_for(log: Path, texts: list[str]) -> None:
+    deadline = time.monotonic() + 180
+    while not log.exists() or not all(text in log.read_text() for text in texts):
         assert time.monotonic() < deadline, log.read_text() if log.exists() else log
         time.sleep(0.5)
 
 
-def test_the_printed_page_shows_the_kept_scores_sorted_and_without_a_click(address):
+def test_the_printed_page_shows_the_kept_scores_sorted_and_without_a_click(addresses):
     with browser() as page:
         page.set_viewport_size({"width": 2800, "height": 800})
-        page.goto(address)
+        page.goto(addresses["MLflow"])
         rows = page.locator(".ag-center-cols-container .ag-row")
-        expect(rows).to_have_count(2, timeout=60_000)
-        names = page.locator(".ag-row a", has_text="aa1").all_inner_texts()
-        assert ["ours" in name for name in names] == [True, False]
+        expect(rows).to_have_count(len(KEPT), timeout=60_000)
+        cell = f"[col-id='tags.`{view.scored(view.SCORES[0])}`']"
+        texts = page.locator(f".ag-center-cols-container {cell}").all_inner_texts()
+        scores = [float(text.split()[0]) for text in texts]
+        assert len(scores) == len(KEPT)
+        assert scores == sorted(scores, reverse=True)
+        assert texts[0].startswith("33.5 [28.9–38.2]")
         heads = """() => [...document.querySelectorAll('[role=columnheader]')]
             .sort((a, b) => a.getBoundingClientRect().left - b.getBoundingClientRect().left)
             .map(e => e.getAttribute('col-id') || '')"""
         shown = [name for name in page.evaluate(heads) if re.match("(tags|params|metrics)[.]", name)]
         assert shown == view.columns()
-        expect(page.locator("body")).to_contain_text(re.compile(r"33\.5 \[\d\d\.\d–\d\d\.\d\]"))
         expect(page.locator("body")).not_to_contain_text("Error loading shared view state")
-        if picture := os.environ.get("ARC_PICTURE"):
-            page.screenshot(path=f"{picture}-table.png")
 
 
-def test_its_charts_show_version_against_score(address):
+def test_at_1600_pixels_each_row_shows_its_score_beside_mlflows_assistant(addresses):
+    """MLflow opens its assistant on the first visit of a browser."""
+    with browser() as page:
+        page.set_viewport_size({"width": 1600, "height": 900})
+        page.goto(addresses["MLflow"])
+        expect(page.get_by_text("MLflow Assistant").first).to_be_visible(timeout=60_000)
+        score = page.locator(".ag-center-cols-container", has_text=re.compile(r"33\.5 \[\d\d\.\d–\d\d\.\d\]"))
+        expect(score).to_be_visible()
+        box = page.get_by_text(re.compile(r"^33\.5 \[")).bounding_box()
+        panel = page.get_by_text("MLflow Assistant").first.bounding_box()
+        assert box
+        assert panel
+        assert box["x"] + box["width"] < panel["x"]
+
+
+def test_the_printed_charts_show_version_against_score(addresses):
     with browser() as page:
         page.set_viewport_size({"width": 2800, "height": 1000})
-        page.goto(f"{address}&compareRunsMode=CHART")
+        page.goto(addresses["charts"])
         axis = page.locator(".xtick text")
-        expect(axis.filter(has_text=re.compile("^ours$")).first).to_be_visible(timeout=60_000)
-        expect(axis.filter(has_text=re.compile("^v3$")).first).to_be_visible()
+        for version in {params.read(ROOT / place / "experiment.yaml")["version"] for place in KEPT}:
+            name = axis.filter(has_text=re.compile(f"^{re.escape(version)}$")).first
+            expect(name).to_be_visible(timeout=60_000)
         expect(page.locator(".ytitle").first).to_contain_text("pass_at_2/best-votes")
-        if picture := os.environ.get("ARC_PICTURE"):
-            page.screenshot(path=f"{picture}-charts.png")
