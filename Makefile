@@ -19,6 +19,7 @@ setup: .venv/ready
 	$(PYTHON) set_up.py
 
 repro: setup
+	python -m tasks.params >/dev/null # Refuses in one line what DVC would wait for: a FIFO in data/own.
 	dvc repro
 	python -m tasks.publish --if-missing
 	python -m tasks.commands.table

@@ -77,9 +77,12 @@ def run(
 @app.command(rich_help_panel=RUN)
 def worker(
     stop: Annotated[bool, typer.Option("--stop", help="End the worker, whose trainings save, and the server.")] = False,
+    at: Annotated[
+        str, typer.Option("--server", metavar="URL", help="Prefect server to work for; `arc join` saves one.")
+    ] = "",
 ) -> None:
     """Execute queued runs until Ctrl-C. Starts the server if none answers, and first recovers from an earlier crash."""
-    environment()
+    environment(at)
     with one_line_errors():
         if stop:
             from flows.worker import stopping
@@ -113,6 +116,7 @@ def queue(
             help="Over the presets. Several values make several runs, one for each combination. Repeatable.",
         ),
     ] = None,
+    on: Annotated[str, typer.Option(help="Kind of machine that may run it: any, gpu or cpu.")] = "any",
     show: Annotated[
         bool, typer.Option("--list", help="List running and waiting runs in the order of execution.")
     ] = False,
@@ -127,7 +131,7 @@ def queue(
         from flows.runs import products
         from flows.runs.places import FlowError
 
-        requests = products.requests(experiments or [], overrides or [], seeds, priority)
+        requests = products.requests(experiments or [], overrides or [], seeds, priority, on)
         when = times.at(at) if at else None
         if not (requests or show or bump or cancel):
             raise FlowError("nothing to do; name experiments, or give --list, --bump or --cancel")
@@ -156,8 +160,11 @@ def night(
     environment()
     with one_line_errors():
         server()
+        from flows.cluster import share
         from flows.worker import night_report, night_store, night_text
 
+        for line in share.receive():
+            print(line, file=sys.stderr)
         start = night_report.since(hours)
         with connected() as connection:
             queued = night_report.rows(connection, start)
@@ -185,6 +192,37 @@ def restore(
 
 
 @app.command(rich_help_panel=CARE)
+def join(
+    url: Annotated[str, typer.Argument(help="Address of the Prefect server, such as http://127.0.0.1:4300")] = "",
+    mlflow: Annotated[str, typer.Option(help="Address of the shared MLflow server.")] = "",
+    remote: Annotated[str, typer.Option("--git", help="Name of the shared git remote.")] = "origin",
+    data: Annotated[str, typer.Option(help="The shared DVC remote: a folder, s3://... or ssh://...")] = "",
+    secret: Annotated[
+        Path | None, typer.Option(help="File of mode 0600 with the server's secret, else PREFECT_API_AUTH_STRING.")
+    ] = None,
+    leave: Annotated[bool, typer.Option("--leave", help="Forget the cluster; git's and DVC's remotes stay.")] = False,
+) -> None:
+    """Set this clone up to work with others on one queue, after a check of each piece; docs/cluster.md explains it."""
+    given = os.environ.get("PREFECT_API_AUTH_STRING", "")  # Before it becomes that of this clone's own server.
+    environment()
+    with one_line_errors():
+        from flows.cluster import join as command
+        from flows.runs.places import FlowError
+
+        if leave:
+            command.leave()
+            print("this clone is on its own again")
+            return
+        if not url:
+            raise FlowError("name the server, such as `arc join http://127.0.0.1:4300`, or give --leave")
+        rows = command.join(url, mlflow, remote, data, secret or given)
+    table([{"": "!" if fix else "ok", "what": what, "found": found, "fix": fix} for what, found, fix in rows])
+    if any(fix for _, _, fix in rows):
+        sys.exit("arc: not joined, and nothing was changed; fix the marked pieces first")
+    print("joined: `arc worker` takes runs from the queue, `arc queue` adds some, `arc night` shows all")
+
+
+@app.command(rich_help_panel=CARE)
 def doctor() -> None:
     """Check disk, GPU, versions, ports, locks, worktrees and dead runs; print each finding with its fix.
 
@@ -192,6 +230,11 @@ def doctor() -> None:
     """
     environment()
     with one_line_errors():
+        from flows.worker import server as running
+
+        running.find()
+        if running.answers() and running.ours():
+            os.environ["PREFECT_API_URL"] = running.address()  # Before Prefect is imported; else it starts its own.
         from flows.worker import doctor as command
 
         findings = command.examine()

@@ -55,11 +55,18 @@ def table(rows: list[dict[str, str]], one_line: bool = False) -> None:
     Console(width=None if sys.stdout.isatty() else 160).print(shown)
 
 
-def environment() -> None:
-    """Set this project's environment variables. Prefect reads them when it is imported, so this comes first."""
+def environment(at: str = "") -> None:
+    """Set this project's environment variables. Prefect reads them when it is imported, so this comes first.
+
+    `at` is the address of a Prefect server, over those of the environment and of `arc join`.
+    """
     with one_line_errors():
+        from flows.cluster import settings
         from flows.runs import places
 
+        if at:
+            os.environ["PREFECT_API_URL"] = settings.api_of(at)
+        os.environ.update(settings.environment())
         os.environ.update(places.environment())
 
 

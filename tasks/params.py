@@ -13,6 +13,7 @@ import yaml
 from model.config.experiment import Experiment
 from model.storage.atomic import write_json, write_text
 from tasks.common import paths
+from tasks.common.documents import DocumentError, check_folder
 from tasks.common.params import flatten, load, read, resolve
 from tasks.common.presets import LAYERS, ConfigurationError
 
@@ -22,8 +23,9 @@ def main(
 ) -> None:
     """Print the resolved experiment of params.yaml, or write it for the stages."""
     try:
+        check_folder(paths.OWN)  # DVC hashes it before any stage that reads it, and would wait for a FIFO for ever.
         experiment = load()
-    except ConfigurationError as error:
+    except (ConfigurationError, DocumentError) as error:
         raise SystemExit(f"error: {error}") from None
     text = yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False)
     if write:

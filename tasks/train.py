@@ -5,12 +5,14 @@ its last save and produces the bytes of an uninterrupted one; a state saved by d
 """
 
 import functools
-import importlib
+import gc
 import math
 import os
 import shutil
 import signal
+import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,27 +24,27 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from model.config.experiment import Experiment
-from model.config.training import Train, WeightsKind
-from model.network.device_data import first_rows, task_rows
-from model.puzzles.arrays import Dataset
-from model.puzzles.leaks import fingerprints
+from model.config.training import WeightsKind
+from model.network.device_data import task_rows
+from model.ops.process_group import Workers
 from model.storage import atomic, checkpoints
-from model.storage.checkpoints import CheckpointError, Description
+from model.storage.checkpoints import Description
 from model.storage.digests import digest
-from model.training import resume_states
+from model.training import resume_states, watch
 from model.training.history import Diverged
 from model.training.sampling_weights import last_weight, sampling_weights
 from model.training.sharding import Sharded
 from model.training.trainer import Stopped, Training
 from model.training.validation import ACCURACY, CROSS_ENTROPY, lowest
 from tasks.common import events, paths
-from tasks.common.documents import read_json
 from tasks.common.params import resolved
-from tasks.common.stage import StageError, stage
-from tasks.files import cost, live, start_checkpoint
-from tasks.files.tables import data_digest, read_dataset, read_origins, read_tasks, read_validation
+from tasks.common.stage import EXIT_STATUS, StageError, stage
+from tasks.files import candidates, cost, live, start_checkpoint
+from tasks.files.tables import read_dataset, read_origins, read_tasks, read_validation
 from tasks.machine import gpu_lock
 from tasks.machine.device import choose, processes, sharded, spread
+
+MEMORY: tuple[events.Reason, ...] = ("out of GPU memory", "out of memory")
 
 
 @stage("train")
@@ -79,38 +81,66 @@ def train(experiment: Experiment, scratch: Path) -> None:
         origins, shares = origins[origins == "evaluation"], {}
     weight = sampling_weights(origins, experiment.train.evaluation_weight, shares)
     rows = task_rows(experiment.train.network, dataset.views)
-    description = describe(experiment, tasks, dataset)
+    description = candidates.describe(experiment, tasks, dataset)
     weights = None
     if experiment.train.finetune.start:
         where = description["tasks"], description["first_rows"], rows, experiment.seed
         weights = checkpoints.start_weights(start_checkpoint.STEM, experiment.train, experiment.augment, *where)
     validation = read_validation(paths.TRAINING_VIEWS)
-    kind = Sharded if sharded() else Training
-    given = dataset, weight, rows, experiment.train, experiment.seed, device, weights, validation
-    training = kind(*given, last_weight(origins) if experiment.train.last_share_on_evaluation else None)
-    first = training.workers.rank == 0
+    kind, last = Sharded if sharded() else Training, experiment.train.last_share_on_evaluation
+    given = experiment.seed, device, weights, validation, last_weight(origins) if last else None
+
+    workers = Workers()
+    first = workers.rank == 0
+
+    def load(halve: bool = False) -> tuple[Training, int | None]:
+        made = functools.partial(kind, dataset, weight, rows)
+        training, halved_after = watch.load(lambda config: made(config, *given), experiment.train, scratch, halve)
+        if training.step:
+            if first:
+                events.emit(events.Resumed(step=training.step, total=experiment.train.optimizer_steps))
+            print(f"going on after update {training.step} of {experiment.train.optimizer_steps}", flush=True)
+        elif first:
+            shutil.rmtree(scratch / "candidates", ignore_errors=True)
+        return training, halved_after
+
     if first:
-        lost = functools.partial(lost_candidates, scratch, experiment.train)
+        lost = functools.partial(candidates.lost, scratch / "candidates", experiment.train)
         for text in resume_states.sweep(scratch, code(), lost):
             print(text, flush=True)
-    training.workers.wait()
-    if state := resume_states.newest(scratch):
-        training.restore(*resume_states.read(state))
-        if first:
-            events.emit(events.Resumed(step=training.step, total=experiment.train.optimizer_steps))
-        print(f"going on after update {training.step} of {experiment.train.optimizer_steps}", flush=True)
-    elif first:
-        shutil.rmtree(scratch / "candidates", ignore_errors=True)
+    workers.wait()
+    training, halved_after = load()
     if first:
         live.start(cost.training_key(experiment))
     started, began = time.monotonic(), time.time()
-    try:
-        run(training, scratch, description, experiment)
-    finally:
+
+    def spend() -> None:
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
         if first:
-            cost.add(experiment, (time.monotonic() - started) * training.workers.count, name, began)
+            cost.add(experiment, (time.monotonic() - started) * workers.count, name, began)
+
+    try:
+        shortage = run(training, halved_after, scratch, description, experiment, spend)
+        if shortage:
+            largest = sum(training.stream.budget[1:3])
+            del training
+            gc.collect()
+            torch.cuda.empty_cache()
+            training, halved_after = load(halve=True)
+            batch, accumulation = training.config.batch, training.config.accumulation
+            if sum(training.stream.budget[1:3]) >= largest:
+                raise shortage  # One example fills the batch.
+            tell(
+                f"{shortage.reason}: {shortage}; once more from update {halved_after} on, with train.batch {batch} and "
+                f"train.accumulation {accumulation}, which makes the same examples an update"
+            )
+            run(training, halved_after, scratch, description, experiment, spend)
+    finally:
+        spend()
     probes = training.probe()
+    if halved_after is not None:
+        batch, accumulation = training.config.batch, training.config.accumulation
+        probes["out_of_memory"] = {"after_update": halved_after, "batch": batch, "accumulation": accumulation}
     if not first:
         return
     # A death before the last line loses nothing: the states and candidates in scratch are whole until then.
@@ -131,15 +161,10 @@ def train(experiment: Experiment, scratch: Path) -> None:
     events.emit(events.Trained())
 
 
-def lost_candidates(scratch: Path, config: Train, step: int) -> str | None:
-    """Why the candidates in `scratch` do not allow to resume after `step` updates; None if they do."""
-    every = config.optimizer_steps // config.candidates
-    for number in range(every, step + 1, every):
-        try:
-            checkpoints.check_intact(scratch / "candidates" / paths.candidate(number).name)
-        except CheckpointError as error:
-            return str(error)
-    return None
+def tell(text: str) -> None:
+    """Say what a watcher should know of a training that goes on: in the log and in MLflow."""
+    print(f"warning: {text}", flush=True)
+    events.emit(events.Warned(message=text))
 
 
 def save_seconds() -> float:
@@ -154,8 +179,19 @@ def save_seconds() -> float:
     return seconds
 
 
-def run(training: Training, scratch: Path, description: dict[str, Any], experiment: Experiment) -> None:
-    """Train to the end, with a progress bar; SIGTERM and Ctrl-C save first. Raises StageError when stopped."""
+def run(
+    training: Training,
+    halved_after: int | None,
+    scratch: Path,
+    description: dict[str, Any],
+    experiment: Experiment,
+    spend: Callable[[], None],
+) -> StageError | None:
+    """Train to the end, with a progress bar; SIGTERM and Ctrl-C save first. Raises StageError when stopped.
+
+    Returns the error of an update for which memory did not suffice, where half the micro-batch is to be tried; `spend`
+    is called where the process ends at once, since the training stalls.
+    """
     stopping: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda n, _: stopping.append(n))
@@ -163,16 +199,27 @@ def run(training: Training, scratch: Path, description: dict[str, Any], experime
     first, states = training.workers.rank == 0, resume_states.Writer(scratch, code())
 
     def on_save() -> None:
-        state = training.state()
+        tensors, plain = training.state()
         if first:
-            states.save(*state)
+            states.save(tensors, plain | {"halved_after": halved_after})
+
+    def on_stall(text: str) -> None:
+        events.emit(events.Failed(reason="no progress", message=text))
+        print(f"train: {text}", file=sys.stderr, flush=True)
+        spend()
+        os._exit(EXIT_STATUS["no progress"])  # The thread that trains may never come back.
+
+    watcher = watch.Watcher(training, experiment.watch, tell if first else lambda _: None, on_stall)
 
     with Progress(*columns, disable=not first) as progress:
         bar = progress.add_task("training", total=training.config.optimizer_steps, completed=training.step)
 
         def on_row(row: dict[str, float]) -> None:
-            if not first:
-                return
+            if first:
+                show(row)
+            watcher.row()
+
+        def show(row: dict[str, float]) -> None:
             step, total = int(row["step"]), training.config.optimizer_steps
             known = {name: value for name, value in row.items() if name in events.Progress.model_fields}
             events.emit(events.Progress.model_validate(known | {"step": step, "total": total}))
@@ -185,6 +232,10 @@ def run(training: Training, scratch: Path, description: dict[str, Any], experime
                 print(f"update {step} of {total}: {text}", flush=True)
 
         def on_candidate(step: int) -> None:
+            with watcher.paused():
+                keep(step)
+
+        def keep(step: int) -> None:
             weights: dict[WeightsKind, dict[str, Tensor]] = {kind: training.weights(kind) for kind in ("ema", "raw")}
             if not first:
                 return
@@ -192,11 +243,13 @@ def run(training: Training, scratch: Path, description: dict[str, Any], experime
             reached = {"step": step, "stopped_early": training.stopped_early}
             checkpoints.save(stem, weights, Description.model_validate(description | reached))
             if training.config.evaluate_candidates:
-                score_candidate(stem, experiment)
+                candidates.score(stem, experiment)
 
         def stop() -> bool:
+            watcher.update()
             return bool(stopping)
 
+        watcher.start()
         try:
             training.run(
                 on_row=on_row,
@@ -209,7 +262,18 @@ def run(training: Training, scratch: Path, description: dict[str, Any], experime
             raise StageError(f"{stopped}; start the stage again to go on", "stopped") from None
         except Diverged as error:
             raise StageError(str(error), "the loss is not finite") from None
+        except watch.LossRose as error:
+            raise StageError(str(error), "the loss diverged") from None
+        except (RuntimeError, MemoryError) as error:
+            reason = events.reason_of(error)
+            if isinstance(error, StageError) or reason not in MEMORY:
+                raise
+            shortage = StageError(f"update {training.step + 1}: {str(error).splitlines()[0]}", reason)
+            if halved_after is None and watcher.may_halve():
+                return shortage
+            raise shortage from None
         finally:
+            watcher.stop()
             states.wait()
     if first and training.config.early_stop and training.stopped_early:
         update, value = lowest(training.history, training.config.early_stop)
@@ -218,24 +282,7 @@ def run(training: Training, scratch: Path, description: dict[str, Any], experime
             f"cross-entropy below the {value:.4f} of update {update:.0f} since",
             flush=True,
         )
-
-
-def score_candidate(stem: Path, experiment: Experiment) -> None:
-    """Print and report the score that `select` will give this candidate.
-
-    It reaches no output of this stage, which would depend on the sampler then: `select` is loaded by its name, since an
-    import would be a dependency in dvc.yaml, and editing the sampler would train again.
-    """
-    with torch.random.fork_rng():  # Building the candidate's network draws from torch's generators.
-        result = importlib.import_module("tasks.select").measure(stem, experiment.select, experiment.seed)
-    low, high = result["ci95"]
-    print(
-        "candidate of update {step}: pass@2 {pass_at_2:.3f} [{low:.3f}, {high:.3f}], cells right {cell_accuracy:.3f}, "
-        "{grids_solved} of {n_grids} grids".format(low=low, high=high, **result),
-        flush=True,
-    )
-    kept = {name: result[name] for name in events.CandidateScored.model_fields if name in result}
-    events.emit(events.CandidateScored(**kept))
+    return None
 
 
 @functools.cache
@@ -246,45 +293,6 @@ def code() -> str:
     listed = [root / name for name in stages["train"]["deps"] if name.startswith(("model/", "tasks/"))]
     files = {file for path in listed for file in ([path] if path.suffix else path.rglob("*.py"))}
     return digest(*sorted(files))
-
-
-def describe(experiment: Experiment, tasks: list[dict[str, Any]], dataset: Dataset) -> dict[str, Any]:
-    """The description that every checkpoint of this training shares; `step` and `stopped_early` are added to each.
-
-    Raises StageError for a start that was trained on evaluated pairs, unless prepare.leaks is keep.
-    """
-    leaks, names = read_json(paths.LEAKS), [task["name"] for task in tasks]
-    leaked = set()
-    if leaks["leaks"] == "keep":
-        leaked = {(entry["task"], entry["test"]) for entry in leaks["pairs_of_other_tasks"]}
-    held_out = {names[t] for t in read_dataset("validation", paths.TRAINING_VIEWS).pairs.task}
-    with_tests = {names[t] for t in dataset.pairs.task if tasks[t]["origin"] != "evaluation"}
-    trained, pairs = with_tests - held_out, set(fingerprints(dataset))
-    if experiment.train.finetune.start:
-        before = start_checkpoint.describe()
-        leaked |= start_checkpoint.leaked(before, leaks)
-        trained |= set(before.tests_trained_on)
-        pairs |= set(before.pairs_trained_on.split())
-        seen = sorted(held_out & set(before.tests_trained_on))
-        if seen:
-            print(f"the start was trained on the test pairs of {len(seen)} of {len(held_out)} validation tasks")
-    return {
-        "format": checkpoints.FORMAT,
-        "experiment": experiment.name,
-        "seed": experiment.seed,
-        "optimizer_steps": experiment.train.optimizer_steps,
-        "weights": experiment.train.evaluated_weights,
-        "train": experiment.train,
-        "prepare": experiment.prepare,
-        "augment": experiment.augment,
-        "tasks": names,
-        "first_rows": first_rows(experiment.train.network, dataset.views).tolist(),
-        "task_rows": task_rows(experiment.train.network, dataset.views),
-        "data": data_digest(),
-        "tests_trained_on": sorted(trained),
-        "pairs_trained_on": " ".join(sorted(pairs)),
-        "leaks": len(leaked),
-    }
 
 
 if __name__ == "__main__":

@@ -11,7 +11,9 @@ from prefect.client.schemas.objects import State, StateType
 from prefect.exceptions import ObjectNotFound, PrefectException
 from prefect.states import Failed, Scheduled
 
+from flows.cluster import exchange
 from flows.queue import flow_runs
+from flows.queue.deployment import queue_of
 from flows.runs import places, snapshots
 from flows.runs.places import FlowError, one_line
 from flows.runs.request import Request, parse
@@ -67,13 +69,18 @@ def create(
     """Create a run in the queue of its priority, to start at `scheduled_time`; it is named by its title, or `name`."""
     return connection.create_flow_run_from_deployment(
         deployment,
-        parameters={"request": request.model_dump(mode="json")},
+        parameters={"request": _document(request)},
         name=name or request.title,
         tags=tags(request, snapshot),
         state=Scheduled(scheduled_time=scheduled_time),
-        work_queue_name=request.priority,
+        work_queue_name=queue_of(request.priority, request.machine),
         job_variables=variables(snapshot.commit),
     )
+
+
+def _document(request: Request) -> dict[str, Any]:
+    """The request as parameters; code that was frozen before there were kinds of machines knows no `machine`."""
+    return request.model_dump(mode="json", exclude={"machine"} if request.machine == "any" else None)
 
 
 def admit(connection: SyncPrefectClient) -> list[str]:
@@ -106,11 +113,12 @@ def _admit(connection: SyncPrefectClient, run: Any) -> list[str]:
         connection.set_flow_run_state(run.id, Failed(message=message), force=True)
         return [f"{run.name}: {message}"]
     [snapshot] = snapshots.freeze([request], places.home())
+    exchange.share_frozen([snapshot.commit])
     start, moment = run.next_scheduled_start_time, datetime.now().astimezone()
     name = request.title if GENERATED.fullmatch(run.name) else run.name
-    if request.priority == "high" and start and start > moment:
+    if request.machine != "any" or (request.priority == "high" and start and start > moment):
         # Prefect cannot move a run to another queue, so an identical run replaces it.
-        create(connection, run.deployment_id, request, snapshot, start, name)
+        create(connection, run.deployment_id, request, snapshot, start or moment, name)
         connection.delete_flow_run(run.id)
     else:
         # In place, so that the page of the run that the form leads to stays.

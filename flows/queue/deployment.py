@@ -11,16 +11,18 @@ from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.utilities.callables import parameter_schema
 
+from flows.cluster import settings
 from flows.runs.flow import NAME, experiment
 from flows.runs.places import FlowError, git, home
+from tasks.servers import prefect_server
 
 POOL = "gpu"
 DEPLOYMENT = "queue"
 DESCRIPTION = "One slot per GPU."
 """Of the pool; while the worker holds the queue, it says why instead."""
 ENTRYPOINT = f"{experiment.fn.__module__}.{experiment.fn.__name__}"
-QUEUES = {"high": 1, "normal": 10}
-"""Priority by queue; lower numbers are served first."""
+QUEUES = {"high": 1, "gpu-high": 2, "cpu-high": 3, "normal": 10, "gpu-normal": 11, "cpu-normal": 12}
+"""Priority by queue; lower numbers are served first. Those without a kind of machine are for any."""
 
 
 def client() -> SyncPrefectClient:
@@ -31,8 +33,11 @@ def client() -> SyncPrefectClient:
 def ensure(connection: SyncPrefectClient, slots: int | None = None) -> None:
     """Create the pool, its queues and the deployment, or update them to the code and presets.yaml.
 
-    The pool keeps its number of slots if `slots` is None.
+    The pool keeps its number of slots if `slots` is None. At another clone's server they stay as that one
+    makes them.
     """
+    if prefect_server.foreign() and _exists(connection):
+        return
     pool = WorkPoolCreate(
         name=POOL,
         type="process",
@@ -44,7 +49,9 @@ def ensure(connection: SyncPrefectClient, slots: int | None = None) -> None:
         connection.create_work_pool(pool)
     # The template again, since somebody may have put a command there.
     update = WorkPoolUpdate(base_job_template=template())
-    connection.update_work_pool(POOL, update.model_copy(update={"concurrency_limit": slots} if slots else {}))
+    # In a cluster each worker has its own limit.
+    limit = {"concurrency_limit": slots if settings.alone() else None} if slots else {}
+    connection.update_work_pool(POOL, update.model_copy(update=limit))
     for name, priority in QUEUES.items():
         with contextlib.suppress(ObjectAlreadyExists):
             connection.create_work_queue(name=name, work_pool_name=POOL, priority=priority)
@@ -62,6 +69,27 @@ def ensure(connection: SyncPrefectClient, slots: int | None = None) -> None:
         # A limit on the deployment would need a lease; a server restart loses leases and then cancels the run.
         concurrency_limit=None,
     )
+
+
+def queue_of(priority: str, machine: str) -> str:
+    """The queue of a run by its priority and the kind of machine that it needs."""
+    return priority if machine == "any" else f"{machine}-{priority}"
+
+
+def served() -> list[str] | None:
+    """The queues that this machine serves, None for all: a GPU is for `gpu`, and runs for `cpu` leave it free."""
+    if settings.alone():
+        return None
+    kind = "gpu" if gpus() else "cpu"
+    named = [name for name in QUEUES if name in ("high", "normal") or name.startswith(kind)]
+    return [*named, "default"]  # Prefect's own queue: what others put there is refused.
+
+
+def _exists(connection: SyncPrefectClient) -> bool:
+    try:
+        return identity(connection) is not None
+    except FlowError:
+        return False
 
 
 def identity(connection: SyncPrefectClient) -> Any:

@@ -10,6 +10,7 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import State, StateType
 from prefect.states import Cancelled, Cancelling, Scheduled
 
+from flows.cluster import exchange, owners, settings, share
 from flows.queue import admission, deployment, flow_runs
 from flows.queue.times import local
 from flows.runs import places, snapshots
@@ -26,6 +27,9 @@ def submit(connection: SyncPrefectClient, requests: Sequence[Request], at: datet
     frozen = snapshots.freeze(requests, tree)
     if frozen and frozen[0].warning:
         print(f"warning: {frozen[0].warning}", file=sys.stderr)
+    exchange.share_frozen(snapshot.commit for snapshot in frozen)
+    if settings.joined() and (own := share.own_files_missing(tree)):
+        print(f"warning: other machines lack {', '.join(own[:5])}; `dvc add` them in data/own", file=sys.stderr)
     return [
         # Queues are sorted by start time; one millisecond between runs keeps the order.
         admission.create(connection, target, request, snapshot, start + timedelta(milliseconds=i))
@@ -55,7 +59,7 @@ def bump(connection: SyncPrefectClient, chosen: Any) -> str:
     commit = admission.commit_of(chosen)
     first = [run.next_scheduled_start_time for run in waiting(connection) if run.state.type == StateType.SCHEDULED]
     earliest = min([*first, datetime.now().astimezone()]) - timedelta(seconds=1)
-    if chosen.work_queue_name == "high" or commit is None:
+    if str(chosen.work_queue_name).endswith("high") or commit is None:
         state: State[Any] = Scheduled(scheduled_time=earliest, message="bumped")
         connection.set_flow_run_state(chosen.id, state, force=True)
         return f"{chosen.name}: first in its queue"
@@ -65,7 +69,7 @@ def bump(connection: SyncPrefectClient, chosen: Any) -> str:
         connection, chosen.deployment_id, request.model_copy(update={"priority": "high"}), snapshot, earliest
     )
     connection.delete_flow_run(chosen.id)
-    return f"{chosen.name}: first in queue high"
+    return f"{chosen.name}: first in queue {deployment.queue_of('high', request.machine)}"
 
 
 def cancel(connection: SyncPrefectClient, chosen: Any) -> str:
@@ -90,13 +94,15 @@ def find(connection: SyncPrefectClient, text: str) -> Any:
 
 
 def rows(connection: SyncPrefectClient) -> list[dict[str, str]]:
-    """Rows of `arc queue --list`."""
+    """Rows of `arc queue --list`; in a cluster with the worker that took each run."""
+    cluster = settings.joined()
     return [
         {
             "": str(number),
             "id": str(run.id)[:8],
             "run": run.name,
             "queue": run.work_queue_name or "",
+            **({"worker": owners.owner(run)} if cluster else {}),
             "state": run.state.name,
             "start": local(run.start_time or run.next_scheduled_start_time or run.expected_start_time),
         }

@@ -5,12 +5,22 @@ runs of a stopped worker end; it shows the reason as the state of the run.
 """
 
 import logging
+import re
+import warnings
 
 SIGNAL = "Execution was aborted by a termination signal"
 STOPPED = "stopped by a signal: the run was cancelled, or its worker is stopping"
 LOGGERS = ("prefect.flow_runs", "prefect.task_runs", "prefect.engine")
 EXPECTED = ("FailedRun", "CrashedRun")
 """Exceptions that Prefect makes of a state that a flow returns."""
+OBSERVERS = ("FlowRunCancellingObserver", "FlowRunSuspendingObserver", "runner.executor_context")
+"""Prefect's own watches for cancelled runs. They end for good when the server goes away, with errors and tracebacks
+that say that cancelling will fail (3.8.8); it does not, since our worker ends cancelled runs itself."""
+ENDED_WATCH = re.compile(
+    r"websocket (failed|closed)|Failed to connect to the events stream|polling task failed"
+    r"|(Consumer|Polling) task exited|[Oo]bserver failed"
+)
+AWAY = "the server was away; the worker looks for cancelled runs itself from now on"
 SERVICES = ("EventsWorker", "APILogWorker")
 """Prefect's threads that send events and logs; they warn while they send the last ones."""
 
@@ -34,8 +44,31 @@ class Calm(logging.Filter):
         return True
 
 
+class Observers(logging.Filter):
+    """Makes one line of information of what Prefect's observers say when the server was away, and drops the rest."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.said = False
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Rewrite the first record about a broken connection, drop the others, keep what is about anything else."""
+        if not ENDED_WATCH.search(record.getMessage()):
+            return True
+        if self.said:
+            return False
+        self.said = True
+        record.msg, record.args, record.levelno, record.levelname = AWAY, (), logging.INFO, "INFO"
+        record.exc_info = record.exc_text = None
+        return True
+
+
 def _is_no_farewell(record: logging.LogRecord) -> bool:
     return "Still processing items" not in record.getMessage()
+
+
+def _is_of_no_observer(record: logging.LogRecord) -> bool:
+    return "Exception in callback FlowRunCancellingObserver" not in record.getMessage()
 
 
 def install() -> None:
@@ -44,5 +77,13 @@ def install() -> None:
         logger = logging.getLogger(name)
         if not any(isinstance(known, Calm) for known in logger.filters):
             logger.addFilter(Calm())
+    observers = Observers()
+    for name in OBSERVERS:
+        logger = logging.getLogger(f"prefect.{name}")
+        if not any(isinstance(known, Observers) for known in logger.filters):
+            logger.addFilter(observers)
+    # What else of them reaches a log: an error in their own handling of the error.
+    logging.getLogger("asyncio").addFilter(_is_of_no_observer)
+    warnings.filterwarnings("ignore", "coroutine 'Runner._handle_cancellation_observer_failure' was never awaited")
     for name in SERVICES:
         logging.getLogger(name).addFilter(_is_no_farewell)  # logging keeps one of each.

@@ -59,6 +59,7 @@ def experiment(request: Request) -> State[None] | None:
         run_stages(run)
         copy_scores(request, worktree, run)
         branch = snapshots.commit_results(request, worktree)
+        (places.folder_of(run) / snapshots.BRANCH).write_text(branch)
     except DiskFull as error:
         return Crashed(message=str(error))
     except FlowError as error:  # Returned, not raised: Prefect would wrap the message of an exception.

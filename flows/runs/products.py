@@ -5,10 +5,12 @@ from collections.abc import Iterator, Sequence
 from typing import cast, get_args
 
 from flows.runs.places import FlowError
-from flows.runs.request import Priority, Request
+from flows.runs.request import Machine, Priority, Request
 
 
-def requests(experiments: Sequence[str], overrides: Sequence[str], seeds: str, priority: str) -> list[Request]:
+def requests(
+    experiments: Sequence[str], overrides: Sequence[str], seeds: str, priority: str, machine: str = "any"
+) -> list[Request]:
     """A request for each combination, in the order of the arguments; the seeds of one setting follow each other.
 
     `overrides` are KEY=VALUE, or KEY=VALUE,VALUE for several; commas in brackets, braces and quotes are part of a
@@ -16,13 +18,16 @@ def requests(experiments: Sequence[str], overrides: Sequence[str], seeds: str, p
     """
     if priority not in get_args(Priority):
         raise FlowError(f"--priority is {priority!r}; allowed are {' and '.join(get_args(Priority))}")
+    if machine not in get_args(Machine):
+        raise FlowError(f"--on is {machine!r}; allowed are {', '.join(get_args(Machine))}")
+    kind = {"machine": cast("Machine", machine)}
     try:
         numbers = [int(seed) for seed in seeds.split(",")]
     except ValueError:
         raise FlowError(f"{seeds!r} is not a list of integers; write seeds like 0,1") from None
     combinations = itertools.product(*(list(values(override)) for override in overrides))
     return [
-        Request.of(name, seed, list(chosen), cast("Priority", priority))
+        Request.of(name, seed, list(chosen), cast("Priority", priority)).model_copy(update=kind)
         for name, chosen, seed in itertools.product(experiments, combinations, numbers)
     ]
 

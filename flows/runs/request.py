@@ -18,6 +18,7 @@ from tasks.common.presets import ConfigurationError, extended_evaluations, merge
 from tasks.common.titles import changes, shortened
 
 Priority = Literal["high", "normal"]
+Machine = Literal["any", "gpu", "cpu"]
 LONGEST_TITLE = 60
 """Maximum number of characters that differences from the presets take in the name of a run."""
 NAMED = ("version", "size", "dataset", "finetuning", "budget", "seed")
@@ -139,6 +140,9 @@ class Request(BaseModel):
     priority: Annotated[Priority, Field(description="high runs before every normal one; no run is interrupted.")] = (
         "normal"
     )
+    machine: Annotated[
+        Machine, Field(description="Kind of machine that may run it: gpu has one, cpu has none or need not use it.")
+    ] = "any"
 
     @model_validator(mode="after")
     def _resolves(self) -> Self:

@@ -31,6 +31,10 @@ def restore(name: str, to: Path | None = None) -> Path:
         snapshots.share_cache(root, folder)
         environment = {**os.environ, **places.environment()}
         done = subprocess.run(["dvc", "checkout"], cwd=folder, capture_output=True, text=True, env=environment)
+        # What another machine computed is in the remote, if there is one.
+        remote = ["dvc", "config", "core.remote"]
+        if done.returncode and not subprocess.run(remote, cwd=folder, capture_output=True).returncode:
+            done = subprocess.run(["dvc", "pull"], cwd=folder, capture_output=True, text=True, env=environment)
         if done.returncode:
             raise FlowError(
                 f"{name}: not all of its files are in DVC's cache; fetch them with `dvc pull` from the remote that has "

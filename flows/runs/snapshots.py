@@ -26,6 +26,8 @@ from tasks.common import paths
 from tasks.common.documents import DocumentError, check_folder, read_json
 
 FROZEN = "refs/arc/frozen"
+BRANCH = "branch"
+"""File in the records of a finished run: the name of its branch."""
 LONGEST_NAME = 60
 """Maximum number of characters that overrides take in the name of a branch; longer ones end with a digest."""
 KEPT_DAYS = 14
@@ -52,9 +54,9 @@ def freeze(requests: Sequence[Request], tree: Path) -> list[Snapshot]:
 
     Changes neither files nor the index. All commits contain the same state of the code.
     """
-    identity = _identity(tree)
+    author = identity(tree)
     head = git("rev-parse", "HEAD", cwd=tree)
-    state = git("stash", "create", cwd=tree, **identity) or head
+    state = git("stash", "create", cwd=tree, **author) or head
     others = tuple(git("ls-files", "--others", "--exclude-standard", cwd=tree).splitlines())
     snapshots = []
     with tempfile.TemporaryDirectory() as folder:
@@ -65,7 +67,7 @@ def freeze(requests: Sequence[Request], tree: Path) -> list[Snapshot]:
             git("update-index", "--add", "--cacheinfo", f"100644,{params},{paths.PARAMS}", cwd=tree, **index)
             content = git("write-tree", cwd=tree, **index)
             message = f"{request.title}, as submitted"
-            commit = git("commit-tree", content, "-p", head, "-m", message, cwd=tree, **identity)
+            commit = git("commit-tree", content, "-p", head, "-m", message, cwd=tree, **author)
             git("update-ref", f"{FROZEN}/{commit}", commit, cwd=tree)
             snapshots.append(Snapshot(commit, others))
     return snapshots
@@ -113,7 +115,7 @@ def commit_results(request: Request, worktree: Path) -> str:
 
     `arc restore` restores the experiment from there. Earlier results stay in the branch's history.
     """
-    identity = _identity(worktree)
+    author = identity(worktree)
     # These are not in DVC's cache, so git must restore them.
     files = [name for name in ("dvc.lock", str(paths.PUBLISHED), str(paths.METRICS)) if (worktree / name).exists()]
     git("add", "--force", *files, cwd=worktree)
@@ -128,7 +130,7 @@ def commit_results(request: Request, worktree: Path) -> str:
             return branch
         parents += ["-p", before]
     message = "\n".join([request.title, "", *score_lines(worktree)])
-    commit = git("commit-tree", content, *parents, cwd=worktree, given=message, **identity)
+    commit = git("commit-tree", content, *parents, cwd=worktree, given=message, **author)
     git("update-ref", f"refs/heads/{branch}", commit, cwd=worktree)
     return branch
 
@@ -216,7 +218,7 @@ def _env() -> dict[str, str]:
     return {**os.environ, **places.environment()}
 
 
-def _identity(tree: Path) -> dict[str, str]:
+def identity(tree: Path) -> dict[str, str]:
     """Environment with an author and committer for git if none is configured; else empty."""
     try:
         git("var", "GIT_COMMITTER_IDENT", cwd=tree)

@@ -73,7 +73,8 @@ def run_stage(
     path.unlink(missing_ok=True)
     reader, started, taken = events.Reader(path), time.monotonic(), 0.0
     process = subprocess.Popen(
-        ["dvc", "repro", "--single-item", stage],
+        # In a cluster, what another machine computed is taken from the remote.
+        ["dvc", "repro", "--single-item", *(["--pull"] if os.environ.get("ARC_DVC_PULL") else []), stage],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -5,6 +5,7 @@ from uuid import UUID
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import StateType
 
+from flows.cluster import exchange, settings, share
 from flows.queue import admission, flow_runs
 from flows.runs import interruption, places, snapshots
 from flows.worker import night_report, night_text, notification, recovery
@@ -37,6 +38,9 @@ def close(connection: SyncPrefectClient, run: UUID) -> None:
     if kind in MLFLOW:
         recovery.end_tasks(connection, run, message)
         interruption.publish(str(run), places.worktree_of(str(run)), MLFLOW[kind], message)
+    share.mark(str(run))
+    for line in [*share.try_all(), *share.receive()]:
+        print(line, flush=True)
     night_text.publish(connection, night_report.rows(connection, night_report.since(night_report.HOURS)))
     notification.send(f"{flow_run.name}: {flow_run.state.name}", message)
     snapshots.remove(str(run))
@@ -44,3 +48,5 @@ def close(connection: SyncPrefectClient, run: UUID) -> None:
         active = flow_runs.runs(connection, StateType.SCHEDULED, *recovery.ACTIVE)
         if commit not in map(admission.commit_of, active):
             snapshots.release(commit)
+            if settings.joined():
+                exchange.release(commit)

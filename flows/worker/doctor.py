@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 
+from flows.cluster import checks, dvc_remote, owners, settings
 from flows.queue import flow_runs
 from flows.runs import places, snapshots
 from flows.runs.places import FlowError, git, one_line
@@ -166,7 +167,9 @@ def runs() -> Iterator[Finding]:
         scheduled = {str(run.id) for run in flow_runs.runs(connection, StateType.SCHEDULED)}
     for name, run in active.items():
         alive = processes.living(name)
-        if not alive and run.state.name not in ("Pending", "Submitting"):
+        if not owners.here(run):
+            yield Finding("run", f"{run.name}: {run.state.name} at {owners.owner(run) or 'no worker yet'}")
+        elif not alive and run.state.name not in ("Pending", "Submitting"):
             yield Finding("run", f"{run.name} is shown as {run.state.name} but is dead", "restart `arc worker`")
         else:
             yield Finding("run", f"{run.name}: {run.state.name}, {len(alive)} processes")
@@ -182,6 +185,8 @@ def results() -> Iterator[Finding]:
 
     whole = True
     for name, missing in kept_results.lost_by_branch():
+        if settings.joined() and dvc_remote.configured(places.home()):
+            continue  # Another machine may have made it; `dvc pull` gets it from the remote.
         whole = False
         found = f"{name}: DVC's cache lacks {len(missing)} outputs, such as {missing[0]}"
         yield Finding("result", found, f"`git switch {name} && dvc repro` computes them again")
@@ -190,6 +195,17 @@ def results() -> Iterator[Finding]:
         yield Finding("result", f"the MLflow store lacks {len(unpublished)} branches, such as {names}", "`arc publish`")
     elif whole:
         yield Finding("result", f"{len(kept_results.branches())} exp/ branches, whole in DVC's cache and in MLflow")
+
+
+def cluster() -> Iterator[Finding]:
+    """Each piece of the cluster that this clone has joined; nothing if it has joined none."""
+    joined = settings.read()
+    if not joined.remote:
+        return
+    api = joined.server or prefect_server.address()
+    for row in checks.rows(joined, places.environment().get(settings.SECRET) or os.environ.get(settings.SECRET, "")):
+        if api and row[0] != "space":  # `disk` says more.
+            yield Finding(*row)
 
 
 def versions() -> Iterator[Finding]:
@@ -205,7 +221,18 @@ def versions() -> Iterator[Finding]:
     yield Finding("version", git("--version"))
 
 
-CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (disk, gpu, own, locks, ports, worker, runs, results, versions)
+CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
+    disk,
+    gpu,
+    own,
+    locks,
+    ports,
+    worker,
+    runs,
+    results,
+    cluster,
+    versions,
+)
 
 
 def _holders() -> dict[str, dict[str, object]]:

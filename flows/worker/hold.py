@@ -109,6 +109,13 @@ class Hold:
             self.missing = f"{found} of {self.gpus} GPUs answer nvidia-smi" if found < self.gpus else ""
         return self.missing
 
+    def check_here(self) -> list[str]:
+        """Look, and tell no other machine of the cluster. Returns log lines."""
+        before, self.reason = self.reason, self.shortage()
+        if bool(before) == bool(self.reason):
+            return []
+        return [f"this machine takes no runs: {self.reason}" if self.reason else "this machine takes runs again"]
+
     def check(self, connection: SyncPrefectClient) -> list[str]:
         """Look, and tell the page where something changed. Returns log lines."""
         before, self.reason = self.reason, self.shortage()

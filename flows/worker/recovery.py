@@ -14,6 +14,7 @@ from prefect.client.schemas.sorting import TaskRunSort
 from prefect.states import Cancelled, Crashed, Failed, Scheduled
 from prefect.types._datetime import now
 
+from flows.cluster import owners
 from flows.queue.flow_runs import PAGE, runs
 from flows.runs import failure_reasons, processes, records
 from flows.runs.places import one_line
@@ -28,9 +29,10 @@ def recover(connection: SyncPrefectClient) -> list[tuple[UUID, str]]:
 
     A run that cannot be settled is reported and stays as it is; the others are settled.
     """
-    lost = [(run, "its worker ended") for run in runs(connection, *ACTIVE) if _lost(run)]
+    lost = [(run, "its worker ended") for run in runs(connection, *ACTIVE) if _lost(run) and owners.here(run)]
     # A run could report its crash although no worker was left to settle it.
-    crashed = [(run, run.state.message or "crashed") for run in runs(connection, StateType.CRASHED)]
+    every = runs(connection, StateType.CRASHED)
+    crashed = [(run, run.state.message or "crashed") for run in every if owners.here(run)]
     log = []
     for run, reason in [*lost, *((run, reason) for run, reason in crashed if run.deployment_id)]:
         try:

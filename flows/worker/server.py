@@ -106,7 +106,7 @@ def _start() -> None:
     log.touch(mode=0o600)
     with log.open("ab") as file:
         process = subprocess.Popen(
-            [sys.executable, "-m", "prefect", "server", "start"],
+            [sys.executable, "-m", "tasks.servers.calm", "prefect", "server", "start"],
             cwd=places.home(),
             env={
                 **os.environ,

@@ -26,12 +26,14 @@ from prefect.exceptions import PrefectException
 from prefect.states import Failed
 from prefect.workers.process import ProcessJobConfiguration, ProcessWorker, ProcessWorkerResult
 
-from flows.queue import admission, deployment, flow_runs
+from flows.cluster import owners, settings, share
+from flows.queue import admission, deployment, flow_runs, other_workers
 from flows.runs import calm_log, places, processes, snapshots
 from flows.runs.places import FlowError, one_line
 from flows.runs.request import parse
 from flows.worker import after_run, recovery, refusal, server
 from flows.worker.hold import Hold
+from tasks.servers import prefect_server
 
 T = TypeVar("T")
 CRASHED_SECONDS = 60.0
@@ -88,19 +90,23 @@ class Worker(ProcessWorker):
             [snapshot] = await asyncio.to_thread(snapshots.freeze, [parse(flow_run.parameters)], places.home())
             commit = snapshot.commit
         worktree = await asyncio.to_thread(snapshots.create_worktree, commit, run)
+        shared = await asyncio.to_thread(share.variables, worktree)
         configuration.working_dir = worktree
         # Built here, not taken from the server: it decides what is executed.
         ours = {name: text for name, text in configuration.env.items() if name.startswith("PREFECT__")}
         chosen = {"PREFECT__FLOW_ENTRYPOINT": deployment.ENTRYPOINT, admission.COMMIT: commit, processes.VARIABLE: run}
-        configuration.env = {**os.environ, **ours, **places.environment(), **chosen}
+        configuration.env = {**os.environ, **ours, **places.environment(), **chosen, **shared}
         # To a file, not a pipe to this process: the run must survive a crash of the worker.
-        engine = f"exec {shlex.quote(sys.executable)} -m prefect.engine >> {shlex.quote(str(log_of(run)))} 2>&1"
+        engine = f"exec {shlex.join(share.engine('prefect.engine'))} >> {shlex.quote(str(log_of(run)))} 2>&1"
         configuration.command = shlex.join(["sh", "-c", engine])
         # The code is there already: Prefect must not fetch it from elsewhere.
         configuration._command_configured = True
         self.started.add(run)
         result = await super().run(flow_run, configuration, cast("Any", _PidRecorder(run, task_status)))
         await asyncio.to_thread(processes.end, run)
+        share.mark(run)
+        if not await asyncio.to_thread(other_workers.still_ours, run):
+            return ProcessWorkerResult(identifier=result.identifier, status_code=0)  # Its state is another's business.
         return result
 
     async def _submit_run_and_capture_errors(self, flow_run: Any, task_status: Any = None) -> Any:
@@ -149,12 +155,15 @@ def work() -> None:
                 print(line, flush=True)
                 _alone(run, after_run.close, connection, run)
             waiting = flow_runs.runs(connection, StateType.SCHEDULED)
+        for line in other_workers.start():
+            print(line, flush=True)
         commits = [commit for run in waiting if (commit := admission.commit_of(run))]
         for line in _alone("leftovers", snapshots.remove_unused, [str(run.id) for run in waiting], commits) or ():
             print(f"removed {line}", flush=True)
         page = server.address().removesuffix("/api")
         print(f"working: {slots} at once, {page}; the page asks once for `cat {server.secret_file()}`", flush=True)
-        worker = Worker(work_pool_name=deployment.POOL, name=f"worker-{os.getpid()}", limit=slots)
+        queues = deployment.served()
+        worker = Worker(work_pool_name=deployment.POOL, name=owners.worker_name(), limit=slots, work_queues=queues)
         threading.Thread(target=_watch, args=(worker,), daemon=True).start()
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
@@ -185,11 +194,13 @@ def only_one() -> Iterator[None]:
 
 def _watch(worker: Worker) -> None:
     """Restart a dead server, end cancelled runs that Prefect missed, and resume those that could not be resumed."""
-    printed = ""
+    printed, others = "", other_workers.OtherWorkers(worker.started, recovery.settle)
     while True:
         try:
-            server.ensure()
+            others.reached(server.ensure)
             _cancel(worker)
+            for line in others.look():
+                print(line, flush=True)
             if not worker.hold.reason:
                 _resume(worker, CRASHED_SECONDS)
             printed = ""
@@ -208,6 +219,8 @@ def _cancel(worker: Worker) -> None:
                 continue
             if str(run.id) in worker.started:
                 processes.end(str(run.id))  # Then `_after` sets its state.
+            elif not owners.here(run):
+                continue
             elif line := _alone(run.id, recovery.settle, connection, run, "cancelled"):
                 print(line, flush=True)
                 _alone(run.id, after_run.close, connection, run.id)
@@ -218,7 +231,7 @@ def _resume(worker: Worker, seconds: float) -> None:
     with deployment.client() as connection:
         for run in flow_runs.runs(connection, StateType.CRASHED):
             old = time.time() - run.state.timestamp.timestamp() > seconds
-            if old and run.deployment_id and str(run.id) not in worker.started:
+            if old and run.deployment_id and str(run.id) not in worker.started and owners.here(run):
                 for line in _alone(run.id, after_run.after, connection, run.id) or ():
                     print(line, flush=True)
 
@@ -226,7 +239,8 @@ def _resume(worker: Worker, seconds: float) -> None:
 def _held(worker: Worker) -> bool:
     before = worker.hold.reason
     with deployment.client() as connection:
-        for line in worker.hold.check(connection):
+        # In a cluster the pool and its waiting runs are those of other machines too.
+        for line in worker.hold.check(connection) if settings.alone() else worker.hold.check_here():
             print(line, flush=True)
     if before and not worker.hold.reason:
         _resume(worker, CANCEL_SECONDS)  # Before any other run starts.
@@ -234,6 +248,9 @@ def _held(worker: Worker) -> bool:
 
 
 def _after(run: UUID) -> None:
+    if not other_workers.still_ours(str(run)):
+        snapshots.remove(str(run))
+        return
     with deployment.client() as connection:
         for line in after_run.after(connection, run):
             print(line, flush=True)
@@ -245,8 +262,9 @@ def _refuse(runs: list[Any], template: dict[str, Any]) -> set[UUID]:
         return set()
     refused = set()
     with deployment.client() as connection:
-        frozen = snapshots.frozen_commits()
-        for run in runs:
+        frozen, away = other_workers.frozen(runs)
+        refused |= away
+        for run in (run for run in runs if run.id not in away):
             try:
                 its_deployment = connection.read_deployment(run.deployment_id) if run.deployment_id else None
                 why = refusal.reason(run, its_deployment, template, frozen)
@@ -261,6 +279,8 @@ def _refuse(runs: list[Any], template: dict[str, Any]) -> set[UUID]:
 
 
 def _admit() -> None:
+    if prefect_server.foreign():
+        return  # The form is filled in at the server, and its code is that of the server's clone.
     with deployment.client() as connection:
         for line in admission.admit(connection):
             print(line, flush=True)

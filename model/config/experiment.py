@@ -11,6 +11,7 @@ from model.config.base import Frozen, Name, Positive
 from model.config.data import Augment, Fetch, Prepare
 from model.config.evaluation import Evaluation, Predict, Score, Select
 from model.config.training import Train
+from model.config.watch import Watch
 
 
 class Report(Frozen):
@@ -51,6 +52,8 @@ class Experiment(Frozen):
     prepare: Prepare
     augment: Augment
     train: Train
+    watch: Watch
+    """Read by the stage train, but no parameter of it in dvc.yaml: it decides no result."""
     evaluations: dict[Name, Evaluation]
     select: Select
     """Chooses the best of the candidates."""

@@ -15,7 +15,14 @@ class Network(Frozen):
     heads: Annotated[int, Field(gt=0, le=1024)]
     feed_forward: Annotated[int, Field(gt=0, le=262144)]
     """Hidden width of the gated feed-forward."""
+    turns: Annotated[int, Field(gt=0, le=64)]
+    """How often the layers are applied, one turn after another with the same weights."""
+    convolution: Literal["none", "3x3"]
+    """A depthwise convolution over the cells of each grid, of the feed-forward's gated activations."""
     dropout: Rate
+    """Of what each sublayer adds."""
+    hidden_dropout: Rate
+    """Of the outputs of the attention heads and of the feed-forward's gated activations."""
     embedding_dropout: Rate
     """Of the elements of the cell embeddings."""
     input_grid_dropout: Rate

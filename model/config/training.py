@@ -113,6 +113,8 @@ class Train(Frozen):
     loss_mean: Literal["cells", "examples", "root-cells"]
     """What the cross-entropy is a mean of: cells; examples, so that small grids count as much as large ones; or cells
     weighted by their grid's number of cells to the power -0.5."""
+    last_turn_share: Annotated[float, Field(gt=0, le=1)] | None
+    """Share of the last turn in the colours' loss; the turns before divide what is left evenly. null: all evenly."""
     pixel_noise: PixelNoise
     ema: Ema
     evaluated_weights: WeightsKind

@@ -11,8 +11,9 @@ Differences from the lab's network (docs/versions.md, 2.1 to 2.3); its versions 
 - Cells: valid ones only, instead of a padded canvas that all attend to. Input cells do not attend to output cells.
 - Colours: a table for input cells and one for output cells, instead of one for both. Ten classes come out of a norm and
   a linear layer without bias, zero at first; the lab's has a bias and no norm.
-- Dropout: on the output of each sublayer, and on the colours of cells (`embedding_dropout`); the lab's is also on
-  attention weights and inside the feed-forward, and that on cells covers their positions.
+- Dropout: on the output of each sublayer, on the colours of cells (`embedding_dropout`), and, if wanted, on what the
+  output projections read (`hidden_dropout`); the lab's is also on attention weights and inside the feed-forward, and
+  that on cells covers their positions.
 - Time: 64 sines and cosines (wavelengths 1/2 to about 500) and one linear layer, added to every output cell; the lab's
   are as many as the width (base 10,000), go through an MLP, and are a token.
 - Hidden inputs (`input_grid_dropout`): cells are embedded as HIDDEN, with their positions; nothing is rescaled, and the
@@ -26,7 +27,6 @@ Differences from the lab's network (docs/versions.md, 2.1 to 2.3); its versions 
 Dimensions: S sequences, C context rows, T target rows, N rows of either kind, H heads, D width, F feed-forward width.
 """
 
-import math
 from typing import NamedTuple, cast
 
 import torch
@@ -36,43 +36,21 @@ from model.config.network import Network
 from model.config.training import Train
 from model.diffusion.self_conditioning import Projection
 from model.network import layers
+from model.network.convolution import convolve, neighbours
+from model.network.hidden_dropout import drop_hidden
+from model.network.initialisation import initialise
 from model.network.layers import COLUMNS, TIME_FEATURES
 from model.network.packing import Packed
+from model.network.weights import Block, BlockWeights, IOWeights
 from model.ops.attention import attention
 from model.ops.casting import cast_for_two_passes
 from model.ops.dropout import Drop
 from model.ops.qkv import Rotation, rotation_of, scale_heads, scatter_context_kv, scatter_target_kv
 from model.ops.swiglu import swiglu
-from model.puzzles.grids import COLOURS, LARGEST_SIDE
+from model.puzzles.grids import LARGEST_SIDE
 
 _CONDITIONING_ROWS = {"task": 0, "d4": 8, "d4-colour": 17, "rotation-flip-colour": 17, "augmented-task": 0}
 _CONDITIONING_TOKENS = {"task": 0, "d4": 1, "d4-colour": 2, "rotation-flip-colour": 3, "augmented-task": 0}
-
-
-class BlockWeights(NamedTuple):
-    """The weights of a block, cast to the dtype of the computation."""
-
-    attention_in: Tensor
-    """(3 D, D): query, key and value."""
-    attention_out: Tensor
-    """(D, D)."""
-    feed_in: Tensor
-    """(2 F, D): gates and values of SwiGLU."""
-    feed_out: Tensor
-    """(D, F)."""
-
-
-class IOWeights(NamedTuple):
-    """The weights of embeddings and output heads, cast likewise."""
-
-    input_cells: Tensor
-    output_cells: Tensor
-    time: Tensor
-    colour_head: Tensor
-    size_in: Tensor
-    size_in_bias: Tensor
-    size_out: Tensor
-    size_out_bias: Tensor
 
 
 class Encoded(NamedTuple):
@@ -91,23 +69,12 @@ class Encoded(NamedTuple):
     """Rotary embedding of the target rows."""
     added: Tensor | None
     """(S, D): what network.task_embedding 'added' adds to every row of a sequence; None for 'prefix'."""
+    neighbours: Tensor | None
+    """int64 (T, 9): of the target rows, for network.convolution '3x3'; None without."""
 
     def detached(self) -> "Encoded":
         """The same with keys and values detached from the graph."""
         return self._replace(keys=[k.detach() for k in self.keys], values=[v.detach() for v in self.values])
-
-
-class Block(nn.Module):
-    """The weights of one transformer layer, shared by context and target rows."""
-
-    def __init__(self, config: Network) -> None:
-        super().__init__()
-        self.attention_in = nn.Linear(config.width, 3 * config.width, bias=False)
-        self.attention_out = nn.Linear(config.width, config.width, bias=False)
-        self.feed_in = nn.Linear(config.width, 2 * config.feed_forward, bias=False)
-        self.feed_out = nn.Linear(config.feed_forward, config.width, bias=False)
-        self.log_gain = nn.Parameter(torch.empty(config.heads)) if config.head_gains == "learned" else None
-        """(H,): logarithms of the heads' factors of attention scores."""
 
 
 class Denoiser(nn.Module):
@@ -129,7 +96,8 @@ class Denoiser(nn.Module):
         self.size_head = nn.Sequential(
             nn.Linear(width, config.size_hidden), nn.SiLU(), nn.Linear(config.size_hidden, 2 * LARGEST_SIDE)
         )
-        self._initialise()
+        initialise(self, config)
+        self.self_conditioning.initialise()
 
     def encode(self, packed: Packed, hide_input: Tensor | None = None, seeds: Tensor | None = None) -> Encoded:
         """Encode the contexts.
@@ -146,6 +114,7 @@ class Denoiser(nn.Module):
         rotation = rotation_of(packed.context_position, *rotary)
         target_rotation = rotation_of(packed.target_position, *rotary)
         slots = packed.context_slots, packed.target_slots
+        near, target_near = neighbours(packed) if self.config.convolution == "3x3" else (None, None)
         keys, values = [], []
         for i, weights in enumerate(blocks):
             query, key, value, *for_targets = scatter_context_kv(self._heads(qkv), rotation, *slots)
@@ -154,16 +123,16 @@ class Denoiser(nn.Module):
             values.append(for_targets[1])
             if i + 1 < len(blocks):
                 attended = attention(query, key, value, packed.context_segments)
-                x, inner = self._after_attention(x, attended, weights, self._drop(seeds, 2 * i + 1))
+                x, inner = self._after_attention(x, attended, i, weights, near, seeds)
                 drop = self._drop(seeds, 2 * i + 2)
                 x, qkv = layers.residual_then_project(x, inner, weights.feed_out, blocks[i + 1].attention_in, drop)
-        # After the last keys and values only the size tokens are needed.
+        # After the last keys and values only the size tokens are needed, which have no neighbours.
         prefixes = packed.context_prefix, packed.prefix_rows
         x, query = layers.size_tokens(x, query, *prefixes, self.prefix_length)
         attended = attention(query, key, value, packed.size_segments)
-        x, inner = self._after_attention(x, attended, weights, self._drop(seeds, 2 * i + 1))
+        x, inner = self._after_attention(x, attended, i, weights, None, seeds)
         sizes = layers.size_logits(x, inner, weights.feed_out, self._drop(seeds, 2 * i + 2), *io_weights[-4:])
-        return Encoded(keys, values, target_blocks, io_weights, sizes, target_rotation, added)
+        return Encoded(keys, values, target_blocks, io_weights, sizes, target_rotation, added, target_near)
 
     def denoise(
         self,
@@ -181,6 +150,22 @@ class Denoiser(nn.Module):
         self-conditioning features and `gain` float (T,) or (1,) their strength; without features both may be None.
         `seeds` as in `encode`.
         """
+        return self.denoise_turns(packed, encoded, colours, time, features, gain, seeds, every_turn=False)[-1]
+
+    def denoise_turns(
+        self,
+        packed: Packed,
+        encoded: Encoded,
+        colours: Tensor,
+        time: Tensor,
+        features: Tensor | None,
+        gain: Tensor | None,
+        seeds: Tensor | None = None,
+        *,
+        every_turn: bool,
+    ) -> list[Tensor]:
+        """As `denoise`, after each turn through the layers; without `every_turn` after the last alone."""
+        logits = []
         conditioned = None if features is None else self.self_conditioning(features)
         io_weights, blocks = encoded.io_weights, encoded.weights
         table = layers.embedding_table(io_weights.output_cells)
@@ -191,19 +176,25 @@ class Denoiser(nn.Module):
             buffers = packed.target_slots, encoded.keys[i], encoded.values[i]
             query, keys, values = scatter_target_kv(self._heads(qkv), encoded.rotation, *buffers)
             attended = attention(self._scaled(query, i), keys, values, packed.target_segments)
-            x, inner = self._after_attention(x, attended, weights, self._drop(seeds, 2 * i + 1))
+            x, inner = self._after_attention(x, attended, i, weights, encoded.neighbours, seeds)
             drop = self._drop(seeds, 2 * i + 2)
             if i + 1 < len(blocks):
                 x, qkv = layers.residual_then_project(x, inner, weights.feed_out, blocks[i + 1].attention_in, drop)
-        return layers.colour_logits(x, inner, weights.feed_out, io_weights.colour_head, drop)
+                if every_turn and (i + 1) % self.config.layers == 0:
+                    logits.append(layers.logits_of(x, io_weights.colour_head))
+        return [*logits, layers.colour_logits(x, inner, weights.feed_out, io_weights.colour_head, drop)]
 
     @property
     def dropouts(self) -> int:
-        """Number of dropout masks in `encode` or `denoise`: one for the embedding and two for each layer."""
-        return 1 + 2 * self.config.layers
+        """Number of dropout masks in `encode` or `denoise`: one for the embedding, two for each layer of each turn, and
+        with hidden dropout two more."""
+        return 1 + 2 * self.config.layers * self.config.turns * (2 if self.config.hidden_dropout else 1)
 
     def _weights(self) -> tuple[list[BlockWeights], list[BlockWeights], IOWeights]:
-        """The weights in autocast's dtype: of every layer for context rows, the same for target rows, and the rest."""
+        """The weights in autocast's dtype: of every layer for context rows, the same for target rows, and the rest.
+
+        Layers are repeated for each turn.
+        """
         blocks = cast("list[Block]", list(self.blocks))
         weights = [getattr(block, name).weight for block in blocks for name in BlockWeights._fields]
         outer = [linear.weight for linear in (self.input_cells, self.output_cells, self.time, self.colour_head)]
@@ -213,28 +204,58 @@ class Denoiser(nn.Module):
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weights[0].dtype
         contexts, targets = cast_for_two_passes(weights + outer, dtype)
         starts = range(0, len(weights), len(BlockWeights._fields))
-        by_layer = [[BlockWeights(*side[i : i + 4]) for i in starts] for side in (contexts, targets)]
+        by_layer = [
+            [BlockWeights(*side[i : i + 4]) for i in starts] * self.config.turns for side in (contexts, targets)
+        ]
         return by_layer[0], by_layer[1], IOWeights(*contexts[len(weights) :])
 
     def _heads(self, qkv: Tensor) -> Tensor:
         """(N, 3 D) -> (N, 3, H, D / H)."""
         return qkv.view(len(qkv), 3, self.config.heads, -1)
 
-    def _scaled(self, query: Tensor, layer: int) -> Tensor:
+    def _block(self, i: int) -> Block:
+        """The parameters of layer i, counted through all turns."""
+        return cast("Block", self.blocks[i % self.config.layers])
+
+    def _scaled(self, query: Tensor, i: int) -> Tensor:
         """The query with the learned gains of its heads."""
-        log_gain = cast("Block", self.blocks[layer]).log_gain
+        log_gain = self._block(i).log_gain
         return query if log_gain is None else scale_heads(query, log_gain)
 
     def _drop(self, seeds: Tensor | None, index: int) -> Drop:
-        """Rate and seed of dropout `index`: 0 is that of the embedding, then two for each layer."""
+        """Rate and seed of dropout `index`: that of the embedding, then two for each layer, then the hidden ones."""
         if seeds is None:
             return 0.0, None
-        return self.config.dropout if index else self.config.embedding_dropout, seeds[index]
+        hidden = index > 2 * self.config.layers * self.config.turns
+        rate = self.config.hidden_dropout if hidden else self.config.dropout
+        return rate if index else self.config.embedding_dropout, seeds[index]
 
-    def _after_attention(self, x: Tensor, attended: Tensor, weights: BlockWeights, drop: Drop) -> tuple[Tensor, Tensor]:
-        """Residual stream (N, D) and inner activations of the feed-forward (N, F), given attention's (N, H, D / H)."""
-        x, hidden = layers.residual_then_project(x, attended.flatten(1), weights.attention_out, weights.feed_in, drop)
-        return x, swiglu(hidden)
+    def _drop_hidden(self, x: Tensor, seeds: Tensor | None, index: int) -> Tensor:
+        """Hidden dropout `index`, counted from 0, of activations (N, K)."""
+        if seeds is None or self.config.hidden_dropout == 0:
+            return x
+        return drop_hidden(x, self._drop(seeds, 1 + 2 * self.config.layers * self.config.turns + index))
+
+    def _after_attention(
+        self,
+        x: Tensor,
+        attended: Tensor,
+        i: int,
+        weights: BlockWeights,
+        near: Tensor | None,
+        seeds: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Residual stream (N, D) and inner activations of the feed-forward (N, F), given attention's (N, H, D / H).
+
+        `near` int64 (N, 9) are the rows' neighbours, None where none has any.
+        """
+        attended = self._drop_hidden(attended.flatten(1), seeds, 2 * i)
+        next_weights = weights.attention_out, weights.feed_in
+        x, hidden = layers.residual_then_project(x, attended, *next_weights, self._drop(seeds, 2 * i + 1))
+        inner, kernel = swiglu(hidden), self._block(i).convolution
+        if kernel is not None and near is not None:
+            inner = convolve(inner, kernel, near)
+        return x, self._drop_hidden(inner, seeds, 2 * i + 1)
 
     def _embed_contexts(
         self,
@@ -259,24 +280,6 @@ class Denoiser(nn.Module):
         view_tokens = packed.view_tokens if _CONDITIONING_TOKENS[self.config.conditioning] else None
         tables = self.task_table.weight, self.conditioning_table.weight
         return layers.embed_tasks(packed.examples.task, view_tokens, *tables, self.config.width)
-
-    def _initialise(self) -> None:
-        residual_scale = 1 / math.sqrt(2 * self.config.layers)
-        for name, parameter in self.named_parameters():
-            if parameter.dim() < 2:
-                zero = name.endswith(("bias", "log_gain"))
-                nn.init.zeros_(parameter) if zero else nn.init.normal_(parameter, std=1.0)
-            elif name.endswith(("attention_out.weight", "feed_out.weight")):
-                nn.init.normal_(parameter, std=residual_scale / math.sqrt(parameter.shape[1]))
-            elif name in ("task_table.weight", "conditioning_table.weight"):
-                nn.init.normal_(parameter, std=self.config.embedding_std)
-            elif name == "colour_head.weight":
-                nn.init.zeros_(parameter)
-            elif name in ("input_cells.weight", "output_cells.weight"):
-                nn.init.normal_(parameter, std=1 / math.sqrt(COLOURS))
-            else:
-                nn.init.normal_(parameter, std=1 / math.sqrt(parameter.shape[1]))
-        self.self_conditioning.initialise()
 
 
 def prefix_length(config: Network) -> int:

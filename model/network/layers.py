@@ -42,7 +42,13 @@ def residual_then_project(
 @maybe_compile
 def colour_logits(x: Tensor, sublayer_output: Tensor, output_weight: Tensor, head_weight: Tensor, drop: Drop) -> Tensor:
     """Logits of the ten colours after the last sublayer, float32 (T, 10); arguments as in `residual_then_project`."""
-    return _norm_then_project(_add_residual(x, sublayer_output, output_weight, drop), head_weight)[:, :COLOURS].float()
+    return logits_of(_add_residual(x, sublayer_output, output_weight, drop), head_weight)
+
+
+@maybe_compile
+def logits_of(x: Tensor, head_weight: Tensor) -> Tensor:
+    """Logits of the ten colours, float32 (T, 10), from the residual stream x (T, D); `head_weight` (16, D)."""
+    return _norm_then_project(x, head_weight)[:, :COLOURS].float()
 
 
 @maybe_compile

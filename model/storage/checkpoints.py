@@ -19,14 +19,15 @@ from model.config.data import Augment, Prepare
 from model.config.diffusion import Noise
 from model.config.training import Train, WeightsKind
 from model.network.denoiser import Denoiser, build
-from model.storage import sealed
+from model.storage import format_5, sealed
 from model.storage.atomic import atomic_path
 from model.storage.digests import digest
 
-FORMAT: Literal[5] = 5
-"""4 lacked keys of `train` (task embedding, head gains, noise levels, loss mean, table decay, origin shares, last share
-on evaluation); 3 had averaged or raw weights, not both; 2 had optimizer, average and pixel noise as flat keys of
-`train`; 1 did not say which pairs were trained on."""
+FORMAT: Literal[6] = 6
+"""5, which is read too, lacked keys of `train` (turns, convolution, hidden dropout, share of the last turn); 4 lacked
+others of them (task embedding, head gains, noise levels, loss mean, table decay, origin shares, last share on
+evaluation); 3 had averaged or raw weights, not both; 2 had optimizer, average and pixel noise as flat keys of `train`;
+1 did not say which pairs were trained on."""
 
 
 class CheckpointError(ValueError):
@@ -36,7 +37,7 @@ class CheckpointError(ValueError):
 class Description(Frozen):
     """Contents of the JSON file, which also holds the digest of the weights' file and one of the whole JSON object."""
 
-    format: Literal[5]
+    format: Literal[6]
     experiment: str
     """version/size/dataset."""
     seed: int
@@ -189,7 +190,7 @@ _ROW_NOISE = 0.01
 _SAME: dict[str, tuple[str, ...]] = {
     "network": (
         *("width", "layers", "heads", "feed_forward", "size_hidden", "conditioning", "time_input"),
-        *("task_embedding", "task_tokens", "attention_gain", "head_gains", "fastest_rotation"),
+        *("turns", "convolution", "task_embedding", "task_tokens", "attention_gain", "head_gains", "fastest_rotation"),
     ),
     "noise": (),
     "self_conditioning": ("features", "temperature", "projection", "gain"),
@@ -242,7 +243,7 @@ def _read(stem: Path) -> tuple[Description, str]:
         given = values.get("format")
     except (ValueError, AttributeError) as error:
         raise CheckpointError(f"{path} is no checkpoint description: {error}") from error
-    if given != FORMAT:
+    if given not in (5, FORMAT):
         raise CheckpointError(
             f"{path} has format {given}, but this code reads format {FORMAT}; train again with this code, or use the "
             "checkpoint with the code of the commit that wrote it"
@@ -250,6 +251,8 @@ def _read(stem: Path) -> tuple[Description, str]:
     try:
         values = sealed.check(values, str(path))
         wanted = str(values.pop(_WEIGHTS, ""))
+        if given == 5:
+            values = format_5.as_format_6(values)
         return Description.model_validate_json(json.dumps(values)), wanted
     except sealed.SealError as error:
         raise CheckpointError(f"{error}; train or fetch it again") from error

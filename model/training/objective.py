@@ -81,9 +81,12 @@ def training_loss(
     encoded = network.encode(pixel_noise(packed, config, draw.key), noised.hidden, seeds[0])
     features, noisy, seen = _first_pass(network, packed, encoded, table, config, draw, mode, noised, seeds[1])
     time, gain = _time_and_gain(table, seen, config.self_conditioning, draw)
-    logits = network.denoise(packed, encoded, noisy, time, features, gain, seeds[2])
-    weights = config.size_loss_weight, config.loss_mean
-    return _measured(packed, logits, encoded.size_logits, noised, len(table.beta), *weights)
+    every_turn = config.last_turn_share != 1
+    *earlier, logits = network.denoise_turns(
+        packed, encoded, noisy, time, features, gain, seeds[2], every_turn=every_turn
+    )
+    weights = config.size_loss_weight, config.loss_mean, config.last_turn_share
+    return _measured(packed, logits, earlier, encoded.size_logits, noised, len(table.beta), *weights)
 
 
 @functools.partial(maybe_compile, static=True)
@@ -126,9 +129,17 @@ def _time_and_gain(
 
 @functools.partial(maybe_compile, static=True)
 def _measured(
-    packed: Packed, logits: Tensor, size_logits: Tensor, noised: Noised, levels: int, size_weight: float, mean: str
+    packed: Packed,
+    logits: Tensor,
+    earlier: list[Tensor],
+    size_logits: Tensor,
+    noised: Noised,
+    levels: int,
+    size_weight: float,
+    mean: str,
+    last_turn_share: float | None,
 ) -> tuple[Tensor, Tensor]:
-    """Loss and METRICS."""
+    """Loss and METRICS; of `earlier` turns' logits the loss alone."""
     real = packed.target_real
     cross_entropy = functional.cross_entropy(logits, noised.clean, reduction="none") * real
     right = (logits.argmax(-1) == noised.clean) & real
@@ -139,7 +150,9 @@ def _measured(
         parts = torch.stack([real.float(), cross_entropy.detach(), right.float()], -1)
         by_bucket = functional.one_hot(bucket, BUCKETS).float().T @ parts
     cells, total, right_cells = by_bucket.sum(0)
-    loss = _mean(packed, cross_entropy, cells, mean) + size_weight * size_cross_entropy / grids
+    losses = [functional.cross_entropy(turn, noised.clean, reduction="none") * real for turn in earlier]
+    means = [_mean(packed, x, cells, mean) for x in (*losses, cross_entropy)]
+    loss = mean_over_turns(means, last_turn_share) + size_weight * size_cross_entropy / grids
     one = torch.ones((), device=loss.device)
     sums = [loss, one, cells, total, right_cells, grids, size_cross_entropy, size_right]
     return loss, torch.cat([torch.stack([s.detach().float() for s in sums]), by_bucket.flatten()])
@@ -224,3 +237,12 @@ def pixel_noise(packed: Packed, config: Train, key: Tensor) -> Packed:
     )
     colour = 1 + (uniform(key, TrainingDraw.PIXEL_NOISE_COLOUR, row) * (COLOURS - 1)).to(torch.int64)
     return packed._replace(context_colour=torch.where(noisy, colour, packed.context_colour))
+
+
+def mean_over_turns(losses: list[Tensor], last_share: float | None) -> Tensor:
+    """Weighted mean of the turns' losses, scalars: `last_share` of it the last one's, the others evenly; None: all."""
+    *earlier, last = losses
+    if not earlier:
+        return last
+    share = 1 / len(losses) if last_share is None else last_share
+    return share * last + (1 - share) / len(earlier) * sum(earlier[1:], earlier[0])

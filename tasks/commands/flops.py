@@ -1,10 +1,11 @@
-"""Floating-point operations of one step: the matrix products of the network, and attention between valid rows."""
+"""Floating-point operations of one step: matrix products, convolutions, and attention between valid rows."""
 
 from typing import NamedTuple
 
 import numpy as np
 
 from model.config.network import Network
+from model.network.denoiser import prefix_length
 from model.puzzles.arrays import Ints
 
 
@@ -19,12 +20,14 @@ def forward(config: Network, lengths: Lengths, *, context: bool) -> float:
     """Operations (multiply and add count two) of one denoising pass, with or without reading the contexts first."""
     context_rows, target_rows = float(lengths.context.sum()), float(lengths.target.sum())
     project, rest = 3 * config.width**2, config.width**2 + 3 * config.width * config.feed_forward
+    layers, convolved = config.layers * config.turns, 9 * config.feed_forward * (config.convolution == "3x3")
     c, t = lengths.context.astype(np.float64), lengths.target.astype(np.float64)
-    total = config.layers * (2 * (project + rest) * target_rows + 4 * config.width * float(t @ (c + t)))
+    total = layers * (2 * (project + rest + convolved) * target_rows + 4 * config.width * float(t @ (c + t)))
     if context:
         # The last layer keeps one size token per sequence: all rows become keys and values, one row continues.
-        full_layers = config.layers - 1
-        total += 2 * project * context_rows * config.layers + 2 * rest * (context_rows * full_layers + len(c))
+        full_layers, cells = layers - 1, context_rows - prefix_length(config) * len(c)
+        total += 2 * project * context_rows * layers + 2 * rest * (context_rows * full_layers + len(c))
+        total += 2 * convolved * cells * full_layers
         total += 4 * config.width * (float(c @ c) * full_layers + float(c.sum()))
     return total
 

@@ -108,6 +108,8 @@ def parse_yaml(text: str, where: str) -> Any:
         if isinstance(error, DocumentError):
             raise
         raise DocumentError(f"{where} is no YAML: {error}") from error
+    except (LookupError, AttributeError) as error:  # PyYAML's of `!!int ''`, `!!bool x`, `!!timestamp x`.
+        raise DocumentError(f"{where} is no YAML: a value is not of the type that its tag says") from error
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # Twenty times as fast in C.

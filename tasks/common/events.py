@@ -16,7 +16,14 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 VARIABLE = "ARC_EVENTS"
 Reason = Literal[
-    "out of GPU memory", "out of memory", "the loss is not finite", "the disk is full", "stopped", "other error"
+    "out of GPU memory",
+    "out of memory",
+    "the loss is not finite",
+    "the loss diverged",
+    "no progress",
+    "the disk is full",
+    "stopped",
+    "other error",
 ]
 
 
@@ -68,6 +75,13 @@ class CandidateScored(_Event):
     n_grids: int
 
 
+class Warned(_Event):
+    """A training goes on, but somebody should look at it."""
+
+    kind: Literal["warned"] = "warned"
+    message: str
+
+
 class Failed(_Event):
     """The stage ends without its result."""
 
@@ -89,7 +103,7 @@ class Trained(_Event):
     kind: Literal["trained"] = "trained"
 
 
-Event = DeviceTaken | Resumed | Progress | CandidateScored | Row | Trained | Failed
+Event = DeviceTaken | Resumed | Progress | CandidateScored | Row | Trained | Warned | Failed
 _EVENT: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="kind")])
 
 

@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import ParamSpec
+from typing import NoReturn, ParamSpec
 
 from tasks.common import events, inputs, paths
 
@@ -17,6 +17,14 @@ _libc = ctypes.CDLL(None)
 _PR_SET_PDEATHSIG = 1
 FULL_BYTES = 2**20
 """Free bytes below which a disk counts as full."""
+EXIT_STATUS: dict[events.Reason, int] = {
+    "the loss is not finite": 3,
+    "the loss diverged": 4,
+    "out of GPU memory": 5,
+    "out of memory": 5,
+    "no progress": 6,
+}
+"""Exit status of a stage by the reason that it gives; 1 for any other error (docs/operation.md)."""
 
 
 class StageError(RuntimeError):
@@ -46,7 +54,7 @@ def stage(name: str) -> Callable[[Callable[P, None]], Callable[P, None]]:
                 reason = getattr(error, "reason", None) or events.reason_of(error)
                 message = printable(with_full_disks(str(error), reason))
                 events.emit(events.Failed(reason=reason, message=message))
-                sys.exit(f"{name}: {message}")
+                end(f"{name}: {message}", reason)
             except Exception as error:
                 reason = events.reason_of(error)
                 told = isinstance(error, OSError) or reason == "the disk is full"
@@ -60,6 +68,15 @@ def stage(name: str) -> Callable[[Callable[P, None]], Callable[P, None]]:
         return run
 
     return decorate
+
+
+def end(message: str, reason: events.Reason) -> NoReturn:
+    """Exit with the message and the status of the reason."""
+    ending = SystemExit(message)
+    if reason in EXIT_STATUS:
+        print(message, file=sys.stderr, flush=True)
+        ending.code = EXIT_STATUS[reason]
+    raise ending
 
 
 def printable(text: str) -> str:

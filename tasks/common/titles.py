@@ -24,7 +24,7 @@ SHORT = {
     "train.network.dropout": "dropout",
 }
 """Keys that have a shorter name in titles; '' for those whose value tells the key."""
-SILENT = (*LAYERS, "title", "seed", "predict", "report", "publish", "train.log_every", "train.save_seconds")
+SILENT = (*LAYERS, "title", "seed", "predict", "report", "publish", "watch", "train.log_every", "train.save_seconds")
 """What changes no score of a given checkpoint and evaluation, or stands in the name already. Only kept results have
 save_seconds."""
 

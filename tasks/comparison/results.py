@@ -23,7 +23,7 @@ _KEYS = {"tasks", "source", "checkpoint", "selected_on_the_reported_set", "pass_
 # Parameters that change no score. Evaluations other than the compared one are left out too.
 _IRRELEVANT = ("title", "version", "size", "dataset", "seed")
 _IRRELEVANT_SECTIONS = (
-    *("predict.", "report.", "publish."),
+    *("predict.", "report.", "publish.", "watch."),
     *("train.log_every", "train.save_seconds", "train.validation.", "train.evaluate_candidates"),
 )
 

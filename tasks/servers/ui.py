@@ -85,7 +85,8 @@ def prefect_page() -> Page:
         its_home = Path(process.cwd()) / process.environ().get("PREFECT_HOME", ".prefect")
         return "prefect" in " ".join(process.cmdline()) and its_home.resolve() == home
 
-    return Page("Prefect", lambda _: ("prefect", "server", "start"), environment, "/api/health", ours, "/")
+    arguments = ("tasks.servers.calm", "prefect", "server", "start")
+    return Page("Prefect", lambda _: arguments, environment, "/api/health", ours, "/")
 
 
 @stage("ui")

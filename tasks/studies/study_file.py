@@ -1,5 +1,6 @@
 """Study files: experiments that are run alike, so that they can be compared."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ class Member(NamedTuple):
     """One experiment of a study, with one seed."""
 
     label: str
-    """VERSION-SIZE-DATASET, with -sSEED for another seed than 0."""
+    """VERSION-SIZE-DATASET or the label of the study file, with -sSEED for another seed than 0."""
     values: dict[str, Any]
     """What params.yaml would say."""
     experiment: Experiment
@@ -27,8 +28,9 @@ class Member(NamedTuple):
 def read_study(path: Path, names: Sequence[str] = ()) -> list[Member]:
     """The experiments of a study file in its order, or those of `names` in that order. Raises ConfigurationError.
 
-    The file has `experiments` (VERSION/SIZE/DATASET: keys over its presets) and, if wanted, `common` (keys for each of
-    them), `seeds` ([0] if absent) and `final_only` (names of evaluations).
+    The file has `experiments` and, if wanted, `common` (keys for each of them), `seeds` ([0] if absent) and
+    `final_only` (names of evaluations). An experiment is VERSION/SIZE/DATASET: keys over its presets; or, so that
+    several may be of one name, LABEL: such keys and `name`, which is VERSION/SIZE/DATASET.
     """
     study = params.read(path)
     if unknown := sorted(set(study) - KEYS):
@@ -44,15 +46,42 @@ def read_study(path: Path, names: Sequence[str] = ()) -> list[Member]:
     members: list[Member] = []
     for name in names or experiments:
         own = _mapping(experiments, name, path)
+        label, chosen = _label(name, own, path), parse_name(str(own.get("name", name)))
+        own = {key: value for key, value in own.items() if key != "name"}
         for seed in seeds:
-            values = merge({**parse_name(name), "seed": seed, **common}, own)
+            values = merge({**chosen, "seed": seed, **common}, own)
             experiment = params.resolve(values, presets, f"{path}: {name}")
-            label = name.replace("/", "-") + (f"-s{seed}" if seed else "")
-            members.append(Member(label, values, experiment, final_only))
+            members.append(Member(label + (f"-s{seed}" if seed else ""), values, experiment, final_only))
+    _check_distinct(members, path)
     asked = {evaluation for member in members for evaluation in member.experiment.predict.evaluations}
     if not names and (unknown := sorted(final_only - asked)):
         raise ConfigurationError(f"{path}: final_only: {unknown[0]} is no evaluation of these experiments")
     return members
+
+
+def _label(name: str, own: Mapping[str, Any], path: Path) -> str:
+    """What the folder of a kept experiment is called. Raises ConfigurationError."""
+    if "name" not in own:
+        return name.replace("/", "-")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", name):
+        raise ConfigurationError(
+            f"{path}: label {name!r} names a folder; allowed are letters, digits and . _ + -, with a letter or digit "
+            "first"
+        )
+    return name
+
+
+def _check_distinct(members: Sequence[Member], path: Path) -> None:
+    """Raise ConfigurationError where two members would share a folder, or are the same experiment."""
+    labels: set[str] = set()
+    known: dict[str, str] = {}
+    for member in members:
+        if member.label in labels:
+            raise ConfigurationError(f"{path}: two experiments are called {member.label}; give one another label")
+        labels.add(member.label)
+        same = known.setdefault(member.experiment.model_dump_json(), member.label)
+        if same != member.label:
+            raise ConfigurationError(f"{path}: {same} and {member.label} are the same experiment; leave one out")
 
 
 def _mapping(values: Mapping[str, Any], key: str, path: Path) -> dict[str, Any]:

@@ -84,6 +84,8 @@ class Follower:
             if isinstance(event, events.Row | events.CandidateScored):
                 at = int(event.at * 1000)
                 points += [Metric(name, value, at, step) for name, value, step in measured(event)]
+            elif isinstance(event, events.Warned):
+                client.set_tag(self.run, "arc.warning", event.message[:5000])
             elif isinstance(event, events.Failed):
                 self.outcome = ("KILLED" if event.reason == "stopped" else "FAILED", f"{event.reason}: {event.message}")
             elif isinstance(event, events.Trained):

@@ -112,8 +112,12 @@ V8 = {
     "loss_mean": "root-cells",
 }
 
+MECHANISMS = {"network": {"convolution": "3x3", "turns": 2, "hidden_dropout": 0.1}}
 
-@pytest.mark.parametrize("more", [{}, V8, {"network": {"task_tokens": 3}}], ids=["v3", "v8", "longer-prefix"])
+
+@pytest.mark.parametrize(
+    "more", [{}, V8, {"network": {"task_tokens": 3}}, MECHANISMS], ids=["v3", "v8", "longer-prefix", "mechanisms"]
+)
 @pytest.mark.parametrize("compile_", ["never", "always"])
 def test_the_gradient_of_a_recorded_packed_step_equals_the_cpus(compile_, more):
     network = {"width": 128, "heads": 2, "dropout": 0.1, "embedding_dropout": 0.1, "input_grid_dropout": 0.1}
@@ -123,6 +127,9 @@ def test_the_gradient_of_a_recorded_packed_step_equals_the_cpus(compile_, more):
     cpu = Training(dataset(), torch.ones(18).numpy(), 6, config, 0, torch.device("cpu"))
     gpu = Training(dataset(), torch.ones(18).numpy(), 6, half, 0, torch.device("cuda"))
     torch.nn.init.normal_(cpu.network.colour_head.weight, std=0.1)
+    for block in cpu.network.blocks:
+        if block.convolution is not None:
+            torch.nn.init.normal_(block.convolution, std=0.2)
     gpu.network.load_state_dict(cpu.network.state_dict())
     batches = cpu.stream.batches()
     for _ in range(6):

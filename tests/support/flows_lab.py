@@ -42,6 +42,13 @@ ACTIVE = ("RUNNING", "PENDING", "CANCELLING")
 ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 
 
+def free_port() -> int:
+    """A port that nobody uses."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 class Lab:
     """One project, server, worker."""
 
@@ -52,9 +59,7 @@ class Lab:
             if (ROOT / name).exists():
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 (folder / name).write_bytes((ROOT / name).read_bytes())
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         # Without what a shell or the Makefile sets: the project itself must do.
         ours = ("PREFECT", "ARC_", "MLFLOW", "GIT_", "DVC_", "DO_NOT_TRACK")
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
@@ -203,11 +208,13 @@ class Lab:
             return False
 
     def mlflow(self) -> list[tuple[str, str]]:
-        """Name and status of every run in MLflow's database; none before there is one."""
+        """Name and status of every run in MLflow's database but those that show a training while it runs."""
         if not (self.folder / "mlflow.db").exists():
             return []
         with sqlite3.connect(self.folder / "mlflow.db") as connection:
-            return list(connection.execute("select name, status from runs order by start_time"))
+            live = "select run_uuid from tags where key = 'arc.run' and value = 'live'"
+            query = f"select name, status from runs where run_uuid not in ({live}) order by start_time"
+            return list(connection.execute(query))
 
     def only(self, last: str) -> None:
         """Leave the stages up to `last`, for tests of the queue itself."""

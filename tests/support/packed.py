@@ -34,11 +34,16 @@ def run(net, rows, budget=None, hide_input=None, features=None):
     return evaluate(net, packed_rows(net, rows, budget), hide_input, features)
 
 
-def evaluate(net, packed, hide_input=None, features=None):
-    """Encode and denoise a packed batch, with colours and times that depend on the cell only."""
-    encoded = net.encode(packed, hide_input)
+def evaluate(net, packed, hide_input=None, features=None, seeds=None):
+    """Encode and denoise a packed batch, with colours and times that depend on the cell only.
+
+    `seeds` (2, dropouts) are of the dropout in both; None is none.
+    """
+    of_context, of_target = (None, None) if seeds is None else seeds
+    encoded = net.encode(packed, hide_input, of_context)
     cells = packed.target_cell
     colours = cells * 7 % 10
     used = None if features is None else features[: len(cells)]
-    logits = net.denoise(packed, encoded, colours, (cells % 3).double(), used, torch.ones(len(cells)).double())
+    gain = torch.ones(len(cells)).double()
+    logits = net.denoise(packed, encoded, colours, (cells % 3).double(), used, gain, of_target)
     return packed, encoded, logits

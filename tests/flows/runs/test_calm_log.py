@@ -47,6 +47,36 @@ def test_the_last_events_are_sent_without_a_warning_and_lost_ones_are_told(name:
     ]
 
 
+def test_an_absent_server_is_one_line_of_information_and_all_else_stays(monkeypatch, caplog) -> None:
+    """Messages of prefect/_internal/observers.py and prefect/runner."""
+    for name in calm_log.OBSERVERS:
+        monkeypatch.setattr(logging.getLogger(f"prefect.{name}"), "filters", [])
+    calm_log.install()
+    calm_log.install()
+    watch, runner = (logging.getLogger(f"prefect.{calm_log.OBSERVERS[i]}") for i in (0, 2))
+    try:
+        raise EOFError("connection closed")
+    except EOFError as error:
+        gone = error
+    for text in (
+        "The FlowRunCancellingObserver websocket failed with an exception. Switching to polling mode.",
+        "Failed to connect to the events stream. Falling back to polling for cancellation events. Reason: x",
+        "Cancellation polling task failed. Execution will continue, but flow run cancellation will fail.",
+        "Consumer task exited with exception",
+        "Polling task exited with exception",
+    ):
+        watch.error(text, exc_info=gone)
+    runner.warning("Cancellation observer failed. Flow run cancellation disabled. Set PREFECT_RUNNER_CRASH_ON_...")
+    logging.getLogger("asyncio").error("Exception in callback FlowRunCancellingObserver._handle_polling_task_done(<>)")
+    logging.getLogger("asyncio").error("Exception in callback another()")
+    watch.warning("Received event with invalid flow run ID: %s", "x")
+    assert [(record.levelname, record.getMessage(), record.exc_info) for record in caplog.records] == [
+        ("INFO", calm_log.AWAY, None),
+        ("ERROR", "Exception in callback another()", None),
+        ("WARNING", "Received event with invalid flow run ID: x", None),
+    ]
+
+
 def test_a_lock_that_dvc_released_is_no_line_of_the_log() -> None:
     line = "WARNING: Process 'dvc repro --single-item train' with (Pid 12), in RWLock-file '.dvc/tmp/rwlock' had been"
     assert stage_process.NOISE.match(f"{line} killed. Auto removed it from the lock file.")

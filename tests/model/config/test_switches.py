@@ -133,6 +133,12 @@ SWITCHES: list[tuple[dict[str, Any], dict[str, Any], set[str]]] = [
     ({}, {"network": {"task_tokens": 3}}, SHAPES),
     ({}, {"network": {"embedding_std": 0.02}}, ALL),
     ({}, {"network": {"head_gains": "learned"}}, COURSE | {"shapes"}),
+    ({}, {"network": {"turns": 2}}, ALL),
+    ({"network": {"turns": 2}}, {"last_turn_share": 0.9}, COURSE),
+    ({"network": {"turns": 2}}, {"last_turn_share": 0.5}, set()),  # what null is, of two turns
+    ({}, {"last_turn_share": 0.9}, set()),  # of one turn
+    ({}, {"network": {"convolution": "3x3"}}, COURSE | {"shapes"}),
+    ({}, {"network": {"hidden_dropout": 0.2}}, ALL),
     ({}, {"network": {"time_input": "index"}}, COURSE),
     ({}, {"network": {"time_input": "log-alpha-bar"}}, COURSE),
     ({}, {"noise": {"steps": 64}}, COURSE),

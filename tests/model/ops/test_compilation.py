@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from model.ops import compilation
+from model.ops.dropout import seeds
 from tests.support.packed import ROWS, evaluate, network, packed_rows
 
 compiles = [
@@ -32,16 +33,27 @@ def test_the_previous_setting_returns_after_the_block(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "switches", [{}, {"task_embedding": "added", "head_gains": "learned"}, {"task_tokens": 3}], ids=str
+    "switches",
+    [
+        {},
+        {"task_embedding": "added", "head_gains": "learned"},
+        {"task_tokens": 3},
+        {"convolution": "3x3", "turns": 2},
+        {"hidden_dropout": 0.2, "dropout": 0.1},
+    ],
+    ids=str,
 )
 @pytest.mark.parametrize("dynamic", DYNAMIC)
 def test_compiled_equals_eager_and_gradients_agree(dynamic, switches):
     net = network(**switches)
+    for block in net.blocks:
+        if block.convolution is not None:
+            torch.nn.init.normal_(block.convolution, std=0.3)
     packed, results = packed_rows(net, ROWS), []
     features = torch.randn(100, 10, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     for on in (False, True):
         with compilation.set_enabled(on, dynamic=dynamic):
-            _, encoded, logits = evaluate(net, packed, features=features)
+            _, encoded, logits = evaluate(net, packed, features=features, seeds=seeds(torch.tensor(1), 2, net.dropouts))
             value = logits.square().mean() + encoded.size_logits.square().mean()
             gradients = torch.autograd.grad(value, list(net.parameters()), allow_unused=True)
         results.append([value, *(g for g in gradients if g is not None)])

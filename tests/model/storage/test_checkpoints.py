@@ -165,16 +165,32 @@ def test_an_unknown_task_is_an_error_and_never_the_first(trained):
         checkpoints.check_same(trained, description, [*described["tasks"], "yyyyyyyy"], description.augment)
 
 
-@pytest.mark.parametrize("format_", [1, 2, 3, None])
+@pytest.mark.parametrize("format_", [1, 2, 3, 4, None])
 def test_another_format_is_refused_with_what_to_do(trained, format_):
     _rewrite(trained, format=format_)
-    says = f"final.json has format {format_}, but this code reads format 5; train again with this code"
+    says = f"final.json has format {format_}, but this code reads format 6; train again with this code"
     assert says in _refused_by_predict()
+
+
+def test_format_5_is_read_as_what_all_networks_were_then(trained):
+    path = trained.with_suffix(".json")
+    before, answers = checkpoints.load(trained, torch.device("cpu")), path.read_bytes()
+    values = json.loads(answers) | {"format": 5}
+    del values["train"]["last_turn_share"]
+    for name in ("turns", "convolution", "hidden_dropout"):
+        del values["train"]["network"][name]
+    sealed.write(path, values)
+    assert path.read_bytes() != answers
+    network, description = checkpoints.load(trained, torch.device("cpu"))
+    assert description == before[1]
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(tensor, before[0].state_dict()[name])
 
 
 def test_a_file_that_is_no_description_is_refused(trained):
     path = trained.with_suffix(".json")
-    for text in ("[]", "{", json.dumps(sealed.seal({"format": 5}))):
+    broken = ({"format": 6}, {"format": 5}, {"format": 5, "train": 1}, {"format": 5, "train": {}})
+    for text in ("[]", "{", *(json.dumps(sealed.seal(values)) for values in broken)):
         path.write_text(text)
         assert "final.json is no checkpoint description" in _refused_by_predict()
 

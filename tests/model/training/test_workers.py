@@ -76,7 +76,13 @@ def _trained(says: str = "", **more: str) -> tuple[dict[str, torch.Tensor], pd.D
 
 
 V8 = {
-    "network": {"task_embedding": "added", "head_gains": "learned"},
+    "network": {
+        "task_embedding": "added",
+        "head_gains": "learned",
+        "convolution": "3x3",
+        "turns": 2,
+        "hidden_dropout": 0.1,
+    },
     "optimizer": {"table_weight_decay": 0.0},
     "noise_levels": {"exponent": 2.0},
     "loss_mean": "root-cells",

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tasks.common import documents
@@ -26,6 +26,53 @@ BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
     f"{chr(98 + i)}: &{chr(98 + i)} [{','.join([f'*{chr(97 + i)}'] * 9)}]\n" for i in range(12)
 )
 MERGES = "a0: &a0 {x: 1}\n" + "".join(f"a{i + 1}: &a{i + 1} {{<<: [{', '.join([f'*a{i}'] * 9)}]}}\n" for i in range(12))
+
+
+EXAMPLES = int(os.environ.get("ARC_EXAMPLES") or 100)
+"""Random inputs of each parser; ARC_EXAMPLES=50000 makes 100,000 in all, some minutes."""
+PIECES = st.sampled_from(
+    [
+        *"[]{}:,-&*!|>'\"#%@? \t\n\r\\0189aeEfn.<~x",
+        *("a: ", "- ", "<<: ", "*a", "&a ", "---\n", "...\n", "\\ud800", "\\u0000", "\ufeff", "é"),
+        *("!!int ", "!!float ", "!!binary ", "!!bool ", "!!timestamp ", "!!set ", "!!omap ", "!!pairs ", "!!null "),
+        *("null", "true", "1e999", "-0", "NaN", "0x", "1_0", "2026-01-01"),
+    ]
+)
+RAW = st.lists(PIECES, max_size=25).map(lambda parts: "".join(parts).encode())
+
+
+@st.composite
+def damaged(draw: st.DrawFn) -> bytes:
+    """A document in order, with a few bytes replaced, left out or repeated."""
+    value = draw(VALUES)
+    text = draw(st.sampled_from([json.dumps(value), json.dumps(value, indent=1), yaml.safe_dump(value)]))
+    content = bytearray(text.encode(errors="surrogatepass"))
+    for _ in range(draw(st.integers(0, 3))):
+        at = draw(st.integers(0, len(content)))
+        part = bytes(content[at : at + draw(st.integers(0, 4))])
+        junk = draw(st.sampled_from([b"", 2 * part, b"\xff", b"[", b"}", b"\n", b" &a ", b"\x00"]))
+        content[at : at + len(part)] = junk
+    return bytes(content)
+
+
+@pytest.mark.parametrize("parser", ["json", "yaml"])
+@settings(max_examples=EXAMPLES, deadline=2000, suppress_health_check=[HealthCheck.too_slow])
+@given(content=st.binary(max_size=60) | RAW | damaged())
+def test_any_bytes_are_what_the_library_reads_or_refused_in_one_line(parser: str, content: bytes) -> None:
+    try:
+        if parser == "json":
+            value, library = documents.parse_json(content, "f"), json.loads(content.decode())
+        else:
+            value, library = documents.parse_yaml(content.decode(), "f"), yaml.load(content.decode(), yaml.CSafeLoader)
+    except UnicodeDecodeError:
+        assert parser == "yaml"  # `read_yaml` decodes.
+    except DocumentError as error:
+        assert str(error).startswith("f")
+        assert "\n" not in str(error)
+        assert len(str(error)) < 400
+    else:
+        # Numbers such as 1e3 of YAML 1.2 are texts for the library.
+        assert repr(value) == repr(library) or (parser == "yaml" and re.search(rb"[0-9][eE]", content))
 
 
 @given(VALUES)
@@ -79,6 +126,9 @@ def test_json_is_refused_in_one_line_with_file_and_place(tmp_path: Path, content
         (b"? [a]\n: 1", "line 1, column 3: found unhashable key"),
         (b"a: 2026-99-99", "month must be in 1..12"),
         (b"a: [", "is no YAML: line"),
+        (b"a: !!int ''", "a value is not of the type that its tag says"),
+        (b"a: !!bool x", "a value is not of the type that its tag says"),
+        (b"a: !!timestamp x", "a value is not of the type that its tag says"),
         (b"a: !!python/object/apply:os.system [x]", "line 1, column 4: could not determine a constructor"),
         (b"a: \x1b", "is no YAML: unacceptable character #x001b"),
         (b"#" * (2**20 + 1), "has 1048577 bytes; at most 1048576 are allowed"),

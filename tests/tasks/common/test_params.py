@@ -1,10 +1,12 @@
 import copy
+import os
 import re
 from typing import Any
 
 import pytest
 import yaml
 
+from tasks import params as stage_params
 from tasks.common import params, paths
 from tasks.common.presets import ConfigurationError, named
 from tests.conftest import ROOT, SMALL, experiment
@@ -159,3 +161,14 @@ def test_a_name_of_another_type_is_refused_by_its_key(kind, name):
         params.resolve({**SMALL, kind: name}, PRESETS)
     assert kind in str(caught.value)
     assert "\x1b" not in str(caught.value)
+
+
+def test_a_fifo_in_data_own_is_refused_in_one_line_before_dvc_waits_for_it(workspace):
+    (workspace / "data" / "own").mkdir()
+    os.mkfifo(workspace / "data" / "own" / "pipe")
+    for write in (False, True):
+        with pytest.raises(SystemExit, match=r"^error: data/own/pipe is no regular file; remove it$"):
+            stage_params.main(write=write)
+    recipe = (ROOT / "Makefile").read_text().partition("\nrepro: setup\n")[2].splitlines()
+    assert recipe[0].startswith("\tpython -m tasks.params >")
+    assert recipe[1] == "\tdvc repro"

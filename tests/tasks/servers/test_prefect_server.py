@@ -2,9 +2,12 @@
 
 import asyncio
 import base64
+import importlib.metadata
 import os
 import socket
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,7 +16,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tasks.servers import prefect_server
+from tasks.servers import calm, prefect_server
+from tests.conftest import ROOT
 
 PORT = 4299
 ORIGIN = f"http://127.0.0.1:{PORT}"
@@ -55,6 +59,32 @@ def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[App]:
     settings = Settings()
     with SettingsContext(profile=Profile(name="test", settings={}), settings=settings):
         yield App(create_app(settings, ephemeral=True, ignore_cache=True))
+
+
+def test_a_heartbeat_that_met_a_locked_database_is_no_line_of_the_log_and_all_else_is(caplog) -> None:
+    from prefect.server.utilities import worker_channel
+
+    assert worker_channel.logger.name == calm.LOGGER
+    worker_channel.logger.addFilter(calm.is_alarm)
+    try:
+        for text in ("(sqlite3.OperationalError) database is locked", "disk I/O error"):
+            try:
+                raise RuntimeError(text)
+            except RuntimeError:
+                worker_channel.logger.exception("Worker channel heartbeat persistence failed: work_pool=%s", "gpu")
+        worker_channel.logger.error("another")
+    finally:
+        worker_channel.logger.removeFilter(calm.is_alarm)
+    shown = [(str(record.exc_info[1]) if record.exc_info else "", record.getMessage()) for record in caplog.records]
+    assert shown == [("disk I/O error", "Worker channel heartbeat persistence failed: work_pool=gpu"), ("", "another")]
+
+
+@pytest.mark.slow
+def test_the_server_is_prefects_own_with_the_arguments_given() -> None:
+    command = [sys.executable, "-m", "tasks.servers.calm", "prefect", "version"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert f"Version:              {importlib.metadata.version('prefect')}" in done.stdout
 
 
 def basic(key: str) -> dict[str, str]:

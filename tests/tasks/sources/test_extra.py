@@ -16,7 +16,7 @@ from model.storage.checkpoints import CheckpointError
 from tasks import augment, fetch, prepare, train
 from tasks.commands import show_experiment
 from tasks.common import paths
-from tasks.files import tables
+from tasks.files import candidates, tables
 from tasks.machine import answers
 from tasks.sources import extra_sources, rearc
 from tasks.sources.extra_tasks import read_rearc, read_tasks
@@ -165,7 +165,7 @@ def test_a_set_that_was_trained_on_is_not_scored_on(own, monkeypatch):
         stage.main()
     monkeypatch.setattr(train, "run", lambda *_: pytest.fail("only described"))
     dataset = tables.read_dataset("train", paths.TRAINING_VIEWS)
-    described = train.describe(config, tables.read_tasks(), dataset)
+    described = candidates.describe(config, tables.read_tasks(), dataset)
     assert "bbbbbbbz" in described["tests_trained_on"]
     with pytest.raises(CheckpointError, match=r"was trained on the test pairs of 1 evaluated tasks \(bbbbbbbz\)"):
         answers.refuse_trained_on(paths.CHECKPOINTS / "final", described["tests_trained_on"], {"bbbbbbbz", "cccccccc"})

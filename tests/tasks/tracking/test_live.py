@@ -34,6 +34,12 @@ with open("took.json", "w") as file:
     json.dump(took, file)
 exec(sys.argv[2])
 """
+STALLED = """
+import os
+events.emit(events.Warned(message='loss 9'))
+events.emit(events.Failed(reason='no progress', message='for 2 s'))
+os._exit(6)
+"""
 
 
 @pytest.fixture
@@ -82,6 +88,7 @@ def points(client: Any, run: str) -> list[tuple[int, float]]:
         ("events.emit(events.Trained())", "FINISHED", None),
         ("events.emit(events.Failed(reason='out of memory', message='8 GB'))", "FAILED", "out of memory: 8 GB"),
         ("events.emit(events.Failed(reason='stopped', message='saved'))", "KILLED", "stopped: saved"),
+        (STALLED, "FAILED", "no progress: for 2 s"),
         ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "KILLED", "the training was killed"),
     ],
 )
@@ -98,6 +105,7 @@ def test_a_run_is_there_from_the_start_and_ends_with_its_reason(folder, end, sta
     assert done.info.status == status
     assert done.data.params["train.network.width"] == "32"
     assert (done.data.tags.get("arc.reason") or "").startswith(reason or "")
+    assert done.data.tags.get("arc.warning") == ("loss 9" if end == STALLED else None)
     assert points(client, run.info.run_id) == [(step, 1 / (1 + step)) for step in range(2000)]
 
 

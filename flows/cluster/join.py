@@ -1,0 +1,54 @@
+"""`arc join`: checks each piece of a cluster from this clone, and saves the settings if all of them work."""
+
+import subprocess
+from pathlib import Path
+
+from flows.cluster import checks, dvc_remote, settings
+from flows.cluster.settings import Settings
+from flows.runs import places
+from flows.runs.places import FlowError, one_line
+
+
+def join(url: str, mlflow: str, remote: str, data: str, secret: Path | str) -> list[checks.Row]:
+    """Check, and save if nothing is to be fixed. Returns the checks. Raises FlowError where the arguments are wrong.
+
+    `url` may be that of this clone's own server, which other clones join too; `secret` is a file, or the secret itself,
+    or empty where it is known.
+    """
+    api = settings.api_of(url)
+    key = key_of(api, secret)
+    if data.startswith((".", "/")):
+        data = str(Path(data).expanduser().resolve())
+    wanted = Settings("" if settings.own(api) else api, mlflow.rstrip("/"), remote)
+    rows = list(checks.rows(wanted, key, data))
+    if any(fix for _, _, fix in rows):
+        return rows
+    if data:
+        command = ["dvc", "remote", "add", "--quiet", "--local", "--default", "--force", dvc_remote.NAME, data]
+        done = subprocess.run(command, cwd=places.home(), capture_output=True, text=True)
+        if done.returncode:
+            raise FlowError(f"dvc remote add: {one_line(done.stderr)}")
+    settings.write(wanted, key)
+    return rows
+
+
+def key_of(api: str, given: Path | str) -> str:
+    """The secret of a server: from a file, as given, this clone's own, or the one saved before. Raises FlowError."""
+    if isinstance(given, Path):
+        return settings.secret_of(given.expanduser())
+    if settings.own(api):
+        return places.environment().get(settings.SECRET, "")
+    if given:
+        return given
+    if settings.secret_file().exists() and settings.read().server == api:
+        return settings.secret_of(settings.secret_file())
+    raise FlowError(
+        f"the secret of {api} is missing; `cat .prefect/secret` in the server's clone prints it: "
+        f"put it into {settings.SECRET}, or into a file of mode 0600 that --secret names"
+    )
+
+
+def leave() -> None:
+    """Forget the cluster: this clone is on its own again. DVC's and git's remotes stay."""
+    settings.write(Settings(), "")
+    settings.secret_file().unlink(missing_ok=True)

@@ -1,0 +1,95 @@
+"""A 3x3 depthwise convolution over the cells of packed grids, inside the gated feed-forward (as in URM and Loop-ViT).
+
+Rows hold valid cells only, of several grids, so the neighbours of a cell are found by index, once for a batch. They
+are those in the frame of its view, never of another grid; beyond the edge are zeros. Prefix rows have no neighbours.
+
+Dimensions: S sequences, C context rows, T target rows, N rows of either kind, F feed-forward width.
+"""
+
+import functools
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from model.network.packing import Packed
+from model.ops.compilation import maybe_compile
+
+OFFSETS = tuple((row, column) for row in (-1, 0, 1) for column in (-1, 0, 1))
+"""Rows and columns from a cell to its nine neighbours, itself included, in the order of a kernel of conv2d. The
+neighbour opposite to k is 8 - k."""
+
+
+@functools.partial(maybe_compile, static=True)
+def neighbours(packed: Packed) -> tuple[Tensor, Tensor]:
+    """The rows of the neighbours of each row, for contexts, int64 (C, 9), and targets, (T, 9); C or T for none."""
+    examples, swapped = packed.examples, packed.view_swaps
+    cells_start = packed.prefix_rows.view(len(swapped), -1)[:, -1] + 1
+    of_context, of_target = packed.context_example, packed.target_example
+    inputs = _shown(examples.input_height, examples.input_width, swapped)
+    outputs = _shown(examples.output_height, examples.output_width, swapped)
+    context_sides, target_sides = (tuple(side[of] for side in sides) for sides, of in
+                                   ((inputs, of_context), (outputs, of_target)))  # fmt: skip
+    is_input = packed.context_prefix < 0
+    target_start = torch.arange(len(of_target), device=of_target.device) - packed.target_cell
+    return (
+        _neighbours(packed.context_position, is_input, cells_start[of_context], *context_sides),
+        _neighbours(packed.target_position, torch.ones_like(packed.target_real), target_start, *target_sides),
+    )
+
+
+@maybe_compile
+def convolve(x: Tensor, kernel: Tensor, near: Tensor) -> Tensor:
+    """x (N, F) plus its depthwise convolution, zero at rows without neighbours.
+
+    `kernel` float (9, F) has a weight for each neighbour and column, `near` int64 (N, 9) is from `neighbours`.
+    """
+    return x + _Convolution.apply(x, kernel, near)  # type: ignore[no-any-return, no-untyped-call]
+
+
+class _Convolution(torch.autograd.Function):
+    """The convolution; its gradients are gathered too, where torch's would scatter rows one by one."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, kernel: Tensor, near: Tensor) -> Tensor:
+        ctx.save_for_backward(x, kernel, near)
+        return _weighted(x, kernel, near)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        x, kernel, near = ctx.saved_tensors
+        padded, wide = functional.pad(x, (0, 0, 0, 1)), gradient.to(kernel.dtype)
+        of_kernel = torch.stack([(wide * padded.index_select(0, near[:, k])).sum(0) for k in range(len(OFFSETS))])
+        # Whatever reads row i as its neighbour k is the neighbour 8 - k of row i.
+        return _weighted(gradient, kernel.flip(0), near), of_kernel.to(kernel.dtype), None
+
+
+def _weighted(x: Tensor, kernel: Tensor, near: Tensor) -> Tensor:
+    padded = functional.pad(x, (0, 0, 0, 1))
+    total = padded.index_select(0, near[:, 0]) * kernel[0]
+    for k in range(1, len(OFFSETS)):
+        total.addcmul_(padded.index_select(0, near[:, k]), kernel[k])
+    return total.to(x.dtype)
+
+
+def _shown(height: Tensor, width: Tensor, swapped: Tensor) -> tuple[Tensor, Tensor]:
+    """Sides of the grids (S,) in the frames of their views."""
+    return torch.where(swapped, width, height), torch.where(swapped, height, width)
+
+
+def _neighbours(position: Tensor, is_cell: Tensor, start: Tensor, height: Tensor, width: Tensor) -> Tensor:
+    """Rows of the neighbours, int64 (N, 9), N for none.
+
+    Of each row: `position` float (N, 3) is row, column and grid, `is_cell` bool (N,), and `start`, `height` and
+    `width`, int64 (N,), are the first row and the sides of its grid in the view's frame.
+    """
+    own = torch.arange(len(start), device=start.device)
+    row, column = position[:, 0].to(torch.int64), position[:, 1].to(torch.int64)
+    # Rows in the order of the view's frame, and back: the cells of a grid take the same rows in another order.
+    place = torch.where(is_cell, start + row * width + column, own)
+    at = torch.empty_like(own).scatter_(0, place, own)
+    k = torch.arange(len(OFFSETS), device=start.device)  # Made on the device: a recorded step copies nothing to it.
+    r, c = row[:, None] + k // 3 - 1, column[:, None] + k % 3 - 1
+    inside = is_cell[:, None] & (r >= 0) & (r < height[:, None]) & (c >= 0) & (c < width[:, None])
+    return torch.where(inside, at[torch.where(inside, start[:, None] + r * width[:, None] + c, 0)], len(own))

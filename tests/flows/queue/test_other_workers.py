@@ -1,0 +1,73 @@
+"""Who resumes the runs of a dead worker, and which queues a machine serves."""
+
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from flows.cluster import owners, settings
+from flows.queue import deployment
+from flows.runs import products
+from flows.runs.places import FlowError
+
+
+def run(worker: str, seconds: float = 60.0) -> Any:
+    state = SimpleNamespace(timestamp=datetime.now(UTC) - timedelta(seconds=seconds))
+    return SimpleNamespace(labels={owners.LABEL: worker} if worker else {}, state=state)
+
+
+def test_one_of_the_living_takes_the_runs_of_the_dead() -> None:
+    lost, kept, new, unnamed = run("dead-1"), run("b-2"), run("dead-1", 1.0), run("")
+    living, later = {"a-1", "b-2"}, owners.return_seconds() + 1
+    taken = []
+    for name in sorted(living):
+        orphans = owners.Orphans(name)
+        assert orphans.of([lost, kept, new, unnamed], living, 0.0) == [], "the server may just be back"
+        taken += orphans.of([lost, kept, new, unnamed], living, later)
+    assert taken == [lost, unnamed]
+
+
+def test_after_the_server_was_away_everybody_gets_time_to_return() -> None:
+    orphans = owners.Orphans("a-1")
+    orphans.of([], {"a-1"}, 0.0)
+    orphans.lost_contact()
+    assert orphans.of([run("b-2")], {"a-1"}, 1000.0) == []
+    assert orphans.of([run("b-2")], {"a-1"}, 1000.0 + owners.return_seconds() - 1) == []
+    assert len(orphans.of([run("b-2")], {"a-1"}, 1000.0 + owners.return_seconds())) == 1
+
+
+def test_a_worker_that_the_server_does_not_know_takes_nothing() -> None:
+    orphans = owners.Orphans("a-1")
+    orphans.of([], {"b-1"}, 0.0)
+    assert orphans.of([run("dead-1")], {"b-1"}, 1e6) == []
+    assert orphans.of([run("dead-1")], set(), 1e6) == []
+
+
+def test_starting_is_short() -> None:
+    assert owners.starting(run("x", 0.0))
+    assert not owners.starting(run("x", owners.STARTING_SECONDS + 1))
+
+
+@pytest.mark.parametrize(
+    ("gpus", "queues"),
+    [
+        (0, ["high", "cpu-high", "normal", "cpu-normal", "default"]),
+        (2, ["high", "gpu-high", "normal", "gpu-normal", "default"]),
+    ],
+)
+def test_a_machine_serves_what_it_can(gpus: int, queues: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deployment, "gpus", lambda: gpus)
+    assert deployment.served() is None, "alone it serves all"
+    monkeypatch.setattr(settings, "alone", lambda: False)
+    assert deployment.served() == queues
+
+
+def test_every_request_has_a_queue_that_some_machine_serves() -> None:
+    for machine in ("any", "gpu", "cpu"):
+        for priority in ("high", "normal"):
+            [request] = products.requests(["v3/tiny/aa1-6x6"], [], "0", priority, machine)
+            assert deployment.queue_of(request.priority, request.machine) in deployment.QUEUES
+    assert len(set(deployment.QUEUES.values())) == len(deployment.QUEUES)
+    with pytest.raises(FlowError, match="--on is 'tpu'; allowed are any, gpu, cpu"):
+        products.requests(["v3/tiny/aa1-6x6"], [], "0", "normal", "tpu")
