@@ -18,8 +18,9 @@ setup: .venv/ready
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) set_up.py
 
+# The first line refuses what DVC would wait for, a FIFO in data/own.
 repro: setup
-	python -m tasks.params >/dev/null # Refuses in one line what DVC would wait for: a FIFO in data/own.
+	python -m tasks.params >/dev/null
 	dvc repro
 	python -m tasks.publish --if-missing
 	python -m tasks.commands.table

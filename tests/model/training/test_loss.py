@@ -73,5 +73,5 @@ def test_padding_changes_no_mean(mean):
         noised = objective._noised(packed, table, config, draw.key)
         logits = net.denoise(packed, net.encode(packed), noised.clean, noised.time, None, None)
         sizes = net.encode(packed).size_logits
-        values.append(objective._measured(packed, logits, sizes, noised, LEVELS, 0.0, mean)[0].detach())
+        values.append(objective._measured(packed, logits, [], sizes, noised, LEVELS, 0.0, mean, None)[0].detach())
     assert float(values[0]) == pytest.approx(float(values[1]), rel=1e-5)

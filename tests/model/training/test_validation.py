@@ -48,8 +48,8 @@ def test_a_look_is_what_the_training_objective_measures_without_dropout(conditio
         time, clean = table.time[noised.level], packed.target_colour
         seen = objective.Noised(hidden, noised.level, time, clean, noised.noisy)
         logits = network.denoise(packed, encoded, noised.noisy, time, None, torch.ones(len(clean)))
-        weights = 0.3, "cells"
-        measured = objective._measured(packed, logits, encoded.size_logits, seen, len(table.beta), *weights)
+        weights = 0.3, "cells", None
+        measured = objective._measured(packed, logits, [], encoded.size_logits, seen, len(table.beta), *weights)
         sums += measured[1].detach()
     total = dict(zip(objective.METRICS, sums.tolist(), strict=True))
     assert total["grids"] == 4 * 6
