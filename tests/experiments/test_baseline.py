@@ -21,6 +21,7 @@ MEASURES = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "solved", "pass_at_2"),
     [

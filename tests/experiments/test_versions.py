@@ -27,6 +27,7 @@ SLOW = pytest.mark.slow
 LABS = ("toiny", "smol", "smol-deep", "mediom", "lorge", "huoge", "giont")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", EVERY)
 def test_every_version_has_every_size_and_dataset(version):
     for size in SIZES:
@@ -85,6 +86,7 @@ def test_the_draws_of_every_version_and_dataset_are_the_ledgers(version, dataset
     assert found.augment.voting_views == {"v0": 79, "v1": 79, "v2": 40, "v3": 72}[version]  # 79: see repeated votes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", ["v1", "v3"])
 def test_on_aa2_evaluation_tasks_are_about_45_percent_of_the_examples(version):
     """Ledger 3, v3: 'about 45 %, close to the earlier boost'."""
@@ -134,6 +136,7 @@ def test_rotation_and_flip_tokens_are_the_element():
         assert cycle - 8 == 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("version", "size"),
     [
@@ -193,6 +196,7 @@ def test_the_curves_of_versions_that_train_differently_differ():
                 assert np.allclose(curves[a], curves[b], rtol=1e-6) == (frozenset([a, b]) in alike), (a, b)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("size", LABS)
 def test_every_size_is_laid_out_and_counts_about_the_ledgers_parameters(version, size):

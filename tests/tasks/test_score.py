@@ -86,6 +86,7 @@ def test_a_selection_on_the_reported_set_is_said(workspace, capsys, checkpoint):
     assert ("selected on the reported set" in capsys.readouterr().out) == (checkpoint == "best")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", ["most-frequent", "confidence", "most-visited"])
 def test_votes_replayed_are_the_votes_taken_live(workspace, rule):
     """The file of 8 views, counted with 5 of them, is what 5 views would have answered."""
@@ -158,6 +159,7 @@ def test_72_votes_of_419_grids_replay_within_10_seconds(workspace):
     assert len(result["votes"]["rules"]) == 6
 
 
+@pytest.mark.slow
 def test_a_model_that_saw_an_evaluated_pair_under_a_view_is_refused(workspace):
     """From the files to the refusal: a training pair is a test pair of another task, transposed and recoloured."""
     files = json.loads(json.dumps(FILES))

@@ -45,6 +45,7 @@ def _sizes_cross_entropy(stem, weights):
     return float(np.mean([-scores[i, 0, h - 1] - scores[i, 1, w - 1] for i, (h, w) in enumerate(sides)]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weights", ["raw", "ema"])
 def test_the_loss_is_the_labs_of_the_weights_that_are_asked(trained, monkeypatch, weights):
     """Ledger B7: cross-entropy of the cells and 0.1 of that of the sizes, whatever train.size_loss_weight says."""
@@ -74,6 +75,7 @@ def test_the_criterion_decides(trained, monkeypatch, criterion):
     Evaluation.model_validate(selection["evaluation"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("criterion", ["pass-at-2", "validation-loss"])
 def test_every_score_of_best_says_that_the_loss_chose_it(trained, capsys, criterion):
     trained(select={"criterion": criterion})

@@ -87,6 +87,7 @@ def test_a_damaged_candidate_is_named(config, monkeypatch):
         select.main()
 
 
+@pytest.mark.slow
 def test_cells_are_right_in_grids_of_the_right_size_only(config, monkeypatch):
     save_checkpoint(config, "candidates/step-0000003", step=3)
     names = [task["name"] for task in read_tasks()]

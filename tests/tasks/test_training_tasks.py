@@ -97,6 +97,7 @@ def test_leaks_and_selection_are_about_evaluation_tasks(workspace):
     assert caveats(json.loads(paths.score("best", "attempts-training").read_text())) == (TRAINING_TASKS,)
 
 
+@pytest.mark.slow
 def test_table_page_gallery_and_mlflow_say_it(workspace, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "160")  # Names and caveats are not wrapped.
     config = build(**TRAINING)

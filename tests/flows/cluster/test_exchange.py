@@ -88,6 +88,7 @@ def test_a_clone_that_has_not_joined_exchanges_nothing(clones: Clones) -> None:
     assert not (tree / ".scratch").exists()
 
 
+@pytest.mark.slow
 def test_frozen_code_with_uncommitted_changes_reaches_the_other_clone(clones: Clones) -> None:
     clones.join()
     tree = clones.at(clones.a)

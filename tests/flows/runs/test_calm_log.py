@@ -52,7 +52,8 @@ def test_an_absent_server_is_one_line_of_information_and_all_else_stays(monkeypa
     for name in calm_log.OBSERVERS:
         monkeypatch.setattr(logging.getLogger(f"prefect.{name}"), "filters", [])
     # Libraries' set-ups of logging, such as alembic's in another test, switch off loggers that exist already.
-    monkeypatch.setattr(logging.getLogger("asyncio"), "disabled", False)
+    for key, value in {"disabled": False, "propagate": True, "level": logging.NOTSET, "_cache": {}}.items():
+        monkeypatch.setattr(logging.getLogger("asyncio"), key, value)
     calm_log.install()
     calm_log.install()
     watch, runner = (logging.getLogger(f"prefect.{calm_log.OBSERVERS[i]}") for i in (0, 2))

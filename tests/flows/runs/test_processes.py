@@ -58,6 +58,7 @@ def test_a_step_of_the_clock_ends_no_process(monkeypatch: pytest.MonkeyPatch) ->
         child.wait()
 
 
+@pytest.mark.slow
 def test_ending_ends_all_of_a_run_and_nothing_else() -> None:
     mine, other = started(STUBBORN, "mine"), started(STUBBORN, "other")
     try:

@@ -31,6 +31,7 @@ def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
             yield prefix + key, value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("version", "size"),
     [*((version, "tiny") for version in names("versions")), *(("v6", size) for size in names("sizes"))],
@@ -44,6 +45,7 @@ def test_the_form_accepts_every_value_that_an_experiment_has(version: str, size:
             assert form.is_valid(f"{key}={text}"), f"{key}={text}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "wrong",
     [

@@ -132,6 +132,7 @@ def test_old_records_and_frozen_commits_are_removed_unless_a_run_needs_them(tree
     assert {path.name for path in (places.scratch() / "runs").iterdir()} == {"needed", "touched", "new"}
 
 
+@pytest.mark.slow
 def test_a_finished_run_needs_no_frozen_commit(tree: Path) -> None:
     first, second = snapshots.freeze([REQUEST, REQUEST.model_copy(update={"seed": 8})], tree)
     assert snapshots.frozen_commits() == {first.commit, second.commit}

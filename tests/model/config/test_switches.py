@@ -214,12 +214,14 @@ def test_no_switch_of_the_training_is_left_out():
     assert {name for name in there - tested if name.split(".")[0] not in ELSEWHERE} == set()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("base", "switch", "changes"), SWITCHES, ids=[json.dumps(s) for _, s, _ in SWITCHES])
 def test_a_switch_of_the_training_changes_what_it_claims_and_only_that(base, switch, changes):
     before, after = _aspects(json.dumps(base)), _aspects(json.dumps(merge(base, switch)))
     assert {name for name in before if before[name] != after[name]} == changes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weight", [1.0, 10.0])
 def test_the_evaluation_weight_is_that_of_the_pairs_of_evaluation_tasks(raw, monkeypatch, weight):
     raw(puzzles())
@@ -277,6 +279,7 @@ def _recoloured(rate, share):
     return np.array(found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.02, 0.25, 1.0])
 def test_pixel_noise_recolours_the_ledgers_number_of_black_cells(share):
     """Ledger 2.2: max(1, floor(share x black cells)) of an example, with the rate's chance."""

@@ -84,6 +84,7 @@ def predictor(workspace):
     return Predictor(network, description, dataset, names, 0, torch.device("cpu"), agreed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rows", "round_"), [(8192, 8), (20, 5)])
 def test_answers_in_rounds_are_the_first_of_all_answers_and_vote_the_same(predictor, monkeypatch, rows, round_):
     monkeypatch.setitem(batching.ROWS, "cpu", rows)

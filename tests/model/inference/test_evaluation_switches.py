@@ -97,6 +97,7 @@ def test_no_switch_of_an_evaluation_is_left_out():
     assert tested == set(experiment().evaluations["votes"].model_dump())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("base", "switch", "changes"),
     [

@@ -6,6 +6,7 @@ from tests.golden import predictions
 from tests.support.presets import VERSIONS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.usefixtures("workspace")
 def test_the_predictions_of_a_version_have_not_moved(version):

@@ -70,6 +70,7 @@ def test_the_split_in_order_is_the_labs():
     assert split_sizes_in_order([a, a, a, b, b, c]) == [a, a, a, b, b, b]
 
 
+@pytest.mark.slow
 def test_a_vote_by_name_splits_as_the_lab(untrained):
     own, _ = _evaluate(untrained, answers={"by": "votes", "views": 39}, sizes="own")
     split, _ = _evaluate(untrained, answers={"by": "votes", "views": 39}, sizes="split-in-order")
@@ -91,6 +92,7 @@ def test_with_unswapped_sizes_a_model_that_knows_the_answer_gets_36_of_72(worksp
     assert sum(np.array_equal(a.grid, OUTPUTS[a.pair]) for a in answers) == 2 * 36
 
 
+@pytest.mark.slow
 def test_repeated_votes_have_views_and_noise_of_their_own_and_one_voted_size_each(untrained):
     own, _ = _evaluate(untrained, answers={"by": "votes", "views": 39}, sizes="own")
     found, config = _evaluate(untrained, answers=REPEATED, sizes="voted")

@@ -65,6 +65,7 @@ def _by_hand(predictor, pair, grid, view, level):
     return float(torch.log_softmax(logits, -1)[torch.arange(len(noisy)), packed.target_colour].mean())
 
 
+@pytest.mark.slow
 def test_every_value_is_that_of_the_candidate_alone(predictor):
     """Candidates of three sizes under views of all D4 elements and two colour maps, of two test inputs in one batch."""
     draws = np.random.default_rng(1)
@@ -91,6 +92,7 @@ def test_the_candidates_are_the_most_frequent_and_all_else_is_as_without_ranking
         assert {i for i, a in enumerate(own) if a.log_likelihoods is not None} == set(first.values())
 
 
+@pytest.mark.slow
 def test_batches_of_any_size_give_the_same_likelihoods(predictor, monkeypatch):
     answers = list(predictor.answer(evaluation(**HOW)))
     values = []

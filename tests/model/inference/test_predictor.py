@@ -36,6 +36,7 @@ def test_with_the_labs_unswapped_sizes_it_gets_36_of_72(description, monkeypatch
     assert sum(np.array_equal(answer.grid, OUTPUTS[answer.pair]) for answer in answers) == 2 * 36
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sampler", ["draw", "renoise", *(pytest.param(name, marks=pytest.mark.slow) for name in ("argmax", "posterior"))]
 )

@@ -20,6 +20,7 @@ SIDES = st.integers(1, 30)
 SIZES = st.tuples(SIDES, SIDES)
 
 
+@pytest.mark.slow
 @given(st.lists(SIZES, min_size=1, max_size=5), SIZES)
 def test_the_inputs_own_size(inputs, size):
     assert agreed_size([(given, given) for given in inputs], size) == size

@@ -64,6 +64,7 @@ def test_the_size_can_outvote_the_most_frequent_grid():
     assert np.array_equal(second, D)
 
 
+@pytest.mark.slow
 @given(grids, st.integers(1, 25))
 def test_fewer_views_are_as_if_the_others_had_not_been(proposed, views):
     for rule in RULES:

@@ -63,6 +63,7 @@ def test_looking_changes_nothing_of_the_training():
     assert seen == plain.history[: len(seen)]
 
 
+@pytest.mark.slow
 def test_other_looks_do_not_move_its_decisions():
     stop = {"every": 4, "patience": 8, "improvement": 0.0}
     seldom, often = (

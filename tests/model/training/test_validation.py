@@ -32,6 +32,7 @@ def _look(config, held=None):
     return Validation(held or held_out(), config, table, 0), table
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("conditioning", ["d4-colour", "augmented-task"])
 def test_a_look_is_what_the_training_objective_measures_without_dropout(conditioning):
     config = _config(batch=64, network={"conditioning": conditioning})

@@ -131,6 +131,7 @@ def test_a_source_of_batches_that_sleeps_is_a_stall(then, monkeypatch):
     assert ", slow" in told[0]
 
 
+@pytest.mark.slow
 def test_half_the_micro_batch_and_twice_the_accumulation_make_as_many_examples_an_update():
     """But for the rounding of a batch's rows to multiples of 128, which is little of 1024 examples."""
     whole = experiment(train={"batch": 1024}).train

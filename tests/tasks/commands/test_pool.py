@@ -110,6 +110,7 @@ def test_kept_results_are_pooled_and_publishable(tmp_path, monkeypatch):
     assert {p.metric: p.value for p in result.evaluations[0][1].points}["pass_at_2"] == pooled["pass_at_2"]
 
 
+@pytest.mark.slow
 def test_checkpoints_of_one_training_cost_once_and_an_unknown_cost_is_unknown(tmp_path, monkeypatch):
     a = _worktree(tmp_path / "a", monkeypatch)
     c = _worktree(tmp_path / "c", monkeypatch, 2, seconds=None)
@@ -124,6 +125,7 @@ def test_caveats_are_joined(tmp_path, monkeypatch):
     assert caveats(_pool(a, b)) == (SELECTED_ON,)
 
 
+@pytest.mark.slow
 def test_likelihoods_of_several_networks_are_kept(tmp_path, monkeypatch):
     more = {
         "evaluations": {"votes": {"ranking": RANKING}},

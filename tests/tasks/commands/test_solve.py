@@ -176,6 +176,7 @@ def test_a_task_is_drawn_with_attempts_votes_and_denoising(scored, capsys):
     assert "vote" not in shown
 
 
+@pytest.mark.slow
 def test_pictures_are_what_their_names_say(scored, capsys):
     png, svg = scored.parent / "task.png", scored.parent / "task.svg"
     _task(output=png)

@@ -177,6 +177,7 @@ def test_all_scores_fit_a_terminal_and_tell_their_reasons() -> None:
     assert all(f"{reason}: {text}" in said for reason, text in FACTS.reasons.items()), "and none is unused"
 
 
+@pytest.mark.slow
 def test_show_without_a_name_reads_params_and_marks_overrides(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

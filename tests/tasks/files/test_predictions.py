@@ -100,6 +100,7 @@ def _with(table: pa.Table, name: str, values: list[Any]) -> pa.Table:
     return table.set_column(index, table.schema.field(name), pa.array(values, table.schema.field(name).type))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_file_with_something_wrong(scored, capsys, name):
     change, says = CHANGES[name]

@@ -66,6 +66,7 @@ def _other(files, how):
     return other
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "says"),
     [

@@ -78,6 +78,7 @@ def test_page_table_and_mlflow_show_what_is_counted_cell_by_cell(house, capsys, 
     assert not any(name.startswith("trajectory/change") for name in points), "curves stay in the file"
 
 
+@pytest.mark.slow
 def test_the_identity_attractor_reaches_all_three(house, capsys):
     now = house()
     path = paths.score("best", "attempts")

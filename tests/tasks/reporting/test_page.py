@@ -36,6 +36,7 @@ def test_the_score_comes_first_and_parameters_say_what_differs(house):
     assert set(rows) <= set(values)
 
 
+@pytest.mark.slow
 def test_alternative_texts_say_what_is_shown(house):
     house()
     page = read()

@@ -70,6 +70,7 @@ def test_the_table_shows_the_numbers_of_the_scores(house):
         assert row[8:] == [f"{result['grids_solved']} of 5", "4"]
 
 
+@pytest.mark.slow
 def test_a_bar_lies_where_its_interval_does(house):
     house()
     section = part(read(), "scores")

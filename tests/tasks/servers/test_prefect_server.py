@@ -61,6 +61,7 @@ def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[App]:
         yield App(create_app(settings, ephemeral=True, ignore_cache=True))
 
 
+@pytest.mark.slow
 def test_a_heartbeat_that_met_a_locked_database_is_no_line_of_the_log_and_all_else_is(caplog) -> None:
     from prefect.server.utilities import worker_channel
 

@@ -111,6 +111,7 @@ def _trained(index: int) -> dict[str, torch.Tensor]:
     return subject.network.state_dict()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("index", range(len(ABLATIONS)), ids=[m.label for m in ABLATIONS])
 def test_every_ablation_trains_at_a_tiny_size_and_is_another_training(index):
     ours, base = _trained(index), _trained(0)

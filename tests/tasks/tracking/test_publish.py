@@ -23,6 +23,7 @@ from tests.support.published_experiment import (
 )
 
 
+@pytest.mark.slow
 def test_the_run_of_the_training_holds_parameters_curves_models_and_files(repository):
     publish.main()
     where = client()
