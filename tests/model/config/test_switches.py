@@ -24,8 +24,6 @@ from tests.conftest import experiment, puzzles
 from tests.support.small_training import dataset
 
 HOW = "self_conditioning"
-
-
 BASE = {"optimizer_steps": 6, "warmup_steps": 2, "log_every": 1}
 
 
@@ -221,7 +219,6 @@ def test_a_switch_of_the_training_changes_what_it_claims_and_only_that(base, swi
     assert {name for name in before if before[name] != after[name]} == changes
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("weight", [1.0, 10.0])
 def test_the_evaluation_weight_is_that_of_the_pairs_of_evaluation_tasks(raw, monkeypatch, weight):
     raw(puzzles())
@@ -279,7 +276,6 @@ def _recoloured(rate, share):
     return np.array(found)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.02, 0.25, 1.0])
 def test_pixel_noise_recolours_the_ledgers_number_of_black_cells(share):
     """Ledger 2.2: max(1, floor(share x black cells)) of an example, with the rate's chance."""

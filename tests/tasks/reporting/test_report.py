@@ -243,7 +243,6 @@ def test_a_page_without_any_prediction(house):
     assert "No predictions have frames" in part(page, "denoising").text
 
 
-@pytest.mark.slow
 def test_the_same_files_twice(house):
     house()
     first = {path.name: path.read_bytes() for path in paths.REPORTS.iterdir()}
