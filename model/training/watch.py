@@ -23,7 +23,7 @@ class LossRose(TrainingError):
 
 
 def divergence(history: Sequence[Mapping[str, float]], config: Divergence) -> str | None:
-    """What to say if the last row's loss is more than config.factor times the median of the config.rows rows before."""
+    """A message if the last row's loss is more than config.factor times the median of the config.rows rows before."""
     before = [row["loss"] for row in history[-1 - config.rows : -1]]
     if len(before) < config.rows:
         return None
@@ -84,13 +84,13 @@ class Watchdog:
         self._tick = min(1.0, seconds / 4)
         self._watched = threading.get_ident()
         self._ended = threading.Event()
-        self._paused = self._told = False
+        self._paused = self._reported = False
         self._silent, self._looked = 0.0, clock()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
     def update(self) -> None:
         """There is progress."""
-        self._silent, self._told = 0.0, False
+        self._silent, self._reported = 0.0, False
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -109,8 +109,8 @@ class Watchdog:
         if self._paused:
             return
         self._silent += min(passed, 2 * self._tick)
-        if self._silent >= self.seconds and not self._told:
-            self._told = True
+        if self._silent >= self.seconds and not self._reported:
+            self._reported = True
             self.on_stall(self._silent, _place(self._watched))
 
     def start(self) -> None:
@@ -139,11 +139,11 @@ class Watcher(Watchdog):
     """Watches one training by its configuration."""
 
     def __init__(
-        self, training: Training, config: Watch, tell: Callable[[str], None], on_stop: Callable[[str], None]
+        self, training: Training, config: Watch, warn: Callable[[str], None], on_stop: Callable[[str], None]
     ) -> None:
-        """`tell` hears of what does not end the training; `on_stop`, in another thread, that a stall must end it."""
+        """`warn` gets messages that do not end the training; `on_stop`, called in another thread, a stall that does."""
         super().__init__(config.stall.seconds, self._stalled)
-        self.training, self.config, self.tell, self.on_stop = training, config, tell, on_stop
+        self.training, self.config, self.warn, self.on_stop = training, config, warn, on_stop
         self._rising = False
 
     def row(self) -> None:
@@ -155,7 +155,7 @@ class Watcher(Watchdog):
                 "go-on, which goes on from the last save"
             )
         if text and not self._rising:
-            self.tell(text)
+            self.warn(text)
         self._rising = bool(text)
 
     def may_halve(self) -> bool:
@@ -166,6 +166,6 @@ class Watcher(Watchdog):
     def _stalled(self, seconds: float, place: str) -> None:
         text = f"no update for {seconds:.0f} s after update {self.training.step}; the training is at {place}"
         if self.config.stall.then == "go-on":
-            self.tell(text)
+            self.warn(text)
         else:
             self.on_stop(f"{text}; start the stage again to go on from the last save")

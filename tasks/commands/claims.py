@@ -25,8 +25,8 @@ from tasks.ledger import facts
 from tasks.tracking.store import KEPT
 
 RESAMPLES = 10_000
-FOUND = 2.80
-"""Standard errors that a difference must be of for 80 % power at 5 %, two-sided: 1.96 + 0.84."""
+STANDARD_ERRORS = 2.80
+"""Size of a difference that a study shows with 80 % power at 5 %, two-sided: 1.96 + 0.84 standard errors."""
 
 
 class Claim(NamedTuple):
@@ -98,7 +98,7 @@ def verdict(claim: Claim, difference: Difference, p_holm: float, by: NDArray[np.
         return "holds" if (difference.mean > 0) == (claim.expects == "higher") else "**the opposite holds**"
     if not difference.mean:
         return "cannot be told (no difference at all)"
-    needed = ceil((FOUND * by.std(ddof=1) / difference.mean) ** 2)
+    needed = ceil((STANDARD_ERRORS * by.std(ddof=1) / difference.mean) ** 2)
     return f"cannot be told ({needed:,} tasks)"
 
 

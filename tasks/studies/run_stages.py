@@ -117,7 +117,7 @@ class Runner:
                 with atomic_path(kept / file.name) as temporary:
                     shutil.copyfile(place / file, temporary)
         for file in sorted((place / paths.PREDICTIONS).glob("*.parquet")):
-            # The way of view 0 through the denoising is most of a file: kept where it is looked at first.
+            # View 0's denoising steps are most of a file: kept where people look first.
             whole = file.name.startswith("final-") and file.stem.partition("-")[2] not in member.final_only
             predictions.keep(file, kept / file.name, whole)
         costs: list[dict[str, Any]] = [read_json(file) for file in place.glob(".scratch/cost/*.json")]
