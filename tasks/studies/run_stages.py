@@ -71,8 +71,10 @@ class Runner:
     def run(self, member: Member, place: Path, gpu: str) -> Path:
         """The stages that take the GPU, and the folder of what is kept. Raises StageError or Interrupted."""
         for command in (("train",), ("select",), (PREDICT, *sorted(member.final_only))):
-            self._stages(place, [command], gpu)
-            self._keep(place, member)
+            try:
+                self._stages(place, [command], gpu)
+            finally:
+                self._keep(place, member)
         return self.keep / member.label
 
     def _stages(self, place: Path, commands: Sequence[tuple[str, ...]], gpu: str) -> None:
