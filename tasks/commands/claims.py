@@ -1,7 +1,7 @@
-"""`python -m tasks.commands.claims`: which claims of a study hold, from the kept predictions alone.
+"""`python -m tasks.commands.claims`: which claims of the studies hold, from the kept predictions alone.
 
-Writes docs/studies/versions.md (every score, and each claim's paired difference) and docs/versions.png from the claims
-in docs/studies/claims.yaml and the results in docs/baselines; nothing in them is typed by hand.
+For each docs/studies/NAME-claims.yaml writes docs/studies/NAME.md (every score, and each claim's paired difference)
+and, where the file names one, a picture, from the results in docs/baselines; nothing in them is typed by hand.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +24,8 @@ from tasks.common.stage import stage
 from tasks.ledger import facts
 from tasks.tracking.store import KEPT
 
+PAGES = Path("docs/studies")
+SUFFIX = "-claims.yaml"
 RESAMPLES = 10_000
 STANDARD_ERRORS = 2.80
 """Size of a difference that a study shows with 80 % power at 5 %, two-sided: 1.96 + 0.84 standard errors."""
@@ -37,6 +39,17 @@ class Claim(NamedTuple):
     """'higher' or 'lower', of b against a."""
     a: str
     b: str
+
+
+class Study(NamedTuple):
+    """A file of claims."""
+
+    title: str
+    folders: list[str]
+    """Kept results, in the table's order."""
+    claims: list[Claim]
+    figure: str
+    """Picture to write, seen from the root; '' for none."""
 
 
 class Finding(NamedTuple):
@@ -53,31 +66,38 @@ class Finding(NamedTuple):
 
 @stage("claims")
 def main(
-    file: Annotated[Path, typer.Argument(help="YAML file of claims")] = Path("docs/studies/claims.yaml"),
+    files: Annotated[list[Path] | None, typer.Argument(help="Files of claims; all of docs/studies if none")] = None,
     kept: Annotated[Path, typer.Option(help="Folder of kept results")] = KEPT,
-    out: Annotated[Path, typer.Option(help="Page to write")] = Path("docs/studies/versions.md"),
-    figure: Annotated[Path, typer.Option(help="Picture to write")] = Path("docs/versions.png"),
+    out: Annotated[Path, typer.Option(help="Folder for the pages; pictures are seen from its parent's parent")] = PAGES,
 ) -> None:
-    """Write the page and the picture."""
-    folders, claims = read_claims(file)
-    scores = {f"{folder}/{path.stem}": _score(path) for folder in folders for path in _answers(kept / folder)}
-    write_text(out, "\n".join(page(folders, claims, scores, kept)) + "\n")
-    draw(folders, scores, figure)
-    print(f"{out} and {figure} are written")
+    """Write the pages and the pictures."""
+    for file in files or sorted(PAGES.glob(f"*{SUFFIX}")):
+        study = read_claims(file)
+        scores = {f"{folder}/{path.stem}": _score(path) for folder in study.folders for path in _answers(kept / folder)}
+        written = [out / f"{file.name.removesuffix(SUFFIX)}.md"]
+        write_text(written[0], "\n".join(page(study, scores, kept)) + "\n")
+        if study.figure:
+            written.append(out.parent.parent / study.figure)
+            draw(study.folders, scores, written[1])
+        print(f"written: {', '.join(map(str, written))}")
 
 
-def read_claims(file: Path) -> tuple[list[str], list[Claim]]:
-    """The folders of the table in order, and the claims. Raises ConfigurationError."""
+def read_claims(file: Path) -> Study:
+    """A file of claims. Raises ConfigurationError."""
     values = params.read(file)
     try:
         claims = [Claim(row["claim"], row["expects"], row["a"], row["b"]) for row in values["claims"]]
-        folders = [str(name) for name in values["results"]]
+        study = Study(
+            str(values["title"]), [str(name) for name in values["results"]], claims, str(values.get("figure", ""))
+        )
     except (KeyError, TypeError) as error:
-        raise ConfigurationError(f"{file}: {error}; expected `results` and `claims` of claim, expects, a, b") from error
+        raise ConfigurationError(
+            f"{file}: {error}; expected `title`, `results` and `claims` of claim, expects, a, b"
+        ) from error
     wrong = [claim.expects for claim in claims if claim.expects not in ("higher", "lower")]
     if wrong:
         raise ConfigurationError(f"{file}: expects is {wrong[0]!r}; allowed are higher and lower")
-    return folders, claims
+    return study
 
 
 def findings(claims: Sequence[Claim], scores: Mapping[str, Mapping[str, Any]]) -> list[Finding]:
@@ -107,11 +127,9 @@ def shares(score: Mapping[str, Any]) -> NDArray[np.float64]:
     return np.array([np.mean([grid["solved"] for grid in grids]) for _, grids in sorted(score["tasks"].items())])
 
 
-def page(
-    folders: Sequence[str], claims: Sequence[Claim], scores: Mapping[str, Mapping[str, Any]], kept: Path
-) -> Iterator[str]:
+def page(study: Study, scores: Mapping[str, Mapping[str, Any]], kept: Path) -> Iterator[str]:
     """The lines of the page."""
-    yield "# v0 ... v7 at equal updates"
+    yield f"# {study.title}"
     yield ""
     yield "Written by `python -m tasks.commands.claims` from the predictions in `docs/baselines`: shares in % of the"
     yield "400 tasks of ARC-AGI-1's public evaluation set (419 grids), one seed each; intervals are 95 % over tasks."
@@ -120,7 +138,7 @@ def page(
     columns = ["result", "answers", "weights", *shown, "training", "commit"]
     yield f"| {' | '.join(columns)} |"
     yield "|---" * len(columns) + "|"
-    for folder in folders:
+    for folder in study.folders:
         cost = read_json(kept / folder / "cost.json")
         code = str(cost.get("commit", "-"))[:7]
         for name in (name for name in scores if name.startswith(f"{folder}/")):
@@ -128,14 +146,15 @@ def page(
             row = [percent(score[key]) for key in ("pass_at_1", "pass_at_2")]
             rest = [percent(score[key]) for key in ("oracle", "sizes_correct")]
             cells = [folder, name.partition("/")[2], score["weights"], *row, interval(score["ci95"]), *rest]
-            yield f"| {' | '.join(cells)} | {score['grids_solved']} | {cost['seconds'] / 60:.1f} min | `{code}` |"
+            minutes = f"{cost['seconds'] / 60:.1f} min" + (", GPU shared" if cost.get("gpu_shared") else "")
+            yield f"| {' | '.join(cells)} | {score['grids_solved']} | {minutes} | `{code}` |"
     yield ""
     yield "Claims, each a paired difference in points of pass@2 over the same tasks; p adjusted for all (Holm)."
     yield "A claim that cannot be told says how many tasks would show a difference of this size (80 % power at 5 %)."
     yield ""
     yield "| claim | compared | points | 95 % | p, Holm | won | lost | |"
     yield "|---|---|---|---|---|---|---|---|"
-    for finding in findings(claims, scores):
+    for finding in findings(study.claims, scores):
         d, claim = finding.difference, finding.claim
         by = f"{100 * d.mean:+.1f} | {100 * d.low:+.1f} to {100 * d.high:+.1f} | {finding.p_holm:.4f}"
         pair = f"`{claim.b}` against `{claim.a}`"
@@ -157,7 +176,7 @@ def draw(folders: Sequence[str], scores: Mapping[str, Mapping[str, Any]], path: 
         version, size, dataset = folder.rsplit("-", 2)
         lab = [row.score for row in ledger.published if row.experiment == f"{version}/{size}/{dataset}"]
         if lab:
-            axes.plot(max(lab), y, "x", color="C1")
+            axes.plot(max(lab), y, "x", color="C1", zorder=3)
     axes.plot([], [], "o", color="C0", label="ours, 95 % over 400 tasks")
     axes.plot([], [], "x", color="C1", label="the lab's highest, longer trainings")
     axes.set_yticks(range(len(names)), [name.removesuffix("-aa1") for name in reversed(names)])

@@ -40,9 +40,18 @@ def find() -> list[Ours]:
     stored = list(_stored())
     known = {kept for _, kept in stored}
     found = [ours for ours, _ in stored]
-    folders = import_results.kept_results(store.KEPT) if store.KEPT.is_dir() else []
-    found += [_kept(place) for place in folders if place.as_posix() not in known]
+    found += [_kept(place) for place in _folders() if place.as_posix() not in known]
     return sorted(found, key=lambda ours: -ours.pass_at_2)
+
+
+def kept() -> dict[str, Ours]:
+    """The results that come with the repository, by the name of their folder, the highest first."""
+    found = {place.name: _kept(place) for place in _folders()}
+    return dict(sorted(found.items(), key=lambda item: -item[1].pass_at_2))
+
+
+def _folders() -> list[Path]:
+    return import_results.kept_results(store.KEPT) if store.KEPT.is_dir() else []
 
 
 def _stored() -> Iterator[tuple[Ours, str]]:
@@ -75,7 +84,7 @@ def _kept(place: Path) -> Ours:
     """The headline of a kept result, scored again: some seconds."""
     values: dict[str, Any] = import_results.titled(params.read(place / import_results.NEEDED[0]))
     files = {file.stem: file for file in sorted(place.glob("*.parquet"))}
-    pair = HEADLINE if HEADLINE in files else next(iter(files))
+    pair = next((pair for pair in (HEADLINE, "final-votes") if pair in files), next(iter(files)))
     _, score = import_results.rescore(files[pair], values)
     own = {"finetuning": "none", "budget": "own"}
     name = experiment_name(**{kind: str(values.get(kind, own.get(kind))) for kind in LAYERS})

@@ -2,12 +2,13 @@
 
 import re
 import textwrap
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from model.scoring.wording import interval, percent
 from tasks.commands import our_scores
 from tasks.commands.our_scores import Ours
 from tasks.common.stage import StageError, stage
@@ -27,7 +28,7 @@ def main(
     """List the versions: what changed, the lab's commit, its highest score, ours, and what reproduces the lab's."""
     facts = ledger.load()
     if docs:
-        DOCS.write_text(with_tables(DOCS.read_text(), facts))
+        DOCS.write_text(with_tables(DOCS.read_text(), facts, our_scores.kept()))
         return
     lines = numbers(facts, facts.published) if scores else overview(facts, our_scores.find())
     print("\n".join(lines))
@@ -90,22 +91,27 @@ def numbers(facts: Ledger, rows: Iterable[Published]) -> Iterator[str]:
         yield from wrapped(f"{reason}: {facts.reasons[reason]}", rest=4)
 
 
-def with_tables(text: str, facts: Ledger) -> str:
+def with_tables(text: str, facts: Ledger, kept: Mapping[str, Ours]) -> str:
     """The page with its part between BEGIN and END made from the facts. Raises StageError if it has no such part."""
     pattern = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.DOTALL)
     if len(pattern.findall(text)) != 1:
         raise StageError(f"{DOCS} must hold the lines {BEGIN} and {END} once")
-    return pattern.sub(lambda _: "\n".join([BEGIN, "", *_page(facts), END]), text)
+    return pattern.sub(lambda _: "\n".join([BEGIN, "", *_page(facts, kept), END]), text)
 
 
-def _page(facts: Ledger) -> Iterator[str]:
-    yield "| version | date | the lab's commits | change | against | highest score |"
-    yield "|---|---|---|---|---|---|"
+def _page(facts: Ledger, kept: Mapping[str, Ours]) -> Iterator[str]:
+    yield "| version | date | the lab's commits | change | against | highest score | ours, 95 % |"
+    yield "|---|---|---|---|---|---|---|"
     for name, version in facts.versions.items():
         best = facts.highest(name)
         commits = ", ".join(f"`{commit}` {what}" for what, commit in version.commits.items()).replace(" all", "")
         shown = f"{best.score:.4g} %, `{best.experiment}` `{best.pair}`" if best else ""
-        yield f"| {name} | {version.date or ''} | {commits} | {version.change} | {version.against or ''} | {shown} |"
+        same = best.experiment.replace("/", "-") if best else ""
+        folder = same if same in kept else next((place for place, mine in kept.items() if _of(mine) == name), "")
+        ours = f"{percent(kept[folder].pass_at_2)} [{interval(kept[folder].ci95)}]" if folder else ""
+        where = f", {kept[folder].pair} of [{folder}](baselines/{folder})" if folder else ""
+        cells = [name, version.date or "", commits, version.change, version.against or "", shown, ours + where]
+        yield f"| {' | '.join(map(str, cells))} |"
     yield ""
     for name, version in facts.versions.items():
         yield from (f"### {name}", "")
