@@ -17,7 +17,7 @@ import typer
 
 from tasks.common import params, paths
 from tasks.common.stage import StageError, die_with_parent, stage
-from tasks.servers import background, prefect_server
+from tasks.servers import background, mlflow_app, prefect_server
 from tasks.tracking import mlflow_runs, store, view
 from tasks.tracking.addresses import addressable
 
@@ -54,14 +54,24 @@ def mlflow_page(place: store.Store) -> Page:
 
     def arguments(port: int) -> tuple[str, ...]:
         kept = ("--backend-store-uri", place.uri, "--artifacts-destination", str(place.artifacts))
-        return ("mlflow", "server", *kept, "--host", HOST, "--port", str(port), "--workers", "1")
+        return ("mlflow", "server", "--app-name", "arc", *kept, "--host", HOST, "--port", str(port), "--workers", "1")
 
     def ours(process: Any) -> bool:
         # A child listens; its parent has the address of the store.
         return any("mlflow" in p.cmdline() and place.uri in p.cmdline() for p in [process, *process.parents()[:1]])
 
-    environment = {**store.SETTINGS, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    return Page("MLflow", arguments, lambda _: environment, "/health", ours, "/")
+    def environment(_: int) -> dict[str, str]:
+        return {**store.SETTINGS, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", mlflow_app.SECRET: secret()}
+
+    return Page("MLflow", arguments, environment, "/health", ours, "/")
+
+
+def secret() -> str:
+    """USER:TOKEN, which both pages ask for. Raises StageError."""
+    try:
+        return prefect_server.secret(Path(os.environ.get("PREFECT_HOME", ".prefect")).expanduser())
+    except ValueError as error:
+        raise StageError(str(error)) from None
 
 
 def prefect_page() -> Page:
@@ -138,8 +148,8 @@ def main(
                     f"{'':8} the results of {store.KEPT} appear there within two minutes of the first start", flush=True
                 )
         if started:
-            secret = prefect_server.secret_file(Path(os.environ.get("PREFECT_HOME", ".prefect")).expanduser())
-            print(f"Prefect's page asks once for the secret: `cat {secret}`", flush=True)
+            file = prefect_server.secret_file(Path(os.environ.get("PREFECT_HOME", ".prefect")).expanduser())
+            print(f"Prefect's page asks once for the secret, `cat {file}`; it is in the addresses above", flush=True)
             print("Ctrl-C ends what was started here", flush=True)
         while started:
             time.sleep(0.5)
@@ -167,11 +177,14 @@ def scores(place: store.Store, page: str) -> str:
 
 
 def say(page: Page, port: int, place: store.Store, note: str = "") -> None:
-    """Print the addresses of a page: of MLflow's, the table of runs and the same as charts."""
-    address = scores(place, _url(port, "")) if page.name == "MLflow" else _url(port, page.path)
-    print(f"{page.name:8} {address}{note}", flush=True)
-    if page.name == "MLflow" and paths.PRESETS.exists():
-        print(f"{'charts':8} {view.as_charts(address)}", flush=True)
+    """Print the addresses of a page: of MLflow's, the table of runs and the same as charts, each with the secret."""
+    if page.name != "MLflow":
+        print(f"{page.name:8} {_url(port, page.path)}{note}", flush=True)
+        return
+    address = scores(place, _url(port, ""))
+    print(f"{page.name:8} {mlflow_app.entrance(address, secret())}{note}", flush=True)
+    if paths.PRESETS.exists():
+        print(f"{'charts':8} {mlflow_app.entrance(view.as_charts(address), secret())}", flush=True)
 
 
 def running(page: Page) -> int | None:

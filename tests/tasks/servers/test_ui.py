@@ -1,5 +1,6 @@
 """The pages as a user starts them: real servers on 127.0.0.1, and nothing left of them afterwards."""
 
+import base64
 import json
 import os
 import re
@@ -71,6 +72,7 @@ def begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
 def get(port: int, path: str, body: Any = None) -> str:
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", data, {"Content-Type": "application/json"})
+    request.add_header("Authorization", f"Basic {base64.b64encode(ui.secret().encode()).decode()}")
     with urllib.request.urlopen(request, timeout=20) as answer:
         return str(answer.read().decode())
 
@@ -98,8 +100,9 @@ def test_both_pages_answer_on_this_machine_alone_and_sigterm_leaves_no_process(b
     # The page would ask a Prefect at 4200 if the port were set by an option.
     settings = json.loads(get(ports["Prefect"], "/ui-settings"))
     assert settings["api_url"] == f"http://127.0.0.1:{ports['Prefect']}/api"
-    with pytest.raises(urllib.error.HTTPError, match=r"40[13]"):
-        get(ports["Prefect"], "/api/flow_runs/count", {})
+    for name, path in (("Prefect", "/api/flow_runs/count"), ("MLflow", "/ajax-api/2.0/mlflow/experiments/search")):
+        with pytest.raises(urllib.error.HTTPError, match=r"40[13]"):
+            urllib.request.urlopen(f"http://127.0.0.1:{ports[name]}{path}", b"{}", timeout=20)
     assert json.loads(get(ports["MLflow"], "/ajax-api/3.0/mlflow/ui-telemetry"))["disable_ui_telemetry"]
 
     members = family(process)

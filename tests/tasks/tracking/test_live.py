@@ -123,7 +123,9 @@ def test_a_server_that_is_killed_for_a_while_slows_nothing_and_gets_each_point_o
     try:
         address = f"http://127.0.0.1:{port}"
         count = 3000
-        process = train(count, MLFLOW_TRACKING_URI=address)
+        user, _, password = ui.secret().partition(":")
+        known = {"MLFLOW_TRACKING_USERNAME": user, "MLFLOW_TRACKING_PASSWORD": password}
+        process = train(count, MLFLOW_TRACKING_URI=address, **known)
         client = mlflow_runs.connect(store.configured_store())
         run = until(lambda: live_run(client)).info.run_id
         until(lambda: points(client, run))

@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tasks.common import params, paths
-from tasks.servers import ui
+from tasks.servers import mlflow_app, ui
 from tasks.tracking import mlflow_runs, records, store, view
 from tests.conftest import ROOT, presets
 from tests.support.browser import browser
@@ -63,7 +63,7 @@ def address(repository: Path) -> Iterator[str]:
     server = ui.start(page, port)
     try:
         ui.wait(page, port, server)
-        yield ui.scores(place, f"http://127.0.0.1:{port}")
+        yield mlflow_app.entrance(ui.scores(place, f"http://127.0.0.1:{port}"), ui.secret())
     finally:
         ui.end([server])
 

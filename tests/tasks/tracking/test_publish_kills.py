@@ -99,6 +99,11 @@ def test_a_tracking_server_gets_the_result_once_and_one_that_is_not_there_is_nam
     try:
         ui.wait(page, port, server)
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
+        with pytest.raises(SystemExit, match="401"):
+            publish.main()
+        user, _, password = ui.secret().partition(":")
+        monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", user)
+        monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", password)
         publish.main()
         publish.main()
         assert_whole(client(f"http://127.0.0.1:{port}"))
