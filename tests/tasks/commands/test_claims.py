@@ -12,6 +12,7 @@ from tasks.common.presets import ConfigurationError
 from tests.conftest import ROOT
 
 STUDIES = ROOT / "docs" / "studies"
+NAMES = [file.name.removesuffix(claims.SUFFIX) for file in sorted(STUDIES.glob(f"*{claims.SUFFIX}"))]
 
 
 def score(solved: list[bool]) -> dict[str, object]:

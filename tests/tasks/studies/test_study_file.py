@@ -77,7 +77,7 @@ def test_a_wrong_label_is_refused(experiments, says, tmp_path):
 
 
 def test_the_ablations_are_of_one_name_and_each_differs_in_its_training_or_data():
-    assert BASE.label == "base"
+    assert BASE.label == "v8-3min"
     assert {m.experiment.name for m in ABLATIONS} == {"v8/mediom-deep+3min/aa1"}
     assert len({m.label for m in ABLATIONS}) == len(ABLATIONS)
     for member in ABLATIONS:
@@ -118,13 +118,15 @@ def test_every_ablation_trains_at_a_tiny_size_and_is_another_training(index):
     assert all(torch.isfinite(tensor).all() for tensor in ours.values())
     shapes = [{name: tensor.shape for name, tensor in side.items()} for side in (ours, base)]
     equal = shapes[0] == shapes[1] and all(torch.equal(ours[name], base[name]) for name in base)
-    assert equal == (ABLATIONS[index].label in ("base", "rearc"))  # rearc has other data, which the stages make.
+    assert equal == (
+        ABLATIONS[index].label in ("v8-3min", "v8-3min-rearc")
+    )  # rearc has other data, which the stages make.
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("label", ["base", pytest.param("rearc", marks=pytest.mark.night)])
+@pytest.mark.parametrize("label", ["v8-3min", pytest.param("v8-3min-rearc", marks=pytest.mark.night)])
 def test_an_ablation_runs_from_the_tasks_to_the_predictions(label, workspace):
-    if label == "rearc" and importlib.util.find_spec("reasoning_gym") is None:
+    if label == "v8-3min-rearc" and importlib.util.find_spec("reasoning_gym") is None:
         pytest.skip("reasoning-gym is not installed")
     member = next(m for m in ABLATIONS if m.label == label)
     asked = member.experiment.predict.evaluations

@@ -57,7 +57,7 @@ def addresses(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, st
 
 
 def wait_for(log: Path, texts: list[str]) -> None:
-    deadline = time.monotonic() + 180
+    deadline = time.monotonic() + 400
     while not log.exists() or not all(text in log.read_text() for text in texts):
         assert time.monotonic() < deadline, log.read_text() if log.exists() else log
         time.sleep(0.5)
