@@ -12,7 +12,7 @@ import os
 import secrets
 from collections.abc import Iterable
 from http.cookies import CookieError, SimpleCookie
-from urllib.parse import parse_qs, quote, urlencode
+from urllib.parse import parse_qs, urlencode
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -20,8 +20,8 @@ SECRET = "ARC_MLFLOW_SECRET"
 """Environment variable with USER:TOKEN."""
 OPEN = ("/health", "/version")
 """Paths that say nothing but that a server is here, and which version."""
-LEFT_OUT = "/assistant"
-"""Part of the paths of MLflow's assistant."""
+LEFT_OUT = "/mlflow/assistant/"
+"""Part of the paths that MLflow's assistant answers."""
 PARAMETER = "secret"
 
 
@@ -59,12 +59,13 @@ class Guard:
             await send({"type": "websocket.close", "code": 1008})
         elif any(secrets.compare_digest(token.encode(), self.token) for token in given):
             cookie = f"{self.cookie(headers)}={self.session}; Path=/; HttpOnly; SameSite=Strict"
-            place = quote(scope["path"]).encode()  # Without a fragment, so that the browser keeps its own.
-            await answer(send, 303, [(b"location", place), (b"set-cookie", cookie.encode())])
+            await answer(send, 200, [HTML, (b"set-cookie", cookie.encode())], WELCOME)
         elif not self.knows(headers):
-            await answer(send, 401, [(b"www-authenticate", b'Basic realm="the secret of this laboratory"')], HELP)
+            await answer(
+                send, 401, [PLAIN, (b"www-authenticate", b'Basic realm="the secret of this laboratory"')], HELP
+            )
         elif LEFT_OUT in scope["path"]:
-            await answer(send, 404, [])
+            await answer(send, 404, [PLAIN])
         else:
             await self.app(scope, receive, send)
 
@@ -103,9 +104,19 @@ class Guard:
 HELP = b"This page asks for user and password: `cat .prefect/secret` prints them as USER:PASSWORD.\n"
 
 
+PLAIN, HTML = ((b"content-type", b"text/%s; charset=utf-8" % kind) for kind in (b"plain", b"html"))
+# Goes to the page without the secret, and keeps shut the assistant's panel, which MLflow opens at a browser's first visit.
+WELCOME = b"""<!doctype html><title>MLflow</title><script>
+localStorage.setItem("mlflow.assistant.fab.autoOpenedOnFirstLoad_v1", "true");
+localStorage.setItem("mlflow.assistant.panelOpen_v1", "false");
+location.replace(location.pathname + location.hash);
+</script>
+"""
+
+
 async def answer(send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes = b"") -> None:
-    """Answer in plain text, which no cache keeps."""
-    plain = [(b"content-type", b"text/plain; charset=utf-8"), (b"cache-control", b"no-store")]
-    length = [(b"content-length", str(len(body)).encode()), (b"referrer-policy", b"no-referrer")]
-    await send({"type": "http.response.start", "status": status, "headers": [*headers, *plain, *length]})
+    """Answer with what no cache keeps."""
+    kept = [(b"cache-control", b"no-store"), (b"referrer-policy", b"no-referrer")]
+    length = (b"content-length", str(len(body)).encode())
+    await send({"type": "http.response.start", "status": status, "headers": [*headers, *kept, length]})
     await send({"type": "http.response.body", "body": body})
