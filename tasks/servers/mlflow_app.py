@@ -105,7 +105,7 @@ HELP = b"This page asks for user and password: `cat .prefect/secret` prints them
 
 
 PLAIN, HTML = ((b"content-type", b"text/%s; charset=utf-8" % kind) for kind in (b"plain", b"html"))
-# Goes to the page without the secret, and keeps shut the assistant's panel, which MLflow opens at a browser's first visit.
+# Goes to the page without the secret, and keeps the assistant's panel shut, which MLflow opens at the first visit.
 WELCOME = b"""<!doctype html><title>MLflow</title><script>
 localStorage.setItem("mlflow.assistant.fab.autoOpenedOnFirstLoad_v1", "true");
 localStorage.setItem("mlflow.assistant.panelOpen_v1", "false");
