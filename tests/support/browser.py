@@ -1,11 +1,14 @@
 """Debian's chromium, driven by Playwright."""
 
 import contextlib
+import re
 import shutil
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page, expect, sync_playwright
+
+from tests.support.flows_lab import Lab
 
 
 @contextlib.contextmanager
@@ -20,3 +23,11 @@ def browser() -> Iterator[Page]:
         page.set_default_timeout(60_000)
         yield page
         chromium.close()
+
+
+def log_in(page: Page, lab: Lab) -> None:
+    """Give Prefect's page the secret, which it asks for once."""
+    page.goto(f"http://127.0.0.1:{lab.port}/")
+    page.locator("input[type=password]").fill((lab.folder / ".prefect" / "secret").read_text().strip())
+    page.get_by_role("button", name="Login", exact=True).click()
+    expect(page).not_to_have_url(re.compile("/login"))

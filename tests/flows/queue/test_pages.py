@@ -1,13 +1,12 @@
 """The pages of the queue as a person uses them: a real server, and Debian's chromium."""
 
-import re
 from collections.abc import Iterator
 
 import pytest
 import yaml
 from playwright.sync_api import Page, expect
 
-from tests.support.browser import browser
+from tests.support.browser import browser, log_in
 from tests.support.flows_lab import (
     NAME,
     ROOT,
@@ -27,14 +26,6 @@ def page() -> Iterator[Page]:
     with browser() as made:
         expect.set_options(timeout=60_000)
         yield made
-
-
-def log_in(page: Page, lab: Lab) -> None:
-    """Give the secret, which the page asks for once."""
-    page.goto(f"http://127.0.0.1:{lab.port}/")
-    page.locator("input[type=password]").fill((lab.folder / ".prefect" / "secret").read_text().strip())
-    page.get_by_role("button", name="Login", exact=True).click()
-    expect(page).not_to_have_url(re.compile("/login"))
 
 
 def fill_in(page: Page, lab: Lab) -> None:
