@@ -6,9 +6,12 @@ import shutil
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Page, Request, expect, sync_playwright
 
 from tests.support.flows_lab import Lab
+
+OPTIONS = ("--no-sandbox", "--blink-settings=primaryHoverType=1,availableHoverTypes=1")
+"""Without a mouse, whatever the machine has: Prefect's page then uses the browser's own drop-downs."""
 
 
 @contextlib.contextmanager
@@ -18,11 +21,18 @@ def browser() -> Iterator[Page]:
     if not program:
         pytest.skip("no chromium: apt-get install chromium")
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        chromium = playwright.chromium.launch(executable_path=program, args=[*OPTIONS])
         page = chromium.new_page(viewport={"width": 1200, "height": 1250})
         page.set_default_timeout(60_000)
+        page.on("requestfinished", _print_refusal)  # pytest shows it where a test fails.
         yield page
         chromium.close()
+
+
+def _print_refusal(request: Request) -> None:
+    response = request.response()
+    if response and response.status >= 400:
+        print(f"{request.method} {request.url}: {response.status}")
 
 
 def log_in(page: Page, lab: Lab) -> None:

@@ -35,6 +35,8 @@ def fill_in(page: Page, lab: Lab) -> None:
     expect(page.locator("body")).to_contain_text("no run is interrupted")
     for i, name in enumerate(NAME.split("/")):
         page.locator(DROP_DOWNS).nth(i).select_option(name)
+    for i, name in enumerate(NAME.split("/")):
+        expect(page.locator(DROP_DOWNS).nth(i)).to_have_value(name)
 
 
 def add(page: Page, override: str) -> None:
@@ -55,9 +57,10 @@ def test_the_form_offers_what_there_is_and_refuses_what_is_wrong(lab: Lab, page:
     lab.arc("queue", "--list")
     log_in(page, lab)
     fill_in(page, lab)
-    kinds = [list(PRESETS[section]) for section in ("versions", "sizes", "datasets")]
+    kinds = [list(PRESETS[section]) for section in ("versions", "sizes", "datasets", "finetunings", "budgets")]
+    kinds += [["high", "normal"], ["any", "gpu", "cpu"]]
     offered = [menu.locator("option").all() for menu in page.locator(DROP_DOWNS).all()]
-    assert [[o.get_attribute("value") for o in options] for options in offered] == [*kinds, ["high", "normal"]]
+    assert [[o.get_attribute("value") for o in options] for options in offered] == kinds
     for text in ("Of data order, initialisation", "KEY=VALUE each", "high runs before every normal one"):
         expect(page.locator("body")).to_contain_text(text)
     add(page, "train.stepz=3")

@@ -1,0 +1,55 @@
+"""Which fast tests execute a line, measured once by coverage.py with the test as context."""
+
+import subprocess
+import sys
+from pathlib import Path, PurePosixPath
+
+from coverage import CoverageData
+
+from tests.mutants.sample import ROOMS
+
+FAST = ("-m", "not slow and not night")
+
+
+def measure(tree: Path, processes: int) -> None:
+    """Run the fast tests of a checkout and keep `.coverage` in it. Ends the program if one of them fails."""
+    packages = [f"--cov={room}" for room in sorted({room.split("/")[0] for room in ROOMS})]
+    command = [sys.executable, "-m", "pytest", *FAST, *packages, "--cov-context=test", "--cov-report="]
+    command += ["-n", str(processes), "--dist", "loadfile", "-p", "no:cacheprovider"]
+    done = subprocess.run(command, cwd=tree, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"mutants: the fast tests fail without any mutant:\n{done.stdout[-4000:]}{done.stderr[-4000:]}")
+
+
+class Tests:
+    """The tests of a measured checkout, by what they execute."""
+
+    def __init__(self, tree: Path, measured: Path) -> None:
+        """`measured` is a copy of its `.coverage`."""
+        self.tree = tree
+        self.data = CoverageData(str(measured))
+        self.data.read()
+
+    def of_lines(self, path: str, lines: range) -> list[str]:
+        """Tests that execute one of the lines, the nearest first."""
+        contexts = self.data.contexts_by_lineno(str(self.tree / path))
+        return _ordered(path, {name for line in lines for name in contexts.get(line, [])})
+
+    def of_file(self, path: str) -> list[str]:
+        """Tests that execute any line of a module after its import, the nearest first."""
+        contexts = self.data.contexts_by_lineno(str(self.tree / path))
+        return _ordered(path, {name for names in contexts.values() for name in names})
+
+
+def _ordered(path: str, contexts: set[str]) -> list[str]:
+    """Ids of tests: those of the module's own test file, of its room, and all others."""
+    own = PurePosixPath("tests") / path
+    names = {name.rpartition("|")[0] for name in contexts} - {""}
+
+    def distance(name: str) -> tuple[int, str]:
+        file = PurePosixPath(name.split("::")[0])
+        if file.parent != own.parent:
+            return 2, name
+        return int(file.name != f"test_{own.name}"), name
+
+    return sorted(names, key=distance)

@@ -1,0 +1,70 @@
+"""One run of tests in a forked process, which has imported the large libraries already."""
+
+import contextlib
+import importlib
+import os
+import resource
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+LIBRARIES = ("torch", "numpy", "pandas", "pyarrow", "pydantic", "scipy.stats", "safetensors.torch", "yaml", "typer")
+MEMORY = 24 * 2**30
+"""Bytes of address space: a mutant may ask for a tensor of any size."""
+
+
+def preload() -> None:
+    """Import what most tests need; nothing of ours, which a mutant may change."""
+    for name in LIBRARIES:
+        importlib.import_module(name)
+
+
+def run(tree: Path, tests: list[str], log: Path, seconds: float) -> str:
+    """`passed`, `failed`, `timeout` or `crashed`, of these tests in `tree` until the first failure.
+
+    Raises RuntimeError if a test does not exist.
+    """
+    process = os.fork()
+    if not process:
+        os.setsid()
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+        output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        os.chdir(tree)
+        sys.path.insert(0, str(tree))
+        options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:cov", "-p", "no:xdist", "--hypothesis-seed=0"]
+        code = 3
+        try:
+            code = int(pytest.main([*options, *tests]))
+        finally:
+            sys.stdout.flush()
+            os._exit(code)
+    status = _wait(process, seconds)
+    if status is None:
+        return "timeout"
+    if not os.WIFEXITED(status):
+        return "crashed"
+    code = os.WEXITSTATUS(status)
+    if code == pytest.ExitCode.NO_TESTS_COLLECTED:
+        raise RuntimeError(f"no test was run: {log.read_text()[-2000:]}")
+    return "passed" if code == 0 else "failed"
+
+
+def _wait(process: int, seconds: float) -> int | None:
+    """Status of a process; None if it had to be killed. Whatever it has started is killed."""
+    deadline, status = time.monotonic() + seconds, None
+    while time.monotonic() < deadline:
+        ended, code = os.waitpid(process, os.WNOHANG)
+        if ended:
+            status = code
+            break
+        time.sleep(0.02)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process, signal.SIGKILL)
+    if status is None:
+        os.waitpid(process, 0)
+    return status
