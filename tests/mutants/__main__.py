@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[2]
 REPORT = ROOT / ".scratch" / "mutants"
 INSIDE = "ARC_MUTANTS_INSIDE"
 SECONDS = 240.0
+LOG, CONTROL = Path("/tmp/trial.log"), Path("/tmp/control.log")
 
 
 def isolate() -> None:
@@ -54,27 +55,25 @@ def try_one(tree: Path, tests: nearest.Tests, mutant: sample.Mutant) -> dict[str
     lines = tests.of_lines(mutant.path, sample.statement(source, mutant.line))
     rest = [name for name in tests.of_file(mutant.path) if name not in set(lines)]
     mutated = mutant.apply(source)
-    outcome = "passed"
-    try:
-        path.write_text(mutated)
-        for chosen in (lines, rest):
-            if chosen and outcome == "passed":
-                outcome = trial.run(tree, chosen, Path("/tmp/trial.log"), SECONDS)
-    finally:
-        path.write_text(source)
-    changed = [
-        (old.strip(), new.strip())
-        for old, new in zip(source.splitlines(), mutated.splitlines(), strict=False)
-        if old != new
-    ]
+    outcome, noticed_by = "survived", ""
+    for chosen in (lines, rest):
+        if chosen and outcome == "survived":
+            path.write_text(mutated)
+            result = trial.run(tree, chosen, LOG, SECONDS)
+            path.write_text(source)
+            if result != "passed":
+                noticed_by = trial.failed_test(LOG) or chosen[0]
+                control = trial.run(tree, [noticed_by], CONTROL, SECONDS)
+                outcome = result if control == "passed" else "fails without the mutant"
+    pairs = zip(source.splitlines(), mutated.splitlines(), strict=False)
     return {
         "mutant": str(mutant),
-        "change": changed[:1],
-        "outcome": "survived" if outcome == "passed" else outcome,
+        "change": next(((old.strip(), new.strip()) for old, new in pairs if old != new), None),
+        "outcome": outcome,
+        "noticed_by": noticed_by,
         "tests_of_its_line": len(lines),
         "tests_of_its_module": len(lines) + len(rest),
         "seconds": round(time.monotonic() - began, 1),
-        "log": Path("/tmp/trial.log").read_text()[-600:] if outcome not in ("passed", "timeout") else "",
     }
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import os
+import re
 import resource
 import signal
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 LIBRARIES = ("torch", "numpy", "pandas", "pyarrow", "pydantic", "scipy.stats", "safetensors.torch", "yaml", "typer")
+ROOT = Path(__file__).parents[2]
 MEMORY = 24 * 2**30
 """Bytes of address space: a mutant may ask for a tensor of any size."""
 
@@ -35,7 +37,9 @@ def run(tree: Path, tests: list[str], log: Path, seconds: float) -> str:
         os.dup2(output, 1)
         os.dup2(output, 2)
         os.chdir(tree)
-        sys.path.insert(0, str(tree))
+        for name in [name for name in sys.modules if name.split(".")[0] == "tests"]:
+            del sys.modules[name]  # Those of the checkout.
+        sys.path[:] = [str(tree), *(name for name in sys.path if name not in ("", str(ROOT)))]
         options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:cov", "-p", "no:xdist", "--hypothesis-seed=0"]
         code = 3
         try:
@@ -52,6 +56,12 @@ def run(tree: Path, tests: list[str], log: Path, seconds: float) -> str:
     if code == pytest.ExitCode.NO_TESTS_COLLECTED:
         raise RuntimeError(f"no test was run: {log.read_text()[-2000:]}")
     return "passed" if code == 0 else "failed"
+
+
+def failed_test(log: Path) -> str | None:
+    """The test that failed; None where none could be imported."""
+    found = re.search(r"^(?:FAILED|ERROR) (\S+::.*?)(?: - .*)?$", log.read_text(), re.MULTILINE)
+    return found[1] if found else None
 
 
 def _wait(process: int, seconds: float) -> int | None:
