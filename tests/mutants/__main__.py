@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from tests.mutants import nearest, sample, trial
@@ -19,6 +20,7 @@ ROOT = Path(__file__).parents[2]
 REPORT = ROOT / ".scratch" / "mutants"
 INSIDE = "ARC_MUTANTS_INSIDE"
 SECONDS = 240.0
+SURVIVED = "survived"
 LOG, CONTROL = Path("/tmp/trial.log"), Path("/tmp/control.log")
 
 
@@ -48,58 +50,70 @@ def copy(target: Path) -> None:
         subprocess.run([*git, *command], cwd=target, check=True)
 
 
-def try_one(tree: Path, tests: nearest.Tests, mutant: sample.Mutant) -> dict[str, object]:
-    """Outcome of a mutant: first the tests that execute its statement, then all that execute its module."""
+def try_one(tree: Path, mutant: sample.Mutant, groups: Iterable[Sequence[str]]) -> tuple[str, str]:
+    """Outcome of a mutant, and the test that noticed it, of groups of tests that are run until one fails.
+
+    That test is run again without the mutant, and must pass.
+    """
     path = tree / mutant.path
-    source, began = path.read_text(), time.monotonic()
-    lines = tests.of_lines(mutant.path, sample.statement(source, mutant.line))
-    rest = [name for name in tests.of_file(mutant.path) if name not in set(lines)]
-    mutated = mutant.apply(source)
-    outcome, noticed_by = "survived", ""
-    for chosen in (lines, rest):
-        if chosen and outcome == "survived":
-            path.write_text(mutated)
-            result = trial.run(tree, chosen, LOG, SECONDS)
-            path.write_text(source)
-            if result != "passed":
-                noticed_by = trial.failed_test(LOG) or chosen[0]
-                control = trial.run(tree, [noticed_by], CONTROL, SECONDS)
-                outcome = result if control == "passed" else "fails without the mutant"
-    pairs = zip(source.splitlines(), mutated.splitlines(), strict=False)
-    return {
-        "mutant": str(mutant),
-        "change": next(((old.strip(), new.strip()) for old, new in pairs if old != new), None),
-        "outcome": outcome,
-        "noticed_by": noticed_by,
-        "tests_of_its_line": len(lines),
-        "tests_of_its_module": len(lines) + len(rest),
-        "seconds": round(time.monotonic() - began, 1),
-    }
+    source = path.read_text()
+    for arguments in groups:
+        if not arguments:
+            continue
+        path.write_text(mutant.apply(source))
+        result = trial.run(tree, arguments, LOG, SECONDS)
+        path.write_text(source)
+        if result != "passed":
+            noticed_by = trial.failed_test(LOG) or arguments[0]
+            control = trial.run(tree, [noticed_by], CONTROL, SECONDS)
+            return result if control == "passed" else "fails without the mutant", noticed_by
+    return SURVIVED, ""
 
 
-def main(count: int, seed: int, processes: int) -> None:
-    """Write `.scratch/mutants/seed-SEED.json` after every mutant."""
+def groups_of(tree: Path, tests: nearest.Tests, mutant: sample.Mutant, slow: bool) -> Iterator[Sequence[str]]:
+    """The fast tests that execute a mutant's statement, then those that execute its module; or the slow ones."""
+    if slow:
+        yield nearest.slow_files(tree, mutant.path)
+        return
+    lines = tests.of_lines(mutant.path, sample.statement((tree / mutant.path).read_text(), mutant.line))
+    yield lines
+    yield [name for name in tests.of_file(mutant.path) if name not in set(lines)]
+
+
+def main(count: int, seed: int, processes: int, slow: bool) -> None:
+    """Continue `.scratch/mutants/COMMIT-SEED.json`, written after every mutant."""
     tree = Path("/tmp/tree")
     copy(tree)
     elsewhere = [name for name in os.environ.get("PYTHONPATH", "").split(os.pathsep) if name not in ("", str(ROOT))]
     os.environ["PYTHONPATH"] = os.pathsep.join([str(tree), *elsewhere])
     state = subprocess.run(["git", "rev-parse", "HEAD^{tree}"], cwd=tree, capture_output=True, text=True, check=True)
-    measured = REPORT / f"coverage-{state.stdout.strip()}"
+    name = state.stdout[:12]
+    measured, report = REPORT / f"{name}.coverage", REPORT / f"{name}-{seed}.json"
     if not measured.exists():
         nearest.measure(tree, processes)
         shutil.copyfile(tree / ".coverage", measured)
     tests = nearest.Tests(tree, measured)
-    print("the fast tests pass; every line of the six rooms knows its tests", flush=True)
     trial.preload()
-    rows: list[dict[str, object]] = []
-    for mutant in sample.sample(tree, count, seed):
-        rows.append(try_one(tree, tests, mutant))
-        (REPORT / f"seed-{seed}.json").write_text(json.dumps(rows, indent=1))
-        row = rows[-1]
-        print(f"{len(rows)} {row['outcome']} {row['mutant']} {row['change']} {row['seconds']} s", flush=True)
-    survivors = [row for row in rows if row["outcome"] == "survived"]
-    print(dict(Counter(str(row["outcome"]) for row in rows)))
-    print(f"{1 - len(survivors) / len(rows):.1%} of {len(rows)} mutants were noticed (seed {seed})")
+    rows = json.loads(report.read_text()) if report.exists() else {}
+    for number, mutant in enumerate(sample.sample(tree, count, seed), 1):
+        began = time.monotonic()
+        if str(mutant) in rows and not (slow and rows[str(mutant)]["outcome"] == SURVIVED):
+            continue
+        outcome, noticed_by = try_one(tree, mutant, groups_of(tree, tests, mutant, slow))
+        outcome = (
+            {"failed": "slow test failed", SURVIVED: "survived slow tests"}.get(outcome, outcome) if slow else outcome
+        )
+        rows[str(mutant)] = {
+            "change": mutant.change((tree / mutant.path).read_text()),
+            "outcome": outcome,
+            "noticed_by": noticed_by,
+            "seconds": round(time.monotonic() - began, 1),
+        }
+        report.write_text(json.dumps(rows, indent=1))
+        print(f"{number} {mutant}", *rows[str(mutant)].values(), flush=True)
+    print(dict(Counter(row["outcome"] for row in rows.values())))
+    survivors = sum(row["outcome"].startswith((SURVIVED, "fails")) for row in rows.values())
+    print(f"{1 - survivors / len(rows):.1%} of {len(rows)} mutants were noticed (seed {seed})")
 
 
 if __name__ == "__main__":
@@ -107,7 +121,8 @@ if __name__ == "__main__":
     parser.add_argument("count", type=int)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, default=2, help="of the fast tests before the mutants")
+    parser.add_argument("--slow", action="store_true", help="try what survived the fast tests against slow ones")
     arguments = parser.parse_args()
     if INSIDE not in os.environ:
         isolate()
-    main(arguments.count, arguments.seed, arguments.processes)
+    main(arguments.count, arguments.seed, arguments.processes, arguments.slow)

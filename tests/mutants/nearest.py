@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 from coverage import CoverageData
 
 from tests.mutants.sample import ROOMS
+from tests.support.imports import imported
 
 FAST = ("-m", "not slow and not night")
 
@@ -19,6 +20,14 @@ def measure(tree: Path, processes: int) -> None:
     done = subprocess.run(command, cwd=tree, capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"mutants: the fast tests fail without any mutant:\n{done.stdout[-4000:]}{done.stderr[-4000:]}")
+
+
+def slow_files(tree: Path, path: str) -> list[str]:
+    """Arguments of pytest for the slow tests of every file that imports or starts a module; empty if there is none."""
+    module = PurePosixPath(path).with_suffix("").as_posix().replace("/", ".")
+    files = sorted(file.relative_to(tree) for file in (tree / "tests").rglob("test_*.py"))
+    chosen = [file for file in files if Path(path) in imported(file, tree) or module in (tree / file).read_text()]
+    return [*map(str, chosen), "-m", "slow and not night"] if chosen else []
 
 
 class Tests:

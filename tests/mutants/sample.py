@@ -31,8 +31,13 @@ class Mutant:
         assert mutated is not None, self
         return str(mutated)
 
+    def change(self, source: str) -> str:
+        """The first line that differs, before and after."""
+        pairs = zip(source.splitlines(), self.apply(source).splitlines(), strict=False)
+        return next(f"{old.strip()} -> {new.strip()}" for old, new in pairs if old != new)
+
     def __str__(self) -> str:
-        return f"{self.path}:{self.line} {self.operator.removeprefix('core/')}"
+        return f"{self.path}:{self.line}:{self.column} {self.operator.removeprefix('core/')}"
 
 
 def sample(root: Path, count: int, seed: int) -> list[Mutant]:

@@ -8,6 +8,7 @@ import resource
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -24,11 +25,8 @@ def preload() -> None:
         importlib.import_module(name)
 
 
-def run(tree: Path, tests: list[str], log: Path, seconds: float) -> str:
-    """`passed`, `failed`, `timeout` or `crashed`, of these tests in `tree` until the first failure.
-
-    Raises RuntimeError if a test does not exist.
-    """
+def run(tree: Path, arguments: Sequence[str], log: Path, seconds: float) -> str:
+    """`passed`, `failed`, `timeout` or `crashed`: tests in `tree`, by arguments of pytest, until the first failure."""
     process = os.fork()
     if not process:
         os.setsid()
@@ -43,7 +41,7 @@ def run(tree: Path, tests: list[str], log: Path, seconds: float) -> str:
         options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:cov", "-p", "no:xdist", "--hypothesis-seed=0"]
         code = 3
         try:
-            code = int(pytest.main([*options, *tests]))
+            code = int(pytest.main([*options, *arguments]))
         finally:
             sys.stdout.flush()
             os._exit(code)
@@ -53,9 +51,7 @@ def run(tree: Path, tests: list[str], log: Path, seconds: float) -> str:
     if not os.WIFEXITED(status):
         return "crashed"
     code = os.WEXITSTATUS(status)
-    if code == pytest.ExitCode.NO_TESTS_COLLECTED:
-        raise RuntimeError(f"no test was run: {log.read_text()[-2000:]}")
-    return "passed" if code == 0 else "failed"
+    return "passed" if code in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED) else "failed"
 
 
 def failed_test(log: Path) -> str | None:
