@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 from coverage import CoverageData
@@ -39,26 +41,34 @@ class Tests:
         self.data = CoverageData(str(measured))
         self.data.read()
 
+        self.sizes: Counter[str] = Counter()
+        """Lines that each test executes: the fewer, the faster it is."""
+        for file in self.data.measured_files():
+            for names in self.data.contexts_by_lineno(file).values():
+                self.sizes.update(_names(names))
+
     def of_lines(self, path: str, lines: range) -> list[str]:
         """Tests that execute one of the lines, the nearest first."""
         contexts = self.data.contexts_by_lineno(str(self.tree / path))
-        return _ordered(path, {name for line in lines for name in contexts.get(line, [])})
+        return self._ordered(path, _names(name for line in lines for name in contexts.get(line, [])))
 
     def of_file(self, path: str) -> list[str]:
         """Tests that execute any line of a module after its import, the nearest first."""
         contexts = self.data.contexts_by_lineno(str(self.tree / path))
-        return _ordered(path, {name for names in contexts.values() for name in names})
+        return self._ordered(path, _names(name for names in contexts.values() for name in names))
+
+    def _ordered(self, path: str, names: set[str]) -> list[str]:
+        """Tests of the module's own test file, of its room, and all others; in each, small ones first."""
+        own = PurePosixPath("tests") / path
+
+        def distance(name: str) -> tuple[int, int, str]:
+            file = PurePosixPath(name.split("::")[0])
+            if file.parent != own.parent:
+                return 2, self.sizes[name], name
+            return int(file.name != f"test_{own.name}"), self.sizes[name], name
+
+        return sorted(names, key=distance)
 
 
-def _ordered(path: str, contexts: set[str]) -> list[str]:
-    """Ids of tests: those of the module's own test file, of its room, and all others."""
-    own = PurePosixPath("tests") / path
-    names = {name.rpartition("|")[0] for name in contexts} - {""}
-
-    def distance(name: str) -> tuple[int, str]:
-        file = PurePosixPath(name.split("::")[0])
-        if file.parent != own.parent:
-            return 2, name
-        return int(file.name != f"test_{own.name}"), name
-
-    return sorted(names, key=distance)
+def _names(contexts: Iterable[str]) -> set[str]:
+    return {name.rpartition("|")[0] for name in contexts} - {""}

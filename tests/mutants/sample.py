@@ -10,6 +10,13 @@ import cosmic_ray.plugins
 from cosmic_ray.ast import ast_nodes, get_ast_from_path
 from cosmic_ray.mutating import mutate_code
 
+_KINDS = {
+    "operator": "core/ReplaceBinaryOperator",
+    "comparison": "core/ReplaceComparisonOperator",
+    "factor": "core/ReplaceUnaryOperator",
+    "not_test": "core/ReplaceUnaryOperator",
+}
+"""Which of the many replacements a node can have, by its type; asking each operator of each node takes a minute."""
 ROOMS = ("model/scoring", "model/inference", "model/training", "model/puzzles", "tasks", "flows")
 
 
@@ -64,12 +71,16 @@ def mutants(root: Path) -> list[Mutant]:
     found = []
     for path in sorted(path for room in ROOMS for path in (root / room).rglob("*.py")):
         annotated = _annotations(path.read_text())
-        nodes = list(ast_nodes(get_ast_from_path(path)))
+        nodes = defaultdict(list)
+        for node in ast_nodes(get_ast_from_path(path)):
+            nodes[_KINDS.get(node.type, "")].append(node)
+            nodes["all"].append(node)
         for operator in sorted(cosmic_ray.plugins.operator_names()):
             kind = cosmic_ray.plugins.get_operator(operator)
             if kind.arguments():
                 continue  # Replaces variables that have to be named.
-            places = [place for node in nodes for place, _ in kind().mutation_positions(node)]
+            group = nodes.get(operator.split("_")[0], ()) if operator.split("_")[0] in _KINDS.values() else nodes["all"]
+            places = [place for node in group for place, _ in kind().mutation_positions(node)]
             name = str(path.relative_to(root))
             found += [
                 Mutant(name, operator, number, line, column)

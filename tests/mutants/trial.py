@@ -25,12 +25,13 @@ def preload() -> None:
         importlib.import_module(name)
 
 
-def run(tree: Path, arguments: Sequence[str], log: Path, seconds: float) -> str:
+def run(tree: Path, arguments: Sequence[str], log: Path, cpu_seconds: int) -> str:
     """`passed`, `failed`, `timeout` or `crashed`: tests in `tree`, by arguments of pytest, until the first failure."""
     process = os.fork()
     if not process:
         os.setsid()
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+        resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds + 5))
         output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         os.dup2(output, 1)
         os.dup2(output, 2)
@@ -45,8 +46,8 @@ def run(tree: Path, arguments: Sequence[str], log: Path, seconds: float) -> str:
         finally:
             sys.stdout.flush()
             os._exit(code)
-    status = _wait(process, seconds)
-    if status is None:
+    status = _wait(process, 8 * cpu_seconds)  # A test may sleep, and the machine be loaded.
+    if status is None or (os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGXCPU):
         return "timeout"
     if not os.WIFEXITED(status):
         return "crashed"
