@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+from flows.runs import places
 from flows.worker import server
 from tasks.servers import prefect_server, ui
 
@@ -24,6 +25,6 @@ def test_a_server_on_another_port_than_the_configured_is_found(monkeypatch, fore
     monkeypatch.setattr(server, "answers", lambda: answers)
     monkeypatch.setattr(server, "ours", lambda: ours)
     monkeypatch.setattr(ui, "running", lambda page: 4321)
-    monkeypatch.setattr(server.places, "environment", dict)
+    monkeypatch.setattr(places, "environment", dict)
     server.find()
     assert os.environ["PREFECT_SERVER_API_PORT"] == port
