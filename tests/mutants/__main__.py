@@ -78,7 +78,7 @@ def try_one(tree: Path, mutant: sample.Mutant, groups: Iterable[Sequence[str]]) 
 def groups_of(tree: Path, tests: nearest.Tests, mutant: sample.Mutant, slow: bool) -> Iterator[Sequence[str]]:
     """The fast tests that execute a mutant's statement; its module's, if it runs at the import; or the slow ones."""
     if slow:
-        yield nearest.slow_files(tree, mutant.path)
+        yield from nearest.slow_groups(tree, mutant.path)
         return
     lines = tests.of_lines(mutant.path, sample.statement((tree / mutant.path).read_text(), mutant.line))
     chosen = lines or tests.of_file(mutant.path)

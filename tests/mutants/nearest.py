@@ -3,7 +3,7 @@
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
 from coverage import CoverageData
@@ -24,12 +24,18 @@ def measure(tree: Path, processes: int) -> None:
         sys.exit(f"mutants: the fast tests fail without any mutant:\n{done.stdout[-4000:]}{done.stderr[-4000:]}")
 
 
-def slow_files(tree: Path, path: str) -> list[str]:
-    """Arguments of pytest for the slow tests of every file that imports or starts a module; empty if there is none."""
+def slow_groups(tree: Path, path: str) -> Iterator[list[str]]:
+    """Arguments of pytest for slow tests: of files that import or start a module, then of those that do by another."""
     module = PurePosixPath(path).with_suffix("").as_posix().replace("/", ".")
-    files = sorted(file.relative_to(tree) for file in (tree / "tests").rglob("test_*.py"))
-    chosen = [file for file in files if Path(path) in imported(file, tree) or module in (tree / file).read_text()]
-    return [*map(str, chosen), "-m", "slow and not night"] if chosen else []
+    files = {file.relative_to(tree): set() for file in sorted((tree / "tests").rglob("test_*.py"))}
+    for file in files:
+        files[file] = imported(file, tree)
+    near = [file for file in files if Path(path) in files[file] or module in (tree / file).read_text()]
+    users = {user for room in ROOMS for user in (tree / room).rglob("*.py")}
+    users = {user.relative_to(tree) for user in users if Path(path) in imported(user.relative_to(tree), tree)}
+    for chosen in (near, [file for file in files if file not in near and files[file] & users]):
+        if chosen:
+            yield [*map(str, chosen), "-m", "slow and not night"]
 
 
 class Tests:

@@ -181,6 +181,8 @@ def test_a_wrong_night_queues_nothing(lab: Lab) -> None:
     lab.arc("queue", NAME, "--set", "train.stepz=1", code=1)
     lab.arc("queue", NAME, "v99/tiny/aa1-6x6", code=1)
     lab.arc("queue", NAME, "--at", "25:00", code=1)
+    assert not lab.processes(), "nothing is started for what is refused"
+    lab.arc("queue", "--list")
     assert lab.runs() == []
 
 
