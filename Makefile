@@ -2,6 +2,7 @@
 # make ui      MLflow's and Prefect's pages           make fast   the check without whole experiments
 # make bench   what this machine reaches              make night  the queue against real servers and kills
 # make soak N=200   short experiments in a row through the queue: memory, files, disk, worktrees and refs stay flat
+# make mutants N=200   one-token bugs at random, each against the fast tests that execute its line: a test must notice
 # Paths are relative, so that the checkout may lie in a folder with spaces or any other character.
 PYTHON ?= python3
 export PATH := $(shell $(PYTHON) set_up.py --where):$(PATH)
@@ -10,7 +11,7 @@ PYTEST := OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile
 export DO_NOT_TRACK := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: repro test fast night soak ui bench setup check
+.PHONY: repro test fast night soak mutants ui bench setup check
 
 setup: .venv/ready
 
@@ -42,6 +43,9 @@ night: setup
 
 soak: setup
 	OMP_NUM_THREADS=1 python -m tests.flows.soak $(or $(N),200)
+
+mutants: setup
+	OMP_NUM_THREADS=1 python -m tests.mutants $(or $(N),200) --seed $(or $(SEED),0)
 
 ui: setup
 	python -m tasks.servers.ui

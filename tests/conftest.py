@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import torch
 import yaml
@@ -18,6 +19,9 @@ from tasks.common import paths
 
 os.environ["ARC_LIVE"] = "0"  # Trainings of the tests start no process that shows them in MLflow.
 ROOT = Path(__file__).parent.parent
+# On a loaded machine any example may take longer than Hypothesis' 200 ms.
+hypothesis.settings.register_profile("arc", deadline=None)
+hypothesis.settings.load_profile("arc")
 
 SMALL: dict[str, Any] = {
     "version": "v3",

@@ -5,6 +5,7 @@ and the disk without what a new experiment must add (its objects in DVC's cache,
 where the last third of the rows is above the first third by more than the tolerance.
 """
 
+import signal
 import statistics
 import subprocess
 import sys
@@ -23,6 +24,7 @@ RUN_SECONDS = 300.0
 
 def main(count: int) -> None:
     """Queue `count` experiments that differ in their seed, and watch. Exits with 1 if something grows."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("soak: ended by SIGTERM"))  # Worker and server end too.
     with tempfile.TemporaryDirectory(prefix="arc-soak-") as folder:
         lab = Lab(Path(folder) / "lab")
         try:

@@ -1,13 +1,12 @@
 """The pages of the queue as a person uses them: a real server, and Debian's chromium."""
 
-import re
 from collections.abc import Iterator
 
 import pytest
 import yaml
 from playwright.sync_api import Page, expect
 
-from tests.support.browser import browser
+from tests.support.browser import browser, log_in
 from tests.support.flows_lab import (
     NAME,
     ROOT,
@@ -29,14 +28,6 @@ def page() -> Iterator[Page]:
         yield made
 
 
-def log_in(page: Page, lab: Lab) -> None:
-    """Give the secret, which the page asks for once."""
-    page.goto(f"http://127.0.0.1:{lab.port}/")
-    page.locator("input[type=password]").fill((lab.folder / ".prefect" / "secret").read_text().strip())
-    page.get_by_role("button", name="Login", exact=True).click()
-    expect(page).not_to_have_url(re.compile("/login"))
-
-
 def fill_in(page: Page, lab: Lab) -> None:
     """Open the form and choose NAME."""
     [form] = lab.api("/deployments/filter")
@@ -44,6 +35,8 @@ def fill_in(page: Page, lab: Lab) -> None:
     expect(page.locator("body")).to_contain_text("no run is interrupted")
     for i, name in enumerate(NAME.split("/")):
         page.locator(DROP_DOWNS).nth(i).select_option(name)
+    for i, name in enumerate(NAME.split("/")):
+        expect(page.locator(DROP_DOWNS).nth(i)).to_have_value(name)
 
 
 def add(page: Page, override: str) -> None:
@@ -64,9 +57,10 @@ def test_the_form_offers_what_there_is_and_refuses_what_is_wrong(lab: Lab, page:
     lab.arc("queue", "--list")
     log_in(page, lab)
     fill_in(page, lab)
-    kinds = [list(PRESETS[section]) for section in ("versions", "sizes", "datasets")]
+    kinds = [list(PRESETS[section]) for section in ("versions", "sizes", "datasets", "finetunings", "budgets")]
+    kinds += [["high", "normal"], ["any", "gpu", "cpu"]]
     offered = [menu.locator("option").all() for menu in page.locator(DROP_DOWNS).all()]
-    assert [[o.get_attribute("value") for o in options] for options in offered] == [*kinds, ["high", "normal"]]
+    assert [[o.get_attribute("value") for o in options] for options in offered] == kinds
     for text in ("Of data order, initialisation", "KEY=VALUE each", "high runs before every normal one"):
         expect(page.locator("body")).to_contain_text(text)
     add(page, "train.stepz=3")

@@ -38,10 +38,12 @@ TRAINING = """
 
 def test_high_goes_first_and_never_two_at_once(lab: Lab) -> None:
     lab.only("train")
-    first = lab.queue(SHORT, "--seeds", "0,1")
+    [first] = lab.queue(LONG)
+    [normal] = lab.queue(SHORT, "--seeds", "1")
     lab.start_worker()
-    until(lambda: lab.training(first[0]), 120)
+    until(lambda: lab.training(first), 120)
     [urgent] = lab.queue(SHORT, "--priority", "high", "--seeds", "2")
+    lab.arc("queue", "--cancel", first[:8])  # It ends after the urgent one was queued, however slow the machine is.
     most = 0
 
     def done() -> bool:
@@ -53,9 +55,13 @@ def test_high_goes_first_and_never_two_at_once(lab: Lab) -> None:
     until(done, 300)
     assert most == 1
     rows = {run["id"]: run for run in lab.runs()}
-    assert {run["state"]["type"] for run in rows.values()} == {"COMPLETED"}
+    assert {run: row["state"]["type"] for run, row in rows.items()} == {
+        first: "CANCELLED",
+        urgent: "COMPLETED",
+        normal: "COMPLETED",
+    }
     order = sorted(rows, key=lambda run: rows[run]["start_time"])
-    assert order == [first[0], urgent, first[1]]
+    assert order == [first, urgent, normal]
     ends, starts = [rows[run]["end_time"] for run in order], [rows[run]["start_time"] for run in order]
     assert all(end < start for end, start in zip(ends, starts[1:], strict=False))
 
@@ -175,6 +181,8 @@ def test_a_wrong_night_queues_nothing(lab: Lab) -> None:
     lab.arc("queue", NAME, "--set", "train.stepz=1", code=1)
     lab.arc("queue", NAME, "v99/tiny/aa1-6x6", code=1)
     lab.arc("queue", NAME, "--at", "25:00", code=1)
+    assert not lab.processes(), "nothing is started for what is refused"
+    lab.arc("queue", "--list")
     assert lab.runs() == []
 
 

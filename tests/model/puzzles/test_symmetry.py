@@ -58,6 +58,12 @@ def test_colour_cycles_are_the_ledgers(shift):
     assert np.array_equal(inverse_colours(cycle), colour_cycle((9 - shift) % 9))
 
 
+@pytest.mark.parametrize("shift", [-1, 9])
+def test_any_other_colour_cycle_is_refused(shift):
+    with pytest.raises(ValueError, match=f"colour cycle {shift}; allowed are 0 to 8"):
+        colour_cycle(shift)
+
+
 def test_a_colour_cycle_beyond_eight_is_refused():
     with pytest.raises(ValueError, match="colour cycle 9"):
         colour_cycle(9)

@@ -62,7 +62,7 @@ def test_the_loss_is_the_mean_that_it_says(mean):
 
 
 @pytest.mark.parametrize("mean", ["examples", "root-cells"])
-def test_padding_changes_no_mean(mean):
+def test_padding_changes_no_loss_and_no_metric(mean):
     config = experiment(train={"loss_mean": mean, "network": {"dropout": 0.0, "input_grid_dropout": 0.0}}).train
     net = network().float()
     table = levels(cosine_schedule(config.noise), config.network.time_input, torch.device("cpu"))
@@ -73,5 +73,7 @@ def test_padding_changes_no_mean(mean):
         noised = objective._noised(packed, table, config, draw.key)
         logits = net.denoise(packed, net.encode(packed), noised.clean, noised.time, None, None)
         sizes = net.encode(packed).size_logits
-        values.append(objective._measured(packed, logits, [], sizes, noised, LEVELS, 0.0, mean, None)[0].detach())
-    assert float(values[0]) == pytest.approx(float(values[1]), rel=1e-5)
+        loss, metrics = objective._measured(packed, logits, [], sizes, noised, LEVELS, 0.5, mean, None)
+        values.append([float(loss.detach()), *metrics.tolist()])
+    assert values[0] == pytest.approx(values[1], rel=1e-5)
+    assert dict(zip(objective.METRICS, values[1][1:], strict=True))["grids"] == len(ROWS)

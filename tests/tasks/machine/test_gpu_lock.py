@@ -59,6 +59,16 @@ def test_a_folder_of_an_earlier_version_is_made_sticky(locks: Path) -> None:
     assert mode(locks) == 0o1777
 
 
+def test_a_folder_of_another_user_that_is_not_sticky_is_refused_and_left(locks: Path, monkeypatch) -> None:
+    locks.mkdir()
+    locks.chmod(0o777)
+    user = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: user + 1)
+    with pytest.raises(StageError, match="is no folder in which only owners delete their files"):
+        gpu_lock.folder()
+    assert mode(locks) == 0o777
+
+
 def test_the_folder_does_not_follow_tmpdir(monkeypatch: pytest.MonkeyPatch) -> None:
     assert gpu_lock.FOLDER == "/tmp/arc-diffusion-locks"
     monkeypatch.delenv("ARC_LOCKS")
