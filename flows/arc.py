@@ -200,6 +200,12 @@ def join(
     secret: Annotated[
         Path | None, typer.Option(help="File of mode 0600 with the server's secret, else PREFECT_API_AUTH_STRING.")
     ] = None,
+    saves: Annotated[
+        str,
+        typer.Option(
+            "--share-saves", metavar="MINUTES", help="Send saves of trainings to the DVC remote, at most this often."
+        ),
+    ] = "",
     leave: Annotated[bool, typer.Option("--leave", help="Forget the cluster; git's and DVC's remotes stay.")] = False,
 ) -> None:
     """Set this clone up to work with others on one queue, after a check of each piece; docs/cluster.md explains it."""
@@ -215,7 +221,7 @@ def join(
             return
         if not url:
             raise FlowError("name the server, such as `arc join http://127.0.0.1:4300`, or give --leave")
-        rows = command.join(url, mlflow, remote, data, secret or given)
+        rows = command.join(url, mlflow, remote, data, secret or given, saves)
     table([{"": "!" if fix else "ok", "what": what, "found": found, "fix": fix} for what, found, fix in rows])
     if any(fix for _, _, fix in rows):
         sys.exit("arc: not joined, and nothing was changed; fix the marked pieces first")

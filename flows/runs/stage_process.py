@@ -5,6 +5,7 @@ import queue
 import re
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections import deque
@@ -73,8 +74,10 @@ def run_stage(
     path.unlink(missing_ok=True)
     reader, started, taken = events.Reader(path), time.monotonic(), 0.0
     process = subprocess.Popen(
-        # In a cluster, what another machine computed is taken from the remote.
-        ["dvc", "repro", "--single-item", *(["--pull"] if os.environ.get("ARC_DVC_PULL") else []), stage],
+        # In a cluster, what another machine computed or computes is taken from the remote.
+        [sys.executable, "-m", "flows.cluster.stage", stage]
+        if os.environ.get("ARC_DVC_PULL")
+        else ["dvc", "repro", "--single-item", stage],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -140,6 +143,8 @@ def _end(process: "subprocess.Popen[str]", lines: "queue.SimpleQueue[str | None]
         family = [*psutil.Process(process.pid).children(recursive=True)]
     except psutil.NoSuchProcess:
         family = []
+    if not family:  # It waits or copies: there is nothing to save.
+        process.terminate()
     for member in family:
         _send(member, signal.SIGTERM)
     deadline = time.monotonic() + SAVE_SECONDS

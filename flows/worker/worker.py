@@ -90,7 +90,7 @@ class Worker(ProcessWorker):
             [snapshot] = await asyncio.to_thread(snapshots.freeze, [parse(flow_run.parameters)], places.home())
             commit = snapshot.commit
         worktree = await asyncio.to_thread(snapshots.create_worktree, commit, run)
-        shared = await asyncio.to_thread(share.variables, worktree)
+        shared = await asyncio.to_thread(share.variables)
         configuration.working_dir = worktree
         # Built here, not taken from the server: it decides what is executed.
         ours = {name: text for name, text in configuration.env.items() if name.startswith("PREFECT__")}
