@@ -4,6 +4,7 @@ The folder is arc-saves/KEY there, where KEY is the training's name in DVC's run
 parameters. Files have the digest of their content in their names; a list of the files of one save is written last.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -96,8 +97,9 @@ class Saves:
         for path in self.store.listed(str(root)):
             folder, name = self.store.fs.parent(path), self.store.fs.name(path)
             if _LIST.fullmatch(name):
-                at = float(self._read(path).get("at", 0))
-                newest_of[folder] = max(newest_of.get(folder, 0.0), at)
+                with contextlib.suppress(ValueError):
+                    at = float(sealed.check(self._read(path), path)["at"])
+                    newest_of[folder] = max(newest_of.get(folder, 0.0), at)
         for folder, at in newest_of.items():
             if time.time() - at > KEPT_DAYS * 86400 and folder != self.folder:
                 self.store.fs.remove(self.store.listed(folder))
@@ -131,12 +133,16 @@ class Saves:
         return sorted(rows, reverse=True)
 
     def _remove_old(self) -> None:
-        lists = self._lists()
-        for _, path in lists[KEPT:]:
-            self.store.fs.remove(path)
-        wanted = {f"save-{step:07d}.json" for step, _ in lists[:KEPT]}
-        for _, path in lists[:KEPT]:
-            wanted |= set(self._read(path).get("files", {}).values())
+        wanted: set[str] = set()
+        kept = 0
+        for _, path in self._lists():
+            try:
+                files = sealed.check(self._read(path), path)["files"].values() if kept < KEPT else None
+            except ValueError:
+                files = None  # Damaged: nobody can use it.
+            if files is not None:
+                kept += 1
+                wanted |= {self.store.fs.name(path), *files}
         for path in self.store.listed(self.folder):
             if self.store.fs.name(path) not in wanted:
                 self.store.fs.remove(path)
