@@ -15,6 +15,8 @@ SAVES = "ARC_SHARE_SAVES"
 """Environment variable of a run: minutes between two saves of a training that go to the remote; none if unset."""
 SECONDS = 3600.0
 """In which all outputs of a run can be pushed."""
+AWAY_SECONDS = 60.0
+"""In which a remote answers that is not away."""
 NAME = "shared"
 """Name that `arc join --data` gives the remote."""
 
@@ -55,18 +57,18 @@ def check(url: str) -> None:
 def away() -> str:
     """Why the remote cannot be read now; empty if it can."""
     try:
-        _run(places.home(), sys.executable, "-m", "flows.cluster.dvc_remote", "away")
+        _run(places.home(), sys.executable, "-m", "flows.cluster.dvc_remote", "away", seconds=AWAY_SECONDS)
     except FlowError as error:
         return str(error)
     return ""
 
 
-def _run(folder: Path, *command: str) -> None:
+def _run(folder: Path, *command: str, seconds: float = SECONDS) -> None:
     environment = {**os.environ, **places.environment()}
     try:
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment, timeout=SECONDS)
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment, timeout=seconds)
     except subprocess.TimeoutExpired:
-        raise FlowError(f"DVC's remote: no answer within {SECONDS:.0f} s") from None
+        raise FlowError(f"DVC's remote: no answer within {seconds:.0f} s") from None
     if done.returncode:
         lines = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()]
         raise FlowError(f"DVC's remote: {one_line(lines[-1] if lines else str(done.returncode))}")

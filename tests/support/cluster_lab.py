@@ -36,21 +36,22 @@ def home(folder: Path) -> Path:
 
 
 class Cluster:
-    """Clone A with Prefect's and MLflow's servers, clone B, and their remotes."""
+    """Clone A with Prefect's and MLflow's servers, clone B, perhaps a clone C, and their remotes."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, third: bool = False) -> None:
         self.remote, self.data = folder / "code.git", folder / "objects"
         self.data.mkdir()
         self.a = Lab(folder / "a", HOME=str(home(folder / "a")))
         subprocess.run(["git", "clone", "-q", "--bare", str(self.a.folder), str(self.remote)], check=True)
         self.a.sh("git", "remote", "add", "origin", str(self.remote))
         self.b = Clone(folder / "b", self.remote, self.a)
+        self.others = [self.b, *([Clone(folder / "c", self.remote, self.a)] if third else [])]
         self.api = f"http://127.0.0.1:{self.a.port}"
         self.mlflow = f"http://127.0.0.1:{free_port()}"
         self.page: subprocess.Popen[bytes] | None = None
 
     def start_servers(self) -> None:
-        """Prefect's by a command of A, and MLflow's on A's store."""
+        """Prefect's by a command of A, and MLflow's on A's store; also where they ran before."""
         self.a.arc("queue", "--list")
         store = ["--backend-store-uri", f"sqlite:///{self.a.folder}/mlflow.db"]
         artifacts = ["--artifacts-destination", str(self.a.folder / "mlartifacts")]
@@ -92,9 +93,9 @@ class Cluster:
                 found += [process] if process.name() == "sleep" else []
         return found
 
-    def join(self, clone: Lab, code: int = 0, mlflow: bool = True, **environment: str) -> str:
+    def join(self, clone: Lab, *options: str, code: int = 0, mlflow: bool = True, **environment: str) -> str:
         """`arc join` with all shared places."""
-        command = [sys.executable, "-m", "flows.arc", "join", self.api]
+        command = [sys.executable, "-m", "flows.arc", "join", self.api, *options]
         command += ["--mlflow", self.mlflow] if mlflow else []
         done = subprocess.run(
             [*command, "--data", str(self.data)],
@@ -108,11 +109,18 @@ class Cluster:
 
     def stop(self) -> None:
         """End everything."""
-        for lab in (self.b, self.a):
+        for lab in (*self.others, self.a):
             lab.stop()
+        self.kill_mlflow()
+
+    def kill_mlflow(self) -> None:
+        """End MLflow's server with the processes that it started."""
         if self.page:
+            for child in psutil.Process(self.page.pid).children(recursive=True):
+                child.kill()
             self.page.kill()
             self.page.wait()
+            self.page = None
 
 
 def reached(url: str) -> bool:
