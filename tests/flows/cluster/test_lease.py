@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,14 +16,15 @@ WAIT = "import os, pathlib, time\nwhile pathlib.Path(os.environ['COUNTS'] + '.wa
 
 
 @pytest.fixture
-def machines(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Machines:
+def machines(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machines]:
     """Machines whose stage first waits for a file to go away; the file is there."""
     lab.arc("queue", "--list")
     made = Machines(tmp_path_factory.mktemp("machines"))
     made.environment["PREFECT_API_URL"] = f"http://127.0.0.1:{lab.port}/api"
     made.environment["PREFECT_API_AUTH_STRING"] = (lab.folder / ".prefect" / "secret").read_text().strip()
     Path(f"{made.counts}.wait").touch()
-    return made
+    yield made
+    Path(f"{made.counts}.wait").unlink(missing_ok=True)  # What is left of a killed stage ends.
 
 
 def clone(machines: Machines, name: str) -> Path:

@@ -96,6 +96,22 @@ def test_the_queue_is_held_and_goes_on(machine, monkeypatch, what, short, enough
     assert server.states[runs[0].id].name == "Scheduled"
 
 
+def test_a_machine_without_the_dvc_remote_takes_no_runs(machine, monkeypatch) -> None:
+    answers = iter(["", "no answer within 60 s", "no answer within 60 s", ""])
+    monkeypatch.setattr(hold.settings, "joined", lambda: True)
+    monkeypatch.setattr(hold.dvc_remote, "configured", lambda _: True)
+    monkeypatch.setattr(hold.dvc_remote, "away", lambda: next(answers))
+    held = hold.Hold()
+    assert held.check_here() == []
+    assert held.check_here() == [], "a look costs a process, so it is not asked each time"
+    held.next_look = 0.0
+    assert held.check_here() == ["this machine takes no runs: no answer within 60 s"]
+    held.next_look = 0.0
+    assert held.check_here() == []
+    held.next_look = 0.0
+    assert held.check_here() == ["this machine takes runs again"]
+
+
 @pytest.mark.parametrize("text", ["abc", "-1", "nan", "inf", "1e9"])
 def test_a_wrong_limit_is_refused(monkeypatch, text) -> None:
     monkeypatch.setenv(hold.VARIABLE, text)
