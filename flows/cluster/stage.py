@@ -15,12 +15,10 @@ from dvc import cli
 from dvc.exceptions import DvcException
 from dvc.stage.exceptions import StageCmdFailedError
 
-from flows.cluster import dvc_remote, lease, saves
+from flows.cluster import dvc_remote, saves
 from flows.cluster.remote_store import RemoteStore
 from flows.runs.places import FlowError, one_line
 from tasks.common import paths
-from tasks.common.params import resolved
-from tasks.files import cost
 
 AWAY_SECONDS = 10.0
 """Between two looks at a remote that is away."""
@@ -78,6 +76,8 @@ def _run(store: RemoteStore, name: str) -> int:
 
     if not key or known():
         return _repro(name)
+    from flows.cluster import lease  # It imports Prefect, which takes a second, and what is cached needs no lease.
+
     with lease.held(key, name, say, known) as mine:
         if not mine:
             return _repro(name)
@@ -103,6 +103,9 @@ def _sharing(store: RemoteStore, name: str, key: str) -> Iterator[saves.Sharing 
     if name != TRAIN or seconds is None:
         yield None
         return
+    from tasks.common.params import resolved
+    from tasks.files import cost
+
     scratch = paths.SCRATCH / "train" / cost.training_key(resolved())
     scratch.mkdir(parents=True, exist_ok=True)
     shared = saves.Saves(store, key, scratch)

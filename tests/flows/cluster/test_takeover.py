@@ -64,7 +64,7 @@ def test_trainings_go_on_while_the_servers_machine_is_gone(cluster: Cluster) -> 
     cluster.join(a)
     cluster.join(b, PREFECT_API_AUTH_STRING=cluster.secret())
     b.start_worker()
-    [run] = a.queue({**SMALL, "train.optimizer_steps": 60000, "train.log_every": 20})
+    [run] = a.queue({**SMALL, "train.optimizer_steps": 12000, "train.log_every": 20})
     [waiting] = a.queue(SHORT, "--seeds", "1")
     until(lambda: b.step(run) >= 100, 180)
     for process in [p for p in a.processes() if a.alive(p)]:
