@@ -38,10 +38,10 @@ def home(folder: Path) -> Path:
 class Cluster:
     """Clone A with Prefect's and MLflow's servers, clone B, perhaps a clone C, and their remotes."""
 
-    def __init__(self, folder: Path, third: bool = False) -> None:
+    def __init__(self, folder: Path, third: bool = False, **environment: str) -> None:
         self.remote, self.data = folder / "code.git", folder / "objects"
         self.data.mkdir()
-        self.a = Lab(folder / "a", HOME=str(home(folder / "a")))
+        self.a = Lab(folder / "a", HOME=str(home(folder / "a")), **environment)
         subprocess.run(["git", "clone", "-q", "--bare", str(self.a.folder), str(self.remote)], check=True)
         self.a.sh("git", "remote", "add", "origin", str(self.remote))
         self.b = Clone(folder / "b", self.remote, self.a)

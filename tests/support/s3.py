@@ -1,6 +1,7 @@
 """An S3 stand-in on 127.0.0.1 that asks for a secret: moto's server, if `dvc-s3` and `moto[server]` are installed."""
 
 import contextlib
+import importlib
 import importlib.util
 import os
 import subprocess
@@ -46,7 +47,7 @@ def _listens(port: int) -> bool:
 
 def _user(address: str) -> dict[str, str]:
     """Make a bucket and a user with all rights; after these four calls the server asks everybody for a secret."""
-    import boto3
+    boto3 = importlib.import_module("boto3")
 
     first = {"aws_access_key_id": "first", "aws_secret_access_key": "first", "region_name": "us-east-1"}
     boto3.client("s3", endpoint_url=address, **first).create_bucket(Bucket=BUCKET)
