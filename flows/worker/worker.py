@@ -203,6 +203,7 @@ def _watch(worker: Worker) -> None:
                 print(line, flush=True)
             if not worker.hold.reason:
                 _resume(worker, CRASHED_SECONDS)
+            after_run.late_report()
             printed = ""
         except Exception as error:  # Tried again; printed once.
             if repr(error) != printed:
