@@ -28,6 +28,7 @@ NOISE = re.compile(
 """Advice that DVC prints after every stage, and that it released the lock of one that was killed."""
 EXITED = re.compile(r"ERROR: failed to reproduce .*exited with (-?\d+)")
 """DVC's last line of a failed stage: nothing else tells the exit code of the stage's own process."""
+TRAIN = "train"
 POLL_SECONDS = 0.5
 """Maximum delay of an event."""
 
@@ -74,10 +75,7 @@ def run_stage(
     path.unlink(missing_ok=True)
     reader, started, taken = events.Reader(path), time.monotonic(), 0.0
     process = subprocess.Popen(
-        # In a cluster, what another machine computed or computes is taken from the remote.
-        [sys.executable, "-m", "flows.cluster.stage", stage]
-        if os.environ.get("ARC_DVC_PULL")
-        else ["dvc", "repro", "--single-item", stage],
+        _command(stage),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -118,6 +116,20 @@ def run_stage(
     finally:
         outcome.seconds = time.monotonic() - started
         outcome.device_seconds = time.time() - taken if taken else 0.0
+
+
+def _command(stage: str) -> list[str]:
+    if stage == TRAIN and helping():
+        return [sys.executable, "-m", "tasks.train"]  # The first machine writes the outputs.
+    if os.environ.get("ARC_DVC_PULL"):
+        # In a cluster, what another machine computed or computes is taken from the remote.
+        return [sys.executable, "-m", "flows.cluster.stage", stage]
+    return ["dvc", "repro", "--single-item", stage]
+
+
+def helping() -> bool:
+    """Whether this run only helps the training of another machine (`arc run --nodes`)."""
+    return os.environ.get("ARC_NODE", "0") != "0"
 
 
 def _read(process: "subprocess.Popen[str]", lines: "queue.SimpleQueue[str | None]") -> None:
