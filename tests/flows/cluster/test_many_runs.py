@@ -52,6 +52,15 @@ def test_a_thousand_runs_on_ten_workers(tmp_path: Path) -> None:
             time.sleep(20)
         assert not left, (b.folder / "workers.log").read_text()[-3000:]
         report(a, queued)
+        print(f"the database has {size(address) / 1e6:.0f} MB")
+
+
+def size(address: str) -> int:
+    """Bytes of the database."""
+    [psql] = sorted(Path("/usr/lib/postgresql").glob("*/bin/psql"))[-1:]
+    plain = address.replace("+asyncpg", "")
+    command = [str(psql), plain, "-Atc", "select pg_database_size(current_database())"]
+    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
 def waiting(lab: Lab) -> int:
