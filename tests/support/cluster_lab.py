@@ -69,6 +69,11 @@ class Cluster:
         )
         until(lambda: reached(f"{self.mlflow}/health"), 60)
 
+    def branches(self) -> list[str]:
+        """Results at the shared git remote; the last steps of a run come after its state is COMPLETED."""
+        command = ["git", "for-each-ref", "--format=%(refname:short)", "refs/heads/exp"]
+        return subprocess.run(command, cwd=self.remote, capture_output=True, text=True, check=True).stdout.split()
+
     def secret(self) -> str:
         """The secret of A's server."""
         return (self.a.folder / ".prefect" / "secret").read_text().strip()

@@ -41,6 +41,7 @@ def test_four_experiments_queued_on_a_run_on_a_and_b(cluster: Cluster) -> None:
     assert all([name for name, _ in a.states(run)].count("Running") == 1 for run in runs)
     where = {run: rows[run]["labels"][LABEL].rpartition("-")[0] for run in runs}
     assert len(set(where.values())) == 2, where
+    until(lambda: len(cluster.branches()) == 4, 60)
     until(lambda: not list(cluster.a.folder.glob(".scratch/runs/*/unshared")), 60)
     until(lambda: not list(cluster.b.folder.glob(".scratch/runs/*/unshared")), 60)
     all_is_everywhere(cluster)
