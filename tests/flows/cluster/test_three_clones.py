@@ -12,6 +12,7 @@ import pytest
 
 from tests.support.cluster_lab import Cluster
 from tests.support.flows_lab import ENDED, SHORT, Lab, until
+from tests.support.postgresql import database
 
 pytestmark = [pytest.mark.slow, pytest.mark.night]
 LABEL = "prefect.worker.name"
@@ -20,9 +21,11 @@ COUNT = int(os.environ.get("ARC_TEST_EXPERIMENTS") or "12")
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[Cluster]:
-    made = Cluster(tmp_path, third=True)
-    yield made
-    made.stop()
+    # SQLite is busy for too long where three workers and a hundred requests a second share one core.
+    with database() as address:
+        made = Cluster(tmp_path, third=True, PREFECT_SERVER_DATABASE_CONNECTION_URL=address)
+        yield made
+        made.stop()
 
 
 def test_twelve_experiments_run_on_three_machines(cluster: Cluster) -> None:
