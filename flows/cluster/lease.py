@@ -94,6 +94,22 @@ def take(
     return None
 
 
+def forget_expired(connection: SyncPrefectClient) -> int:
+    """Delete the leases of dead machines, which nobody may ever ask for again. Returns their number."""
+    wanted = {"variables": {"name": {"like_": f"{PREFIX}%"}}, "limit": 200}
+    answer = connection.request("POST", "/variables/filter", json=wanted)
+    expired = [row for row in answer.json() if row["name"].startswith(PREFIX) and _age(answer, row) > EXPIRES_SECONDS]
+    for row in expired:
+        _delete(connection, str(row["id"]))
+    return len(expired)
+
+
+def _age(answer: httpx.Response, row: dict[str, Any]) -> float:
+    """Seconds since the server updated a row, by its own clock."""
+    now = parsedate_to_datetime(answer.headers["Date"])
+    return (now - datetime.fromisoformat(row["updated"])).total_seconds()
+
+
 def _self() -> str:
     process = process_identity.identity(os.getpid())
     return json.dumps({"machine": owners.machine(), "process": process.model_dump() if process else None})
@@ -108,8 +124,7 @@ def _read(connection: SyncPrefectClient, key: str) -> tuple[str, str, Any, float
             return None
         raise
     row = answer.json()
-    now = parsedate_to_datetime(answer.headers["Date"])
-    age = (now - datetime.fromisoformat(row["updated"])).total_seconds()
+    age = _age(answer, row)
     try:
         value = parse_json(str(row["value"]).encode(), PREFIX + key)
         return str(row["id"]), str(value["machine"]), value["process"], age

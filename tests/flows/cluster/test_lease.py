@@ -5,9 +5,12 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, ClassVar
 
+import httpx
 import pytest
 
+from flows.cluster import lease
 from tests.support.flows_lab import Lab, lab, until  # noqa: F401
 from tests.support.shared_stage import COUNT, Machines
 
@@ -34,7 +37,9 @@ def clone(machines: Machines, name: str) -> Path:
 
 
 def leases(lab: Lab) -> list[str]:
-    return [row["name"] for row in lab.api("/variables/filter", {}) if row["name"].startswith("arc-stage-")]
+    """The leases on the server, by the query that looks for expired ones."""
+    wanted = {"variables": {"name": {"like_": f"{lease.PREFIX}%"}}, "limit": 200}
+    return [row["name"] for row in lab.api("/variables/filter", wanted)]
 
 
 def test_one_computes_and_the_others_wait_and_take_it(lab: Lab, machines: Machines) -> None:
@@ -78,6 +83,28 @@ def test_a_dead_holder_is_not_waited_for(lab: Lab, machines: Machines) -> None:
     text, _ = other.communicate(timeout=60)
     assert other.returncode == 0, text
     assert leases(lab) == []
+
+
+def test_leases_of_the_dead_are_removed_and_those_of_the_living_stay() -> None:
+    def row(number: int, name: str, updated: str) -> dict[str, str]:
+        return {"id": str(number), "name": name, "updated": f"2026-11-25T{updated}Z", "value": "{}"}
+
+    class Server:
+        deleted: ClassVar[list[str]] = []
+
+        def request(self, method: str, path: str, path_params: Any = None, json: Any = None) -> httpx.Response:
+            if method == "DELETE":
+                self.deleted.append(path_params["id"])
+            rows = [
+                row(1, "arc-stage-a", "11:58:59"),
+                row(2, "arc-stage-b", "11:59:30"),
+                row(3, "somebody-elses", "01:00:00"),
+            ]
+            return httpx.Response(200, headers={"Date": "Wed, 25 Nov 2026 12:00:00 GMT"}, json=rows)
+
+    server: Any = Server()
+    assert lease.forget_expired(server) == 1
+    assert server.deleted == ["1"]
 
 
 def test_a_failed_stage_leaves_no_lease(lab: Lab, machines: Machines) -> None:
