@@ -3,11 +3,13 @@
 import contextlib
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import yaml
 
+from tests.support import postgresql
 from tests.support.flows_lab import Lab, free_port, until
 
 
@@ -33,6 +35,18 @@ def home(folder: Path) -> Path:
     path = folder.with_name(f"{folder.name}-home")
     path.mkdir(exist_ok=True)
     return path
+
+
+@contextlib.contextmanager
+def started(folder: Path, third: bool = False) -> Iterator["Cluster"]:
+    """A cluster, on PostgreSQL where it is installed: SQLite refuses several workers where one core is busy."""
+    with contextlib.ExitStack() as stack:
+        setting = {}
+        if postgresql.installed():
+            setting["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = stack.enter_context(postgresql.database())
+        made = Cluster(folder, third, **setting)
+        stack.callback(made.stop)
+        yield made
 
 
 class Cluster:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
-from tests.support.cluster_lab import Cluster, home
+from tests.support.cluster_lab import Cluster, home, started
 from tests.support.flows_lab import SHORT, free_port, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.night]
@@ -16,9 +16,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.night]
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[Cluster]:
-    made = Cluster(tmp_path)
-    yield made
-    made.stop()
+    with started(tmp_path) as made:
+        yield made
 
 
 def test_the_command_of_the_dockerfile_makes_a_machine(cluster: Cluster, tmp_path: Path) -> None:

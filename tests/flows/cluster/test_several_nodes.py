@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.cluster_lab import Cluster
+from tests.support.cluster_lab import Cluster, started
 from tests.support.flows_lab import ENDED, NAME, SHORT, Lab, free_port, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.night]
@@ -21,9 +21,8 @@ CHOSEN = [
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[Cluster]:
-    made = Cluster(tmp_path)
-    yield made
-    made.stop()
+    with started(tmp_path) as made:
+        yield made
 
 
 def losses(lab: Lab) -> list[float]:

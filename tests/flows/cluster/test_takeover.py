@@ -9,7 +9,7 @@ import pytest
 
 from flows.cluster import owners
 from flows.cluster.saves import FOLDER
-from tests.support.cluster_lab import Cluster
+from tests.support.cluster_lab import Cluster, started
 from tests.support.flows_lab import ENDED, LONG, SHORT, SMALL, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.night]
@@ -19,9 +19,8 @@ OUTAGE_SECONDS = float(os.environ.get("ARC_TEST_OUTAGE_SECONDS") or "75")
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[Cluster]:
-    made = Cluster(tmp_path)
-    yield made
-    made.stop()
+    with started(tmp_path) as made:
+        yield made
 
 
 def shared(cluster: Cluster) -> int:

@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.cluster_lab import Cluster
+from tests.support.cluster_lab import Cluster, started
 from tests.support.flows_lab import ENDED, SHORT, Lab, until
-from tests.support.postgresql import database
 
 pytestmark = [pytest.mark.slow, pytest.mark.night]
 LABEL = "prefect.worker.name"
@@ -21,11 +20,8 @@ COUNT = int(os.environ.get("ARC_TEST_EXPERIMENTS") or "12")
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[Cluster]:
-    # SQLite is busy for too long where three workers and a hundred requests a second share one core.
-    with database() as address:
-        made = Cluster(tmp_path, third=True, PREFECT_SERVER_DATABASE_CONNECTION_URL=address)
+    with started(tmp_path, third=True) as made:
         yield made
-        made.stop()
 
 
 def test_twelve_experiments_run_on_three_machines(cluster: Cluster) -> None:
