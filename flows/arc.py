@@ -4,15 +4,12 @@ import os
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from flows import completion
 from flows.console import connected, environment, one_line_errors, server, stage_command, table
-
-if TYPE_CHECKING:
-    pass
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -60,6 +57,10 @@ def run(
     experiment: Experiment,
     overrides: Set = None,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    nodes: Annotated[int, typer.Option(help="Machines that train together; the others are workers of a cluster.")] = 1,
+    meeting: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="With --nodes: where the others reach this machine.")
+    ] = "",
 ) -> None:
     """Run one experiment now, with or without a server, from a frozen copy of the code."""
     environment()
@@ -71,7 +72,14 @@ def run(
         requests = products.requests([experiment], overrides or [], str(seed), "normal")
         if len(requests) > 1:
             raise FlowError(f"these are {len(requests)} runs, and `arc run` makes one; `arc queue` takes them all")
-        command.run(requests[0])
+        variables: dict[str, str] = {}
+        if nodes > 1:
+            server()
+            from flows.queue import several_nodes
+
+            with connected() as connection:
+                variables = several_nodes.ask(connection, requests[0], nodes, meeting)
+        command.run(requests[0], variables)
 
 
 @app.command(rich_help_panel=RUN)
@@ -200,6 +208,12 @@ def join(
     secret: Annotated[
         Path | None, typer.Option(help="File of mode 0600 with the server's secret, else PREFECT_API_AUTH_STRING.")
     ] = None,
+    saves: Annotated[
+        str,
+        typer.Option(
+            "--share-saves", metavar="MINUTES", help="Send saves of trainings to the DVC remote, at most this often."
+        ),
+    ] = "",
     leave: Annotated[bool, typer.Option("--leave", help="Forget the cluster; git's and DVC's remotes stay.")] = False,
 ) -> None:
     """Set this clone up to work with others on one queue, after a check of each piece; docs/cluster.md explains it."""
@@ -215,7 +229,7 @@ def join(
             return
         if not url:
             raise FlowError("name the server, such as `arc join http://127.0.0.1:4300`, or give --leave")
-        rows = command.join(url, mlflow, remote, data, secret or given)
+        rows = command.join(url, mlflow, remote, data, secret or given, saves)
     table([{"": "!" if fix else "ok", "what": what, "found": found, "fix": fix} for what, found, fix in rows])
     if any(fix for _, _, fix in rows):
         sys.exit("arc: not joined, and nothing was changed; fix the marked pieces first")

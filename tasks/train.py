@@ -41,7 +41,7 @@ from tasks.common.params import resolved
 from tasks.common.stage import EXIT_STATUS, StageError, stage
 from tasks.files import candidates, cost, live, start_checkpoint
 from tasks.files.tables import read_dataset, read_origins, read_tasks, read_validation
-from tasks.machine import gpu_lock
+from tasks.machine import gpu_lock, nodes
 from tasks.machine.device import choose, processes, sharded, spread
 
 MEMORY: tuple[events.Reason, ...] = ("out of GPU memory", "out of memory")
@@ -70,10 +70,9 @@ def main() -> None:
 
 def train(experiment: Experiment, scratch: Path) -> None:
     """Train, or go on from the state in `scratch`, and write the outputs of the stage."""
-    spread("tasks.train")
+    spread("tasks.train", others=nodes.options())
     code()  # Cached now, since the code may be edited while the training runs.
-    device = choose()
-    tasks = read_tasks()
+    device, tasks = choose(), read_tasks()
     dataset = read_dataset("train", paths.TRAINING_VIEWS)
     origins, shares = read_origins("train"), experiment.train.origin_shares
     if experiment.train.finetune.pairs == "evaluation":
@@ -108,7 +107,7 @@ def train(experiment: Experiment, scratch: Path) -> None:
         lost = functools.partial(candidates.lost, scratch / "candidates", experiment.train)
         for text in resume_states.sweep(scratch, code(), lost):
             print(text, flush=True)
-    workers.wait()
+    nodes.begin_alike(workers, scratch)
     training, halved_after = load()
     if first:
         live.start(cost.training_key(experiment))
@@ -142,6 +141,7 @@ def train(experiment: Experiment, scratch: Path) -> None:
         batch, accumulation = training.config.batch, training.config.accumulation
         probes["out_of_memory"] = {"after_update": halved_after, "batch": batch, "accumulation": accumulation}
     if not first:
+        nodes.leave(scratch)
         return
     # A death before the last line loses nothing: the states and candidates in scratch are whole until then.
     shutil.rmtree(paths.CANDIDATES, ignore_errors=True)

@@ -8,24 +8,40 @@ from pathlib import Path
 
 from flows.runs import places
 from flows.runs.places import FlowError, one_line
-from tasks.common import paths
 
 PULL = "ARC_DVC_PULL"
 """Environment variable of a run: its stages take what the remote holds instead of computing it."""
+SAVES = "ARC_SHARE_SAVES"
+"""Environment variable of a run: minutes between two saves of a training that go to the remote; none if unset."""
+SECONDS = 3600.0
+"""In which all outputs of a run can be pushed."""
+AWAY_SECONDS = 60.0
+"""In which a remote answers that is not away."""
 NAME = "shared"
 """Name that `arc join --data` gives the remote."""
+
+
+def save_seconds() -> float | None:
+    """Seconds between two shared saves; None where none are shared. Raises FlowError."""
+    text = os.environ.get(SAVES)
+    return 60 * minutes(text) if text else None
+
+
+def minutes(text: str) -> float:
+    """The time between two shared saves, as a user gives it. Raises FlowError."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1e6:
+        raise FlowError(f"the minutes between two shared saves are {text[:40]!r}; allowed is a number above 0")
+    return value
 
 
 def configured(folder: Path) -> bool:
     """Whether the clone has a default remote."""
     done = subprocess.run(["dvc", "config", "core.remote"], cwd=folder, capture_output=True, text=True)
     return done.returncode == 0 and bool(done.stdout.strip())
-
-
-def pull_own(worktree: Path) -> None:
-    """Get the tasks of the user's own that DVC tracks in data/own. Raises FlowError."""
-    if tracked := [str(path.relative_to(worktree)) for path in sorted((worktree / paths.OWN).glob("*.dvc"))]:
-        _run(worktree, "dvc", "pull", "--quiet", *tracked)
 
 
 def push(worktree: Path) -> None:
@@ -38,9 +54,21 @@ def check(url: str) -> None:
     _run(places.home(), sys.executable, "-m", "flows.cluster.dvc_remote", "check", url)
 
 
-def _run(folder: Path, *command: str) -> None:
+def away() -> str:
+    """Why the remote cannot be read now; empty if it can."""
+    try:
+        _run(places.home(), sys.executable, "-m", "flows.cluster.dvc_remote", "away", seconds=AWAY_SECONDS)
+    except FlowError as error:
+        return str(error)
+    return ""
+
+
+def _run(folder: Path, *command: str, seconds: float = SECONDS) -> None:
     environment = {**os.environ, **places.environment()}
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment)
+    try:
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment, timeout=seconds)
+    except subprocess.TimeoutExpired:
+        raise FlowError(f"DVC's remote: no answer within {seconds:.0f} s") from None
     if done.returncode:
         lines = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()]
         raise FlowError(f"DVC's remote: {one_line(lines[-1] if lines else str(done.returncode))}")
@@ -48,22 +76,23 @@ def _run(folder: Path, *command: str) -> None:
 
 def main(what: str, url: str = "") -> None:
     """What needs DVC's own interface, in a process of its own, since DVC keeps much memory."""
-    from dvc.repo import Repo
+    from flows.cluster.remote_store import RemoteStore
 
-    config = {"core": {"remote": NAME}, "remote": {NAME: {"url": url}}} if url else {}
-    with Repo(".", config=config) as repo:
-        odb = repo.cloud.get_remote_odb(None, "push", hash_name="md5-dos2unix")
+    try:
+        store = RemoteStore(NAME, url)
         if what == "push":
-            repo.push()
-            # DVC's own `push --run-cache` would push the objects of every experiment of this clone too.
-            repo.stage_cache.transfer(repo.cache.legacy, odb, force=False)
+            store.push()
             return
-        if odb.fs.protocol == "local" and not Path(odb.path).is_dir():
-            sys.exit(f"{odb.path} is no folder; make or mount it")
-        path = odb.fs.join(odb.path, f"arc-check-{uuid.uuid4().hex}")
-        odb.fs.makedirs(odb.path, exist_ok=True)
-        odb.fs.pipe_file(path, b"check")
-        odb.fs.remove(path)
+        if why := store.away():
+            sys.exit(why)
+    except FlowError as error:
+        sys.exit(str(error))
+    if what == "away":
+        return
+    path = store.fs.join(store.path, f"arc-check-{uuid.uuid4().hex}")
+    store.fs.makedirs(store.path, exist_ok=True)
+    store.fs.pipe_file(path, b"check")
+    store.fs.remove(path)
 
 
 if __name__ == "__main__":

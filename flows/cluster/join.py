@@ -9,17 +9,21 @@ from flows.runs import places
 from flows.runs.places import FlowError, one_line
 
 
-def join(url: str, mlflow: str, remote: str, data: str, secret: Path | str) -> list[checks.Row]:
+def join(url: str, mlflow: str, remote: str, data: str, secret: Path | str, saves: str = "") -> list[checks.Row]:
     """Check, and save if nothing is to be fixed. Returns the checks. Raises FlowError where the arguments are wrong.
 
     `url` may be that of this clone's own server, which other clones join too; `secret` is a file, or the secret itself,
-    or empty where it is known.
+    or empty where it is known; `saves` are the minutes between two shared saves of a training, empty for none.
     """
     api = settings.api_of(url)
     key = key_of(api, secret)
     if data.startswith((".", "/")):
         data = str(Path(data).expanduser().resolve())
-    wanted = Settings("" if settings.own(api) else api, mlflow.rstrip("/"), remote)
+    if saves:
+        dvc_remote.minutes(saves)
+        if not data and not dvc_remote.configured(places.home()):
+            raise FlowError("shared saves of trainings go to the DVC remote, and there is none; give --data too")
+    wanted = Settings("" if settings.own(api) else api, mlflow.rstrip("/"), remote, saves)
     rows = list(checks.rows(wanted, key, data))
     if any(fix for _, _, fix in rows):
         return rows

@@ -28,6 +28,8 @@ class Settings:
     """Tracking URI of the shared MLflow server; empty for the store that the environment or the clone names."""
     remote: str = ""
     """Name of the shared git remote."""
+    saves: str = ""
+    """Minutes between two saves of a training that go to the DVC remote; empty if none do."""
 
 
 def read() -> Settings:

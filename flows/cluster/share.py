@@ -73,12 +73,12 @@ def engine(module: str) -> list[str]:
     return [sys.executable, *tied]
 
 
-def variables(worktree: Path) -> dict[str, str]:
-    """Environment variables of a run, after what it needs of its own was fetched. Raises FlowError."""
+def variables() -> dict[str, str]:
+    """Environment variables of a run, by which it shares its stages with other machines."""
     if not (settings.joined() and dvc_remote.configured(places.home())):
         return {}
-    dvc_remote.pull_own(worktree)
-    return {dvc_remote.PULL: "1"}
+    minutes = os.environ.get(dvc_remote.SAVES) or settings.read().saves
+    return {dvc_remote.PULL: "1", **({dvc_remote.SAVES: minutes} if minutes else {})}
 
 
 def own_files_missing(tree: Path) -> list[str]:

@@ -55,7 +55,12 @@ def foreign_variables(variables: Any, frozen: Collection[str]) -> str | None:
 def tags(request: Request, snapshot: snapshots.Snapshot) -> list[str]:
     """By these the page filters runs: version, size, data set and commit."""
     named = [f"{kind}:{getattr(request, kind)}" for kind in ("version", "size", "dataset")]
-    return [*named, f"code:{snapshot.commit[:8]}"]
+    return [*named, tag_of(snapshot.commit)]
+
+
+def tag_of(commit: str) -> str:
+    """The tag of the runs with this frozen commit."""
+    return f"code:{commit[:8]}"
 
 
 def create(

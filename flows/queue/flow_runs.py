@@ -16,12 +16,15 @@ _OURS = FlowFilter.model_validate({"name": {"any_": [NAME]}})
 _QUEUED = DeploymentFilter.model_validate({"name": {"any_": [DEPLOYMENT]}})
 
 
-def runs(connection: SyncPrefectClient, *types: StateType) -> list[Any]:
+def runs(connection: SyncPrefectClient, *types: StateType, tag: str = "", ended_after: Any = None) -> list[Any]:
     """Our flow runs in one of these states (of any state if none is given), sorted by expected start time.
 
-    Ours are those of our deployment, and each `arc run` of this checkout.
+    Ours are those of our deployment, and each `arc run` of this checkout. With `tag`, those that have it; with
+    `ended_after`, those that ended after this time.
     """
-    state = {"state": {"type": {"any_": list(types)}}} if types else {}
+    state: dict[str, Any] = {"state": {"type": {"any_": list(types)}}} if types else {}
+    state |= {"tags": {"all_": [tag]}} if tag else {}
+    state |= {"end_time": {"after_": ended_after}} if ended_after else {}
     queued = _pages(connection, state, _QUEUED)
     alone = _pages(connection, {**state, "deployment_id": {"is_null_": True}}, None)
     # Anybody may have a flow of this name; a run of ours has its records here.

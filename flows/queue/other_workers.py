@@ -8,7 +8,7 @@ from uuid import UUID
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import StateType
 
-from flows.cluster import exchange, owners, settings, share
+from flows.cluster import exchange, lease, owners, settings, share
 from flows.queue import admission, deployment, flow_runs
 from flows.runs import processes, snapshots
 from flows.runs.places import FlowError, one_line
@@ -120,6 +120,9 @@ def start() -> Iterator[str]:
     """What a worker of a cluster does first. Yields log lines."""
     if not settings.joined():
         return
+    with deployment.client() as connection:
+        if count := lease.forget_expired(connection):
+            yield f"removed {count} leases on stages that dead machines left"
     try:
         exchange.forget_old_records()
     except FlowError as error:

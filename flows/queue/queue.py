@@ -6,15 +6,17 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
+import httpx
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import State, StateType
+from prefect.exceptions import PrefectException
 from prefect.states import Cancelled, Cancelling, Scheduled
 
 from flows.cluster import exchange, owners, settings, share
 from flows.queue import admission, deployment, flow_runs
 from flows.queue.times import local
 from flows.runs import places, snapshots
-from flows.runs.places import FlowError
+from flows.runs.places import FlowError, one_line
 from flows.runs.request import Request, parse
 
 WAITING = (StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING, StateType.CANCELLING)
@@ -30,11 +32,20 @@ def submit(connection: SyncPrefectClient, requests: Sequence[Request], at: datet
     exchange.share_frozen(snapshot.commit for snapshot in frozen)
     if settings.joined() and (own := share.own_files_missing(tree)):
         print(f"warning: other machines lack {', '.join(own[:5])}; `dvc add` them in data/own", file=sys.stderr)
-    return [
+    queued: list[Any] = []
+    for request, snapshot in zip(requests, frozen, strict=True):
         # Queues are sorted by start time; one millisecond between runs keeps the order.
-        admission.create(connection, target, request, snapshot, start + timedelta(milliseconds=i))
-        for i, (request, snapshot) in enumerate(zip(requests, frozen, strict=True))
-    ]
+        moment = start + timedelta(milliseconds=len(queued))
+        try:
+            queued.append(admission.create(connection, target, request, snapshot, moment))
+        except (PrefectException, httpx.HTTPError) as error:
+            if not queued:
+                raise
+            done = f"the first {len(queued)} of {len(requests)} runs are queued, and the server refused the next"
+            raise FlowError(
+                f"{done}: {one_line(error)}; `arc queue --list` shows them, queue the others again"
+            ) from None
+    return queued
 
 
 def waiting(connection: SyncPrefectClient) -> list[Any]:

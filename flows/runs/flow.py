@@ -24,7 +24,7 @@ from flows.runs import calm_log, failure_reasons, interruption, places, processe
 from flows.runs.places import FlowError
 from flows.runs.progress import Progress
 from flows.runs.request import Request
-from flows.runs.stage_process import Outcome, run_stage, stage_names
+from flows.runs.stage_process import TRAIN, Outcome, helping, run_stage, stage_names
 from model.scoring.wording import caveats
 from tasks.common import paths
 from tasks.common.documents import read_json
@@ -33,6 +33,8 @@ from tasks.servers import ui
 from tasks.tracking import mlflow_runs, store, view
 
 NAME = "experiment"
+NODES = "nodes.json"
+"""File in the frozen code of a run that helps another machine's training: variables that say which and how."""
 
 
 class StageFailed(FlowError):
@@ -56,7 +58,12 @@ def experiment(request: Request) -> State[None] | None:
     processes.record(run, os.getpid())
     logger.info("%s in %s, code of %s", request.title, worktree, os.environ.get("ARC_COMMIT", "this checkout"))
     try:
+        # In the frozen code, not a parameter: whoever may queue must not tell a machine with whom it trains.
+        if (asked := worktree / NODES).exists():
+            os.environ.update(read_json(asked))
         run_stages(run)
+        if helping():
+            return Completed(message="it helped the training of another machine")
         copy_scores(request, worktree, run)
         branch = snapshots.commit_results(request, worktree)
         (places.folder_of(run) / snapshots.BRANCH).write_text(branch)
@@ -83,6 +90,8 @@ def run_stages(run: str) -> None:
         if not states[stage].is_completed():
             message = states[stage].message or f"{stage}: failed"
             raise (DiskFull if failure_reasons.FULL in message else StageFailed)(message)
+        if stage == TRAIN and helping():
+            return
     if "publish" not in states:
         return
     # A result from DVC's cache may have been published to another MLflow store than this one.
@@ -133,7 +142,7 @@ def _until_not_killed(stage: str, run: str) -> State[None]:
             records.add_stage(run, row)
         if not outcome.code:
             return Completed(name="Cached" if outcome.cached else "Completed", message=f"{outcome.seconds:.1f} s")
-        if not failure_reasons.killed(outcome.code):
+        if not failure_reasons.killed(outcome.code) or (stage == TRAIN and helping()):
             raise StageFailed(f"{stage}: {why}")
         if not records.add_death(run, f"{stage}: {why}"):
             raise StageFailed(

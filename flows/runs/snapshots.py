@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,10 +49,10 @@ class Snapshot:
         return f"untracked, so not part of the frozen run: {', '.join(self.untracked)}; `git add` what it needs"
 
 
-def freeze(requests: Sequence[Request], tree: Path) -> list[Snapshot]:
+def freeze(requests: Sequence[Request], tree: Path, more: Mapping[str, str] | None = None) -> list[Snapshot]:
     """Commit the checkout `tree` as it stands, once with the parameters of each request.
 
-    Changes neither files nor the index. All commits contain the same state of the code.
+    Changes neither files nor the index. All commits contain the same state of the code, and the texts `more` by file.
     """
     author = identity(tree)
     head = git("rev-parse", "HEAD", cwd=tree)
@@ -63,8 +63,9 @@ def freeze(requests: Sequence[Request], tree: Path) -> list[Snapshot]:
         index = {"GIT_INDEX_FILE": str(Path(folder) / "index")}
         git("read-tree", state, cwd=tree, **index)
         for request in requests:
-            params = git("hash-object", "-w", "--stdin", cwd=tree, given=request.text(tree))
-            git("update-index", "--add", "--cacheinfo", f"100644,{params},{paths.PARAMS}", cwd=tree, **index)
+            for name, text in {str(paths.PARAMS): request.text(tree), **(more or {})}.items():
+                stored = git("hash-object", "-w", "--stdin", cwd=tree, given=text)
+                git("update-index", "--add", "--cacheinfo", f"100644,{stored},{name}", cwd=tree, **index)
             content = git("write-tree", cwd=tree, **index)
             message = f"{request.title}, as submitted"
             commit = git("commit-tree", content, "-p", head, "-m", message, cwd=tree, **author)

@@ -5,6 +5,7 @@ import queue
 import re
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections import deque
@@ -27,6 +28,7 @@ NOISE = re.compile(
 """Advice that DVC prints after every stage, and that it released the lock of one that was killed."""
 EXITED = re.compile(r"ERROR: failed to reproduce .*exited with (-?\d+)")
 """DVC's last line of a failed stage: nothing else tells the exit code of the stage's own process."""
+TRAIN = "train"
 POLL_SECONDS = 0.5
 """Maximum delay of an event."""
 
@@ -73,8 +75,7 @@ def run_stage(
     path.unlink(missing_ok=True)
     reader, started, taken = events.Reader(path), time.monotonic(), 0.0
     process = subprocess.Popen(
-        # In a cluster, what another machine computed is taken from the remote.
-        ["dvc", "repro", "--single-item", *(["--pull"] if os.environ.get("ARC_DVC_PULL") else []), stage],
+        _command(stage),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -117,6 +118,20 @@ def run_stage(
         outcome.device_seconds = time.time() - taken if taken else 0.0
 
 
+def _command(stage: str) -> list[str]:
+    if stage == TRAIN and helping():
+        return [sys.executable, "-m", "tasks.train"]  # The first machine writes the outputs.
+    if os.environ.get("ARC_DVC_PULL"):
+        # In a cluster, what another machine computed or computes is taken from the remote.
+        return [sys.executable, "-m", "flows.cluster.stage", stage]
+    return ["dvc", "repro", "--single-item", stage]
+
+
+def helping() -> bool:
+    """Whether this run only helps the training of another machine (`arc run --nodes`)."""
+    return os.environ.get("ARC_NODE", "0") != "0"
+
+
 def _read(process: "subprocess.Popen[str]", lines: "queue.SimpleQueue[str | None]") -> None:
     """Put every line of the output in the queue, then None: its last process has ended."""
     assert process.stdout
@@ -140,6 +155,8 @@ def _end(process: "subprocess.Popen[str]", lines: "queue.SimpleQueue[str | None]
         family = [*psutil.Process(process.pid).children(recursive=True)]
     except psutil.NoSuchProcess:
         family = []
+    if not family:  # It waits or copies: there is nothing to save.
+        process.terminate()
     for member in family:
         _send(member, signal.SIGTERM)
     deadline = time.monotonic() + SAVE_SECONDS

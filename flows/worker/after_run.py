@@ -1,17 +1,22 @@
 """Work after a run has ended: resume it or close it, update MLflow, notify, and remove its worktree."""
 
+import time
 from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import StateType
 
 from flows.cluster import exchange, settings, share
-from flows.queue import admission, flow_runs
+from flows.queue import admission, deployment, flow_runs
 from flows.runs import interruption, places, snapshots
 from flows.worker import night_report, night_text, notification, recovery
 
 MLFLOW = {StateType.CANCELLED: "KILLED", StateType.FAILED: "FAILED"}
 """MLflow's status of a run that ended without a result."""
+REPORT_SECONDS = 60.0
+"""Between two reports of the night: each reads all runs of the night."""
+_next_report = 0.0
+_due = False
 
 
 def after(connection: SyncPrefectClient, run: UUID) -> list[str]:
@@ -41,12 +46,30 @@ def close(connection: SyncPrefectClient, run: UUID) -> None:
     share.mark(str(run))
     for line in [*share.try_all(), *share.receive()]:
         print(line, flush=True)
-    night_text.publish(connection, night_report.rows(connection, night_report.since(night_report.HOURS)))
+    report(connection)
     notification.send(f"{flow_run.name}: {flow_run.state.name}", message)
     snapshots.remove(str(run))
     if kind == StateType.COMPLETED and (commit := admission.commit_of(flow_run)):
-        active = flow_runs.runs(connection, StateType.SCHEDULED, *recovery.ACTIVE)
+        named = admission.tag_of(commit)
+        active = flow_runs.runs(connection, StateType.SCHEDULED, *recovery.ACTIVE, tag=named)
         if commit not in map(admission.commit_of, active):
             snapshots.release(commit)
             if settings.joined():
                 exchange.release(commit)
+
+
+def report(connection: SyncPrefectClient) -> None:
+    """Publish the report of the night now, or later with `late_report` if it was published a moment ago."""
+    global _next_report, _due
+    _due = time.monotonic() < _next_report
+    if _due:
+        return
+    _next_report = time.monotonic() + REPORT_SECONDS
+    night_text.publish(connection, night_report.rows(connection, night_report.since(night_report.HOURS)))
+
+
+def late_report() -> None:
+    """Publish the report of the night if one is due."""
+    if _due and time.monotonic() >= _next_report:
+        with deployment.client() as connection:
+            report(connection)

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,14 @@ from flows.runs.request import Request
 from flows.worker.server import address, answers, find, ours
 
 
-def run(request: Request) -> None:
-    """Freeze the checkout, create a worktree, and replace this process by the flow."""
+def run(request: Request, variables: Mapping[str, str]) -> None:
+    """Freeze the checkout, create a worktree, and replace this process by the flow, with these variables too."""
     [snapshot] = snapshots.freeze([request], places.tree())
     if snapshot.warning:
         print(f"warning: {snapshot.warning}", file=sys.stderr)
     worktree = snapshots.create_worktree(snapshot.commit, snapshots.foreground_name(psutil.Process()))
     find()
-    environment = {**os.environ, **places.environment(), "ARC_COMMIT": snapshot.commit}
+    environment = {**os.environ, **places.environment(), "ARC_COMMIT": snapshot.commit, **variables}
     if answers() and ours():
         environment["PREFECT_API_URL"] = address()
     else:
@@ -34,6 +35,7 @@ def main(text: str) -> None:
     """Run the flow in the current worktree, then remove the worktree. `text` is the request as JSON."""
     from prefect.exceptions import TerminationSignal
 
+    from flows.queue import several_nodes
     from flows.runs import interruption
     from flows.runs.flow import experiment
 
@@ -48,6 +50,7 @@ def main(text: str) -> None:
     except (KeyboardInterrupt, TerminationSignal):
         pass  # Reported in the `finally` block.
     finally:
+        several_nodes.dismiss()
         if status and (run := os.environ.get(processes.VARIABLE)):
             interruption.publish(run, worktree, status, why)
         os.chdir(places.home())

@@ -1,4 +1,4 @@
-"""The worker holds the queue while something is short: disk space, memory, a GPU. It goes on by itself.
+"""The worker holds the queue while something is short: space, memory, a GPU, the DVC remote. It goes on by itself.
 
 Else each waiting run would fail within seconds, and the queue would be gone. Running experiments are left alone; one
 that ends with a full disk is resumed. The pool's description and the state `Held` of the waiting runs say why.
@@ -20,6 +20,7 @@ from prefect.client.schemas.actions import WorkPoolUpdate
 from prefect.client.schemas.objects import State, StateType
 from prefect.states import Scheduled
 
+from flows.cluster import dvc_remote, settings
 from flows.queue import deployment, flow_runs
 from flows.runs import places
 from flows.runs.places import FlowError
@@ -31,6 +32,8 @@ RELEASE = 1.2
 """The queue goes on at this multiple of a limit, so that it does not stop again at once."""
 GPU_SECONDS = 30.0
 """Between two looks at the GPUs, and at runs that were queued meanwhile."""
+REMOTE_SECONDS, AWAY_SECONDS = 60.0, 15.0
+"""Between two looks at the DVC remote of a cluster, while it is there and while it is away."""
 STATE = "Held"
 
 
@@ -93,6 +96,10 @@ class Hold:
         self.told = "?"
         self.looked = 0.0
         self.missing = ""
+        self.shares = settings.joined() and dvc_remote.configured(places.home())
+        self.next_look = 0.0
+        self.away = ""
+        """Why the DVC remote cannot be read."""
 
     def shortage(self) -> str:
         """What is short now, with its limit; empty if nothing is."""
@@ -107,7 +114,10 @@ class Hold:
         if self.gpus and time.monotonic() - self.looked > GPU_SECONDS:
             found, self.looked = gpus(), time.monotonic()
             self.missing = f"{found} of {self.gpus} GPUs answer nvidia-smi" if found < self.gpus else ""
-        return self.missing
+        if self.shares and time.monotonic() >= self.next_look:
+            self.away = dvc_remote.away()
+            self.next_look = time.monotonic() + (AWAY_SECONDS if self.away else REMOTE_SECONDS)
+        return self.missing or self.away
 
     def check_here(self) -> list[str]:
         """Look, and tell no other machine of the cluster. Returns log lines."""

@@ -99,11 +99,8 @@ def since(hours: float) -> Any:
 
 def rows(connection: SyncPrefectClient, start: Any) -> list[Row]:
     """A row for every run that was active after `start`, sorted by score, the best first; then by start time."""
-    recent = [
-        run
-        for run in flow_runs.runs(connection, *ENDED, *recovery.ACTIVE)
-        if run.start_time and (run.start_time >= start or (run.end_time or start) > start)
-    ]
+    known = flow_runs.runs(connection, *recovery.ACTIVE) + flow_runs.runs(connection, *ENDED, ended_after=start)
+    recent = [run for run in known if run.start_time and (run.start_time >= start or (run.end_time or start) > start)]
     scores = every_score()
     return ordered([_row_or_error(run, scores) for run in sorted(recent, key=lambda run: run.start_time)])
 

@@ -90,7 +90,7 @@ class Worker(ProcessWorker):
             [snapshot] = await asyncio.to_thread(snapshots.freeze, [parse(flow_run.parameters)], places.home())
             commit = snapshot.commit
         worktree = await asyncio.to_thread(snapshots.create_worktree, commit, run)
-        shared = await asyncio.to_thread(share.variables, worktree)
+        shared = await asyncio.to_thread(share.variables)
         configuration.working_dir = worktree
         # Built here, not taken from the server: it decides what is executed.
         ours = {name: text for name, text in configuration.env.items() if name.startswith("PREFECT__")}
@@ -203,6 +203,7 @@ def _watch(worker: Worker) -> None:
                 print(line, flush=True)
             if not worker.hold.reason:
                 _resume(worker, CRASHED_SECONDS)
+            after_run.late_report()
             printed = ""
         except Exception as error:  # Tried again; printed once.
             if repr(error) != printed:

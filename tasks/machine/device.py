@@ -4,6 +4,7 @@ import ctypes
 import os
 import platform
 import sys
+from collections.abc import Sequence
 
 import torch
 
@@ -22,16 +23,20 @@ def processes() -> int:
     return int(wanted)
 
 
-def spread(module: str, *arguments: str) -> None:
-    """Replace this process by torchrun with ARC_GPUS processes of `module`, unless it is one of them already."""
+def spread(module: str, *arguments: str, others: Sequence[str] = ()) -> None:
+    """Replace this process by torchrun with ARC_GPUS processes of `module`, unless it is one of them already.
+
+    `others` are torchrun's options that name other machines, which start processes of the same training.
+    """
     wanted = processes()
-    if wanted == 1 or "RANK" in os.environ:
+    if (wanted == 1 and not others) or "RANK" in os.environ:
         return
     if torch.cuda.is_available() and wanted > torch.cuda.device_count():
         raise StageError(f"ARC_GPUS is {wanted}, but torch sees {torch.cuda.device_count()} GPUs")
     if torch.cuda.is_available():
         take_all([torch.device("cuda", index) for index in range(wanted)])
-    run = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(wanted), "-m", module, *arguments]
+    where = others or ["--standalone"]
+    run = ["-m", "torch.distributed.run", *where, "--nproc-per-node", str(wanted), "-m", module, *arguments]
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, torch.get_num_threads() // wanted)))
     sys.stdout.flush()
     keep_across_exec()

@@ -24,10 +24,12 @@ WIDENED = {
         *(f"model/ops/{name}.py" for name in ("cuda_graph", "process_group")),
         *(f"model/puzzles/{name}.py" for name in ("leaks", "views")),
         *(f"model/scoring/{name}.py" for name in ("diagnostics", "replay", "wording")),
+        "tasks/machine/nodes.py",
     },
     "predict": {
         "model/ops/cuda_graph.py",
         *(f"model/puzzles/{name}.py" for name in ("leaks", "views")),
+        "tasks/machine/nodes.py",
     },
     "score": {f"model/storage/{name}.py" for name in ("checkpoints", "format_5")},
     "report": {"tasks/reporting/terminal.py"},
@@ -35,6 +37,7 @@ WIDENED = {
         *(f"model/ops/{name}.py" for name in ("cuda_graph", "process_group")),
         "model/puzzles/leaks.py",
         *(f"model/scoring/{name}.py" for name in ("diagnostics", "replay")),
+        "tasks/machine/nodes.py",
         "tasks/tracking/live.py",
     },
 }

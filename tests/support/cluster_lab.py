@@ -3,11 +3,13 @@
 import contextlib
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import yaml
 
+from tests.support import postgresql
 from tests.support.flows_lab import Lab, free_port, until
 
 
@@ -35,22 +37,35 @@ def home(folder: Path) -> Path:
     return path
 
 
-class Cluster:
-    """Clone A with Prefect's and MLflow's servers, clone B, and their remotes."""
+@contextlib.contextmanager
+def started(folder: Path, third: bool = False) -> Iterator["Cluster"]:
+    """A cluster, on PostgreSQL where it is installed: SQLite refuses several workers where one core is busy."""
+    with contextlib.ExitStack() as stack:
+        setting = {}
+        if postgresql.installed():
+            setting["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = stack.enter_context(postgresql.database())
+        made = Cluster(folder, third, **setting)
+        stack.callback(made.stop)
+        yield made
 
-    def __init__(self, folder: Path) -> None:
+
+class Cluster:
+    """Clone A with Prefect's and MLflow's servers, clone B, perhaps a clone C, and their remotes."""
+
+    def __init__(self, folder: Path, third: bool = False, **environment: str) -> None:
         self.remote, self.data = folder / "code.git", folder / "objects"
         self.data.mkdir()
-        self.a = Lab(folder / "a", HOME=str(home(folder / "a")))
+        self.a = Lab(folder / "a", HOME=str(home(folder / "a")), **environment)
         subprocess.run(["git", "clone", "-q", "--bare", str(self.a.folder), str(self.remote)], check=True)
         self.a.sh("git", "remote", "add", "origin", str(self.remote))
         self.b = Clone(folder / "b", self.remote, self.a)
+        self.others = [self.b, *([Clone(folder / "c", self.remote, self.a)] if third else [])]
         self.api = f"http://127.0.0.1:{self.a.port}"
         self.mlflow = f"http://127.0.0.1:{free_port()}"
         self.page: subprocess.Popen[bytes] | None = None
 
     def start_servers(self) -> None:
-        """Prefect's by a command of A, and MLflow's on A's store."""
+        """Prefect's by a command of A, and MLflow's on A's store; also where they ran before."""
         self.a.arc("queue", "--list")
         store = ["--backend-store-uri", f"sqlite:///{self.a.folder}/mlflow.db"]
         artifacts = ["--artifacts-destination", str(self.a.folder / "mlartifacts")]
@@ -67,6 +82,11 @@ class Cluster:
             stderr=subprocess.DEVNULL,
         )
         until(lambda: reached(f"{self.mlflow}/health"), 60)
+
+    def branches(self) -> list[str]:
+        """Results at the shared git remote; the last steps of a run come after its state is COMPLETED."""
+        command = ["git", "for-each-ref", "--format=%(refname:short)", "refs/heads/exp"]
+        return subprocess.run(command, cwd=self.remote, capture_output=True, text=True, check=True).stdout.split()
 
     def secret(self) -> str:
         """The secret of A's server."""
@@ -92,9 +112,9 @@ class Cluster:
                 found += [process] if process.name() == "sleep" else []
         return found
 
-    def join(self, clone: Lab, code: int = 0, mlflow: bool = True, **environment: str) -> str:
+    def join(self, clone: Lab, *options: str, code: int = 0, mlflow: bool = True, **environment: str) -> str:
         """`arc join` with all shared places."""
-        command = [sys.executable, "-m", "flows.arc", "join", self.api]
+        command = [sys.executable, "-m", "flows.arc", "join", self.api, *options]
         command += ["--mlflow", self.mlflow] if mlflow else []
         done = subprocess.run(
             [*command, "--data", str(self.data)],
@@ -108,11 +128,18 @@ class Cluster:
 
     def stop(self) -> None:
         """End everything."""
-        for lab in (self.b, self.a):
+        for lab in (*self.others, self.a):
             lab.stop()
+        self.kill_mlflow()
+
+    def kill_mlflow(self) -> None:
+        """End MLflow's server with the processes that it started."""
         if self.page:
+            for child in psutil.Process(self.page.pid).children(recursive=True):
+                child.kill()
             self.page.kill()
             self.page.wait()
+            self.page = None
 
 
 def reached(url: str) -> bool:

@@ -14,6 +14,11 @@ import pytest
 USER = "postgres"
 
 
+def installed() -> bool:
+    """Whether the package is here."""
+    return any(Path("/usr/lib/postgresql").glob("*/bin"))
+
+
 @contextlib.contextmanager
 def database() -> Iterator[str]:
     """Address of a running, empty database, as Prefect takes it. Skips where the package is missing."""

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from flows.cluster import checks, join, settings
+from flows.cluster import checks, dvc_remote, join, settings, share
 from flows.runs.places import FlowError
 
 pytestmark = pytest.mark.slow  # DVC and git are started for each check.
@@ -137,6 +137,28 @@ def test_a_wrong_secret_remote_or_folder_is_named(server: Server, clone: Path) -
     assert not (clone / "missing").exists()
     assert not (clone / ".dvc" / "config.local").exists()
     assert settings.read() == settings.Settings()
+
+
+def test_saves_are_shared_where_they_are_asked_for(
+    server: Server, clone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(dvc_remote.SAVES, raising=False)
+    with pytest.raises(FlowError, match="there is none; give --data"):
+        join.join(server.url, "", "origin", "", SECRET, "5")
+    data = clone.parent / "objects"
+    data.mkdir()
+    for text in ("0", "-1", "nan", "inf", "5 minutes"):
+        with pytest.raises(FlowError, match="allowed is a number above 0"):
+            join.join(server.url, "", "origin", str(data), SECRET, text)
+    assert settings.read() == settings.Settings()
+    assert fixes(join.join(server.url, "", "origin", str(data), SECRET, "5")) == {}
+    assert share.variables() == {dvc_remote.PULL: "1", dvc_remote.SAVES: "5"}
+    monkeypatch.setenv(dvc_remote.SAVES, "2")
+    assert share.variables()[dvc_remote.SAVES] == "2"
+    assert dvc_remote.save_seconds() == 120
+    monkeypatch.delenv(dvc_remote.SAVES)
+    assert fixes(join.join(server.url, "", "origin", "", SECRET)) == {}
+    assert share.variables() == {dvc_remote.PULL: "1"}
 
 
 def test_nothing_answers(clone: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.cluster_lab import Cluster
+from tests.support.cluster_lab import Cluster, started
 from tests.support.flows_lab import ENDED, SHORT, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.night]
@@ -17,9 +17,8 @@ LABEL = "prefect.worker.name"
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[Cluster]:
-    made = Cluster(tmp_path)
-    yield made
-    made.stop()
+    with started(tmp_path) as made:
+        yield made
 
 
 def test_four_experiments_queued_on_a_run_on_a_and_b(cluster: Cluster) -> None:
@@ -41,6 +40,7 @@ def test_four_experiments_queued_on_a_run_on_a_and_b(cluster: Cluster) -> None:
     assert all([name for name, _ in a.states(run)].count("Running") == 1 for run in runs)
     where = {run: rows[run]["labels"][LABEL].rpartition("-")[0] for run in runs}
     assert len(set(where.values())) == 2, where
+    until(lambda: len(cluster.branches()) == 4, 60)
     until(lambda: not list(cluster.a.folder.glob(".scratch/runs/*/unshared")), 60)
     until(lambda: not list(cluster.b.folder.glob(".scratch/runs/*/unshared")), 60)
     all_is_everywhere(cluster)

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from prefect.client.schemas.objects import FlowRun, State, StateType
 
+from flows.cluster import dvc_remote, settings
 from flows.queue import deployment, flow_runs
 from flows.runs.places import FlowError
 from flows.worker import hold
@@ -94,6 +95,22 @@ def test_the_queue_is_held_and_goes_on(machine, monkeypatch, what, short, enough
     assert held.reason == ""
     assert server.description == deployment.DESCRIPTION
     assert server.states[runs[0].id].name == "Scheduled"
+
+
+def test_a_machine_without_the_dvc_remote_takes_no_runs(machine, monkeypatch) -> None:
+    answers = iter(["", "no answer within 60 s", "no answer within 60 s", ""])
+    monkeypatch.setattr(settings, "joined", lambda: True)
+    monkeypatch.setattr(dvc_remote, "configured", lambda _: True)
+    monkeypatch.setattr(dvc_remote, "away", lambda: next(answers))
+    held = hold.Hold()
+    assert held.check_here() == []
+    assert held.check_here() == [], "a look costs a process, so it is not asked each time"
+    held.next_look = 0.0
+    assert held.check_here() == ["this machine takes no runs: no answer within 60 s"]
+    held.next_look = 0.0
+    assert held.check_here() == []
+    held.next_look = 0.0
+    assert held.check_here() == ["this machine takes runs again"]
 
 
 @pytest.mark.parametrize("text", ["abc", "-1", "nan", "inf", "1e9"])
