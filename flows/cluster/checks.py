@@ -33,7 +33,7 @@ def rows(settings: Settings, secret: str, data: str = "") -> Iterator[Row]:
     """Every check; what cannot be checked is a finding. `data` is a DVC remote that is no default yet."""
     checks: tuple[tuple[str, Callable[[], Iterator[Row]]], ...] = (
         ("server", lambda: server(settings.server or prefect_server.address(), secret)),
-        ("mlflow", lambda: mlflow(settings.mlflow or os.environ.get("MLFLOW_TRACKING_URI", ""))),
+        ("mlflow", lambda: mlflow(settings, secret)),
         ("git remote", lambda: git_remote(settings.remote)),
         ("dvc remote", lambda: data_remote(data)),
         ("space", space),
@@ -80,13 +80,13 @@ def server(api: str, secret: str) -> Iterator[Row]:
         yield "clock", f"the server's differs by {skew:+.0f} s", fix
 
 
-def mlflow(uri: str) -> Iterator[Row]:
+def mlflow(settings: Settings, secret: str) -> Iterator[Row]:
     """Whether the MLflow server answers and has our version; a local store is not shared by itself."""
+    uri = settings.mlflow or os.environ.get("MLFLOW_TRACKING_URI", "")
     if not uri.startswith(("http://", "https://")):
         yield "mlflow", f"results go to {uri or 'mlflow.db of this clone'}, which is no server", ""
         return
-    user, password = (os.environ.get(f"MLFLOW_TRACKING_{name}", "") for name in ("USERNAME", "PASSWORD"))
-    code, _, body = ask(f"{uri.rstrip('/')}/version", f"{user}:{password}" if user else None)
+    code, _, body = ask(f"{uri.rstrip('/')}/version", ":".join(settings.mlflow_login(secret).values()) or None)
     if code != 200:
         found = f"HTTP {code}" if code else "no answer"
         fix = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD" if code in (401, 403) else "start it there"

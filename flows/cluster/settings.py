@@ -8,6 +8,7 @@ import os
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from flows.runs import places
 from flows.runs.places import FlowError, git
@@ -30,6 +31,17 @@ class Settings:
     """Name of the shared git remote."""
     saves: str = ""
     """Minutes between two saves of a training that go to the DVC remote; empty if none do."""
+
+    def mlflow_login(self, secret: str) -> dict[str, str]:
+        """Environment variables with which MLflow's clients log in: what is set already, else Prefect's secret.
+
+        Both pages of a clone ask for the same secret; an MLflow server on another host than Prefect's never gets it.
+        """
+        names = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
+        if os.environ.get(names[0]):
+            return {name: os.environ.get(name, "") for name in names}
+        same = urlsplit(self.mlflow).hostname == urlsplit(self.server or prefect_server.address()).hostname
+        return dict(zip(names, secret.split(":", 1), strict=True)) if self.mlflow and same and ":" in secret else {}
 
 
 def read() -> Settings:
@@ -77,6 +89,8 @@ def environment() -> dict[str, str]:
     if foreign and foreign == settings.server and not os.environ.get(SECRET):
         # Another server than the joined one must not get this secret.
         chosen[SECRET] = secret_of(secret_file())
+        if settings.mlflow and os.environ.get("MLFLOW_TRACKING_URI") in (None, "", settings.mlflow):
+            chosen |= settings.mlflow_login(chosen[SECRET])
     return chosen
 
 

@@ -18,8 +18,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 SECRET = "ARC_MLFLOW_SECRET"
 """Environment variable with USER:TOKEN."""
-OPEN = ("/health", "/version")
-"""Paths that say nothing but that a server is here, and which version."""
+OPEN = ("/health",)
+"""Paths that say nothing but that a server is here."""
 LEFT_OUT = "/mlflow/assistant/"
 """Part of the paths that MLflow's assistant answers."""
 PARAMETER = "secret"

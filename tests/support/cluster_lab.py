@@ -9,6 +9,7 @@ from pathlib import Path
 import psutil
 import yaml
 
+from tasks.servers import mlflow_app
 from tests.support import postgresql
 from tests.support.flows_lab import Lab, free_port, until
 
@@ -71,11 +72,12 @@ class Cluster:
         artifacts = ["--artifacts-destination", str(self.a.folder / "mlartifacts")]
         at = ["--host", "127.0.0.1", "--port", self.mlflow.rpartition(":")[2], "--workers", "1"]
         self.page = subprocess.Popen(
-            [sys.executable, "-m", "mlflow", "server", *store, *artifacts, *at],
+            [sys.executable, "-m", "mlflow", "server", "--app-name", "arc", *store, *artifacts, *at],
             cwd=self.a.folder,
             env={
                 **self.a.environment,
                 "MLFLOW_DISABLE_TELEMETRY": "true",
+                mlflow_app.SECRET: self.secret(),
                 "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
             },
             stdout=subprocess.DEVNULL,

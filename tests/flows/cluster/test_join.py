@@ -62,7 +62,8 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture
 def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in ("ARC_HOME", "ARC_SCRATCH", "PREFECT_HOME", "PREFECT_API_URL", "MLFLOW_TRACKING_URI"):
+    mlflow = ("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
+    for name in ("ARC_HOME", "ARC_SCRATCH", "PREFECT_HOME", "PREFECT_API_URL", *mlflow):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.delenv(settings.SECRET, raising=False)
     monkeypatch.setattr(checks, "FREE_GIB", 0.0)
@@ -96,11 +97,17 @@ def test_a_working_cluster_is_joined_and_left(server: Server, clone: Path, monke
         "PREFECT_API_URL": f"{server.url}/api",
         "MLFLOW_TRACKING_URI": server.url,
         settings.SECRET: SECRET,
+        "MLFLOW_TRACKING_USERNAME": SECRET.partition(":")[0],
+        "MLFLOW_TRACKING_PASSWORD": SECRET.partition(":")[2],
     }
     remotes = subprocess.run(["dvc", "remote", "list"], capture_output=True, text=True).stdout
     assert str(data) in remotes
     assert SECRET not in (clone / ".git" / "config").read_text()
     # The secret of one server goes to no other.
+    elsewhere = settings.Settings(f"{server.url}/api", "http://mlflow.example", "origin")
+    assert elsewhere.mlflow_login(SECRET) == {}
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    assert "MLFLOW_TRACKING_PASSWORD" not in settings.environment()
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
     assert settings.SECRET not in settings.environment()
     join.leave()

@@ -107,7 +107,7 @@ def test_a_server_that_starts_again_knows_the_cookie_and_one_with_another_secret
 
 def test_all_may_ask_whether_a_server_is_here(client):
     assert client.get("/health").text == "inside /health"
-    assert client.get("/version").status_code == 200
+    assert client.get("/version").status_code == 401
 
 
 def test_nobody_reaches_the_assistant_which_runs_commands_here(client):

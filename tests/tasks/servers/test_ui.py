@@ -146,8 +146,9 @@ def test_a_server_that_ends_for_another_reason_is_not_started_again(tmp_path, mo
 @pytest.mark.slow
 def test_pages_in_the_background_outlive_their_command_until_they_are_stopped(tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / ".prefect"))
     free = 41000 + os.getpid() % 1000 * 20
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PREFECT_HOME": str(tmp_path / ".prefect")}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
 
     def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
         command = [sys.executable, "-m", "tasks.servers.ui", *arguments]
@@ -174,8 +175,9 @@ def test_pages_in_the_background_outlive_their_command_until_they_are_stopped(tm
 @pytest.mark.slow
 def test_the_pages_survive_the_end_of_the_terminal_under_nohup(tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / ".prefect"))
     free = 42000 + os.getpid() % 1000 * 20
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PREFECT_HOME": str(tmp_path / ".prefect")}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = ["nohup", sys.executable, "-m", "tasks.servers.ui", "--mlflow-port", str(free)]
     command += ["--prefect-port", str(free + 10)]
     process = subprocess.Popen(
