@@ -145,8 +145,8 @@ def test_what_cannot_be_shared_out_is_refused(prepared):
 def test_an_update_that_cannot_be_shared_is_refused(prepared, monkeypatch):
     assert "train.accumulation is 2, but 3 GPUs share" in _stage(3, "tasks.train", fails=True)
     assert "ARC_GPUS is 'two'" in subprocess.run(
-        [sys.executable, "-m", "tasks.train"], capture_output=True, text=True, env=os.environ | {"ARC_GPUS": "two"},
-        cwd=ROOT,
+        [sys.executable, "-m", "tasks.train"], capture_output=True, text=True,
+        env=os.environ | {"ARC_GPUS": "two", "PYTHONPATH": str(ROOT)},
     ).stderr  # fmt: skip
     monkeypatch.setenv("RANK", "1")
     monkeypatch.delenv("WORLD_SIZE", raising=False)
