@@ -89,8 +89,11 @@ def environment() -> dict[str, str]:
     if foreign and foreign == settings.server and not os.environ.get(SECRET):
         # Another server than the joined one must not get this secret.
         chosen[SECRET] = secret_of(secret_file())
-        if settings.mlflow and os.environ.get("MLFLOW_TRACKING_URI") in (None, "", settings.mlflow):
-            chosen |= settings.mlflow_login(chosen[SECRET])
+    server = settings.server or prefect_server.address()
+    here = os.environ.get("MLFLOW_TRACKING_URI") in (None, "", settings.mlflow)
+    if settings.mlflow and here and (foreign or server) == server:
+        secret = os.environ.get(SECRET) or chosen.get(SECRET) or places.environment().get(SECRET, "")
+        chosen |= settings.mlflow_login(secret)
     return chosen
 
 

@@ -103,6 +103,15 @@ def test_a_working_cluster_is_joined_and_left(server: Server, clone: Path, monke
     remotes = subprocess.run(["dvc", "remote", "list"], capture_output=True, text=True).stdout
     assert str(data) in remotes
     assert SECRET not in (clone / ".git" / "config").read_text()
+    # The clone that runs Prefect's server, and one that has the secret in its environment, log in too.
+    login = {"MLFLOW_TRACKING_USERNAME": "arc", "MLFLOW_TRACKING_PASSWORD": "x" * 32}
+    with monkeypatch.context() as own:
+        own.setenv("PREFECT_SERVER_API_AUTH_STRING", f"arc:{'x' * 32}")
+        own.setattr(settings, "read", lambda: settings.Settings("", server.url, "origin"))
+        assert login.items() <= settings.environment().items()
+    with monkeypatch.context() as given:
+        given.setenv(settings.SECRET, f"arc:{'x' * 32}")
+        assert login.items() <= settings.environment().items()
     # The secret of one server goes to no other.
     elsewhere = settings.Settings(f"{server.url}/api", "http://mlflow.example", "origin")
     assert elsewhere.mlflow_login(SECRET) == {}
