@@ -68,7 +68,7 @@ class Finding(NamedTuple):
 def main(
     files: Annotated[list[Path] | None, typer.Argument(help="Files of claims; all of docs/studies if none")] = None,
     kept: Annotated[Path, typer.Option(help="Folder of kept results")] = KEPT,
-    out: Annotated[Path, typer.Option(help="Folder for the pages; pictures are seen from its parent's parent")] = PAGES,
+    out: Annotated[Path, typer.Option(help="Folder for the pages, docs/studies of a checkout")] = PAGES,
 ) -> None:
     """Write the pages and the pictures."""
     for file in files or sorted(PAGES.glob(f"*{SUFFIX}")):
