@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from model.config.experiment import Experiment
+from model.scoring.wording import headline
 from model.storage import sealed
 from model.storage.atomic import write_json
 from model.storage.digests import digest, digest_text
@@ -152,8 +153,7 @@ def read(experiment: Experiment) -> Result:
 def served_evaluation(experiment: Experiment) -> str:
     """The evaluation by which a model in MLflow answers: that of the headline, or the first one."""
     names = experiment.predict.evaluations
-    wanted = records.HEADLINE.partition("-")[2]
-    return wanted if wanted in names else names[0]
+    return headline([f"best-{name}" for name in names]).partition("-")[2]
 
 
 def served_pairs() -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from model.puzzles.grids import Grid
-from model.scoring.wording import SELECTED_BY_LOSS, SELECTED_ON, TRAINED_ON, interval, percent
+from model.scoring.wording import SELECTED_BY_LOSS, SELECTED_ON, TRAINED_ON, headline, interval, percent
 from model.storage.atomic import write_bytes, write_json
 from tasks.common import documents, paths
 from tasks.common.documents import DocumentError
@@ -36,8 +36,6 @@ from tasks.reporting.score_table import read_score, rows
 from tasks.reporting.summaries import metrics, vote_points
 
 TEMPLATE = Path(__file__).parent / "reporting" / "report.html.j2"
-HEADLINE = "best-votes"
-"""The score that stands for the experiment where it has it; else its first."""
 HELD_OUT = {
     "held-out-training": "test pairs of training tasks, which are not trained on",
     "evaluation-solutions": "test pairs of evaluation tasks",
@@ -94,7 +92,7 @@ def main() -> None:
         held_out=HELD_OUT[selection["selected_on"]] if any("validation_loss" in row for row in history) else "",
         shown=shown,
         voted=voted,
-        headline=next((row for row in scores if row.name == HEADLINE), scores[0]),
+        headline=next(row for row in scores if row.name == headline([row.name for row in scores])),
         parts=[("Solved", solved), ("Missed", missed)],
         differences=read_json(paths.DIFFERENCES),
         parameters=flatten(experiment.model_dump(mode="json")),

@@ -17,13 +17,11 @@ from flows.runs.places import one_line
 from flows.runs.progress import duration
 from flows.worker import recovery
 from model.scoring.statistics import paired_difference
-from model.scoring.wording import TRAINING_TASKS, VALIDATION_TASKS, interval, subset
+from model.scoring.wording import TRAINING_TASKS, VALIDATION_TASKS, headline, interval, subset
 from model.scoring.wording import percent as per_cent
 
 HOURS = 16.0
 RESAMPLES = 2000
-HEADLINE = "best-votes"
-"""The evaluation whose score stands for a run where it has one; else its first."""
 ENDED = (StateType.COMPLETED, StateType.FAILED, StateType.CRASHED, StateType.CANCELLED)
 
 
@@ -50,7 +48,7 @@ class Row:
     @property
     def headline(self) -> str:
         """The evaluation that stands for the run; empty if it has no score."""
-        return HEADLINE if HEADLINE in self.scores else next(iter(self.scores), "")
+        return headline(self.scores) if self.scores else ""
 
     @property
     def pass_at_2(self) -> float:

@@ -6,7 +6,8 @@ from typing import Any
 
 from flows.runs import places
 from flows.runs.progress import duration
-from flows.worker.night_report import HEADLINE, Row
+from flows.worker.night_report import Row
+from model.scoring.wording import headline
 from tasks.common.documents import parse_json, read_json
 from tasks.tracking import mlflow_runs, store
 from tasks.tracking.mlflow_runs import KEY, KIND
@@ -43,7 +44,7 @@ def _row(client: Any, run: Any) -> Row:
         [run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{run.info.run_id}'", max_results=1000
     )
     names = {f"{c.data.tags['arc.checkpoint']}-{c.data.tags['arc.evaluation']}": c.info.run_id for c in children}
-    chosen = HEADLINE if HEADLINE in names else next(iter(sorted(names)), "")
+    chosen = headline(sorted(names)) if names else ""
     scores = {}
     if chosen:
         score = parse_json(mlflow.artifacts.load_text(f"runs:/{names[chosen]}/score.json").encode(), "score.json")

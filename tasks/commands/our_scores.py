@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from model.config.experiment import experiment_name
-from model.scoring.wording import interval, percent
+from model.scoring.wording import headline, interval, percent
 from tasks.commands import import_results
 from tasks.common import params
 from tasks.common.presets import LAYERS
@@ -15,7 +15,6 @@ from tasks.common.stage import StageError
 from tasks.comparison import results
 from tasks.tracking import store
 from tasks.tracking.mlflow_runs import KIND
-from tasks.tracking.records import HEADLINE
 
 
 class Ours(NamedTuple):
@@ -70,7 +69,7 @@ def _stored() -> Iterator[tuple[Ours, str]]:
             pairs = [name.removeprefix("pass_at_2/") for name in metrics if name.startswith("pass_at_2/")]
             if not pairs:
                 continue
-            pair = HEADLINE if HEADLINE in pairs else pairs[0]
+            pair = headline(pairs)
             low, high = metrics[f"pass_at_2_low/{pair}"], metrics[f"pass_at_2_high/{pair}"]
             name = tags["arc.experiment"]
             title = tags.get("arc.title", name)
@@ -84,7 +83,7 @@ def _kept(place: Path) -> Ours:
     """The headline of a kept result, scored again: some seconds."""
     values: dict[str, Any] = import_results.titled(params.read(place / import_results.NEEDED[0]))
     files = {file.stem: file for file in sorted(place.glob("*.parquet"))}
-    pair = next((pair for pair in (HEADLINE, "final-votes") if pair in files), next(iter(files)))
+    pair = headline(files)
     _, score = import_results.rescore(files[pair], values)
     own = {"finetuning": "none", "budget": "own"}
     name = experiment_name(**{kind: str(values.get(kind, own.get(kind))) for kind in LAYERS})

@@ -16,7 +16,7 @@ import pandas as pd
 import typer
 import yaml
 
-from model.config.evaluation import Evaluation, Score, Votes
+from model.config.evaluation import Score, Votes
 from model.puzzles.grids import Grid
 from model.scoring.scores import Key
 from model.scoring.wording import caveats, interval, marks, percent
@@ -149,7 +149,7 @@ def check(members: Sequence[Member]) -> None:
                 f"{first.path} and {member.path} are over other test inputs or solutions ({len(tasks)} and "
                 f"{len(others)} tasks, {len(set(tasks) & set(others))} of the same name), and cannot be pooled"
             )
-        differing = _differing(_settings(first.source.evaluation), _settings(member.source.evaluation))
+        differing = _differing(_settings(first), _settings(member))
         differing += _differing(_score(first).model_dump(), _score(member).model_dump())
         if differing:
             raise StageError(
@@ -199,20 +199,26 @@ def pool(members: Sequence[Member], to: Path) -> dict[str, Any]:
 
 
 def joined(members: Sequence[Member]) -> tuple[pd.DataFrame, predictions.Source]:
-    """All answers, their views numbered on from one member to the next, and the source that describes them."""
+    """All answers, their views numbered on from one member to the next, and the source that describes them.
+
+    Likelihoods are left out unless every member has them, asked alike.
+    """
     frames, failures, views = [], [], 0
     for member in members:
         frames.append(member.frame.assign(view=member.frame["view"].astype(np.int64) + views))
         failures += [(task, test, view + views, a, why) for task, test, view, a, why in member.source.failures]
         views += member.source.evaluation.views
     sources = [member.source for member in members]
-    data = sorted({source.data for source in sources})
+    first, data = sources[0].evaluation, sorted({source.data for source in sources})
+    ranking = first.ranking if all(source.evaluation.ranking == first.ranking for source in sources) else None
+    if ranking is None:
+        frames = [frame.assign(log_likelihoods=None) for frame in frames]
     return pd.concat(frames, ignore_index=True), sources[0].model_copy(
         update={
             "checkpoint": digest_text(" ".join(source.checkpoint for source in sources)),
             "step": max(source.step for source in sources),
             "weights": ", ".join(sorted({source.weights for source in sources})),
-            "evaluation": sources[0].evaluation.model_copy(update={"answers": Votes(by="votes", views=views)}),
+            "evaluation": first.model_copy(update={"answers": Votes(by="votes", views=views), "ranking": ranking}),
             "data": data[0] if len(data) == 1 else digest_text(" ".join(data)),
             "leaks": max(source.leaks for source in sources),
             "failures": tuple(failures),
@@ -256,8 +262,10 @@ def _contents(member: Member) -> dict[str, Any]:
     }
 
 
-def _settings(evaluation: Evaluation) -> dict[str, Any]:
-    return evaluation.model_dump(exclude={"answers"})
+def _settings(member: Member) -> dict[str, Any]:
+    """What has to be equal: likelihoods only where the vote rule reads them."""
+    ignored = {"answers"} if _score(member).rule == "likelihood" else {"answers", "ranking"}
+    return member.source.evaluation.model_dump(exclude=ignored)
 
 
 def _score(member: Member) -> Score:

@@ -7,6 +7,7 @@ from typing import Any
 
 from model.config.experiment import experiment_name
 from model.scoring.wording import caveats, interval, percent, subset
+from model.scoring.wording import headline as stands_for
 from tasks.common.params import flatten
 from tasks.common.presets import LAYERS
 from tasks.tracking import view
@@ -14,10 +15,6 @@ from tasks.tracking.mlflow_runs import Point, Record
 
 Pair = tuple[str, str]
 """Checkpoint and evaluation."""
-
-HEADLINE = "best-votes"
-"""The evaluation whose score stands for an experiment where it has one; else its first."""
-
 
 HELD_OUT = "validation_"
 """Begins the keys of the history that are of held-out pairs."""
@@ -152,7 +149,7 @@ def headline(scores: Mapping[Pair, Mapping[str, Any]]) -> str:
     """The evaluation that stands for the experiment and its pass@2 in per cent: "best-votes 33.5 [28.9–38.2]"."""
     asked = {pair: score for pair, score in scores.items() if subset(score) == "evaluation"}
     names = {"-".join(pair): score for pair, score in (asked or scores).items()}
-    chosen = HEADLINE if HEADLINE in names else next(iter(names))
+    chosen = stands_for(names)
     return f"{chosen} {_with_interval(names[chosen])}"
 
 

@@ -140,6 +140,17 @@ def test_likelihoods_of_several_networks_are_kept(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+def test_likelihoods_that_only_some_have_are_left_out_and_the_votes_count(tmp_path, monkeypatch):
+    a = _worktree(tmp_path / "a", monkeypatch, evaluations={"votes": {"ranking": RANKING}})
+    b = _worktree(tmp_path / "b", monkeypatch, 1)
+    pooled = _pool(a, b)
+    assert pooled["source"]["evaluation"]["ranking"] is None
+    assert predictions.read(tmp_path / "pooled" / "best-votes.parquet")[0]["log_likelihoods"].isna().all()
+    plain = _pool(b, _worktree(tmp_path / "c", monkeypatch), to="plain")  # c is a without likelihoods.
+    assert [pooled[name] for name in ("pass_at_2", "oracle")] == [plain[name] for name in ("pass_at_2", "oracle")]
+
+
+@pytest.mark.slow
 def test_what_cannot_be_pooled_is_refused_and_nothing_written(tmp_path, monkeypatch):
     a, b = _worktree(tmp_path / "a", monkeypatch), _worktree(tmp_path / "b", monkeypatch, 1)
     fewer = _worktree(tmp_path / "fewer", monkeypatch, 2, evaluations={"votes": {"limit": 1}})
