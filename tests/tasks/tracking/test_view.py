@@ -76,7 +76,7 @@ def test_the_printed_page_shows_the_kept_scores_sorted_and_without_a_click(addre
         assert len(texts) == len(KEPT)
         assert [text != "-" for text in texts] == [True] * len(BEST) + [False] * (len(KEPT) - len(BEST))
         assert scores == sorted(scores, reverse=True)
-        assert texts[0].startswith("33.5 [28.9–38.2]")
+        assert texts[0].startswith("36.1 [31.5–40.9]")
         heads = """() => [...document.querySelectorAll('[role=columnheader]')]
             .sort((a, b) => a.getBoundingClientRect().left - b.getBoundingClientRect().left)
             .map(e => e.getAttribute('col-id') || '')"""
@@ -90,9 +90,9 @@ def test_at_1600_pixels_each_row_shows_its_score_and_no_assistant_opens(addresse
     with browser() as page:
         page.set_viewport_size({"width": 1600, "height": 900})
         page.goto(addresses["MLflow"])
-        score = page.locator(".ag-center-cols-container", has_text=re.compile(r"33\.5 \[\d\d\.\d–\d\d\.\d\]"))
+        score = page.locator(".ag-center-cols-container", has_text=re.compile(r"36\.1 \[\d\d\.\d–\d\d\.\d\]"))
         expect(score).to_be_visible(timeout=60_000)
-        box = page.get_by_text(re.compile(r"^33\.5 \[")).bounding_box()
+        box = page.get_by_text(re.compile(r"^36\.1 \[")).bounding_box()
         assert box
         assert box["x"] + box["width"] < 1600
         expect(page.get_by_text("Welcome to MLflow Assistant")).to_have_count(0)
