@@ -43,12 +43,14 @@ def test_a_training_goes_on_elsewhere_from_the_last_shared_save(cluster: Cluster
     time.sleep(max(0.0, owners.RETURN_HEARTBEATS * 30 + 5 - (time.monotonic() - watching)))
     assert a.state(run) == "RUNNING"
     assert not a.training(run)
-    kept, known, began = shared(cluster), b.step(run), time.monotonic()
+    kept, known, began, clock = shared(cluster), b.step(run), time.monotonic(), time.time()
     for process in [p for p in b.processes() if b.alive(p)]:
         process.kill()
     until(lambda: a.resumed_from(run), HEARTBEATS_SECONDS + 60)
     seconds, step = time.monotonic() - began, a.resumed_from(run)
     print(f"A went on {seconds:.0f} s after B's end, after update {step}; B had reported {known}, {known - step} lost")
+    print("\n".join(f"{at - clock:6.1f} s {text}" for at, text in a.timed_log(run) if at > clock))
+    assert seconds < HEARTBEATS_SECONDS + 60
     assert step >= kept > 0
     assert [name for name, _ in a.states(run)].count("Resuming") == 1
     rows = {row["stage"]: row["cached"] for row in a.record(run, "stages")}

@@ -44,6 +44,19 @@ def test_a_worker_that_the_server_does_not_know_takes_nothing() -> None:
     assert orphans.of([run("dead-1")], set(), 1e6) == []
 
 
+@pytest.mark.parametrize(
+    ("seconds", "interval", "lives"), [(89, 30, True), (91, 30, False), (7, 2, False), (89, None, True)]
+)
+def test_three_heartbeats_decide_who_lives(seconds: float, interval: int | None, lives: bool) -> None:
+    now = datetime.now(UTC)
+    row = {
+        "last_heartbeat_time": (now - timedelta(seconds=seconds)).isoformat(),
+        "heartbeat_interval_seconds": interval,
+    }
+    assert owners.lives(row, now) is lives
+    assert not owners.lives({**row, "last_heartbeat_time": None}, now)
+
+
 def test_starting_is_short() -> None:
     assert owners.starting(run("x", 0.0))
     assert not owners.starting(run("x", owners.STARTING_SECONDS + 1))
