@@ -17,7 +17,7 @@ from tasks.servers import prefect_server
 Settle = Callable[[SyncPrefectClient, Any, str], str]
 """Ends what is left of a dead run here and queues it again; returns a log line."""
 ACTIVE = (StateType.RUNNING, StateType.PENDING, StateType.CANCELLING)
-LOOK_SECONDS = 10.0
+LOOK_SECONDS = 5.0
 """Between two looks at the other workers."""
 SHARE_SECONDS = 60.0
 """Between two attempts to share what could not be shared."""

@@ -14,6 +14,8 @@ from tests.support.flows_lab import ENDED, LONG, SHORT, SMALL, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.night]
 HEARTBEATS_SECONDS = 90.0
+UPDATES_A_SECOND = 160
+"""More than the training makes, so that it is not over before the servers are back."""
 OUTAGE_SECONDS = float(os.environ.get("ARC_TEST_OUTAGE_SECONDS") or "75")
 
 
@@ -65,7 +67,8 @@ def test_trainings_go_on_while_the_servers_machine_is_gone(cluster: Cluster) -> 
     cluster.join(a)
     cluster.join(b, PREFECT_API_AUTH_STRING=cluster.secret())
     b.start_worker()
-    [run] = a.queue({**SMALL, "train.optimizer_steps": 12000, "train.log_every": 20})
+    steps = int(UPDATES_A_SECOND * OUTAGE_SECONDS)
+    [run] = a.queue({**SMALL, "train.optimizer_steps": steps, "train.log_every": 20})
     [waiting] = a.queue(SHORT, "--seeds", "1")
     until(lambda: b.step(run) >= 100, 180)
     for process in [p for p in a.processes() if a.alive(p)]:
