@@ -126,8 +126,8 @@ def _remote_fix(error: str) -> str:
     if missing := re.search("requires '([a-z0-9-]+)' to be installed", error):
         return f"`pip install -c constraints.txt {missing[1]}` in this clone's environment"
     return (
-        "its secret is DVC's business: AWS_ACCESS_KEY_ID and the like for S3, IdentityFile in ~/.ssh/config for SSH, or "
-        f"`dvc remote modify --local {dvc_remote.NAME}` with what DVC's page says of this kind of remote"
+        "its secret is DVC's business: AWS_ACCESS_KEY_ID and the like for S3, IdentityFile in ~/.ssh/config for SSH, "
+        f"or `dvc remote modify --local {dvc_remote.NAME}` with what DVC's page says of this kind of remote"
     )
 
 
