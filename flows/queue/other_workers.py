@@ -58,15 +58,16 @@ class OtherWorkers:
             yield from sorted(lines - self.told)
             self.told = lines
         with deployment.client() as connection:
-            active = flow_runs.runs(connection, *ACTIVE)
-            for run in active:
-                if str(run.id) in self.started and not owners.here(run) and not owners.starting(run):
+            # A flow that ended with its worker may have told the server that it crashed.
+            every = flow_runs.runs(connection, *ACTIVE, StateType.CRASHED)
+            for run in every:
+                active = run.state.type != StateType.CRASHED and str(run.id) in self.started
+                if active and not owners.here(run) and not owners.starting(run):
                     yield f"{run.name}: {owners.owner(run)} has taken it over, so it ends here"
                     processes.end(str(run.id))
-            # A flow that ended with its worker may have told the server that it crashed.
-            every = [*active, *flow_runs.runs(connection, StateType.CRASHED)]
             queued = [run for run in every if run.deployment_id and str(run.id) not in self.started]
-            for run in self.orphans.of(queued, owners.online(connection, deployment.POOL), now):
+            living = owners.online(connection, deployment.POOL) if queued else set()
+            for run in self.orphans.of(queued, living, now):
                 yield self.settle(connection, run, f"its worker {owners.owner(run) or ''} sends no heartbeat")
 
 
