@@ -57,7 +57,7 @@ class OtherWorkers:
             lines = set(share.try_all())
             yield from sorted(lines - self.told)
             self.told = lines
-        with deployment.client() as connection:
+        with deployment.kept_client() as connection:
             # A flow that ended with its worker may have told the server that it crashed.
             every = flow_runs.runs(connection, *ACTIVE, StateType.CRASHED)
             for run in every:
@@ -75,7 +75,7 @@ def still_ours(run: str) -> bool:
     """Whether this clone still has the run, which it took: nobody took it over while the server was out of reach."""
     if settings.alone():
         return True
-    with deployment.client() as connection:
+    with deployment.kept_client() as connection:
         return owners.here(connection.read_flow_run(UUID(run)))
 
 
