@@ -5,13 +5,14 @@
 FROM python:3.11-slim-bookworm
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends git openssh-client \
-    && rm -rf /var/lib/apt/lists/*
+    && rm -rf /var/lib/apt/lists/* \
+    && useradd --create-home --uid 1000 arc
 WORKDIR /opt/arc-diffusion
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 # No package lies here yet, so that this installs what pyproject.toml asks for, and the clone's own code is the only one.
-RUN pip install --no-cache-dir --constraint constraints.txt . dvc-s3 dvc-ssh
-RUN useradd --create-home arc
-USER arc
+RUN pip install --no-cache-dir --constraint constraints.txt ".[s3,ssh]"
+# By number: Kubernetes' runAsNonRoot cannot know what a name stands for.
+USER 1000
 WORKDIR /home/arc
 ENV ARC_MLFLOW="" ARC_SHARE_SAVES="5"
 # `exec`: the worker gets the SIGTERM that ends the container, upon which trainings save and share what they saved.

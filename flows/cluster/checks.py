@@ -117,10 +117,18 @@ def data_remote(url: str = "") -> Iterator[Row]:
     try:
         dvc_remote.check(url)
     except FlowError as error:
-        fix = "its secret is DVC's business: AWS_ACCESS_KEY_ID and the like, or `dvc remote modify --local`"
-        yield "dvc remote", str(error), fix
+        yield "dvc remote", str(error), _remote_fix(str(error))
         return
     yield "dvc remote", f"{url or 'the default remote'} can be written", ""
+
+
+def _remote_fix(error: str) -> str:
+    if missing := re.search("requires '([a-z0-9-]+)' to be installed", error):
+        return f"`pip install -c constraints.txt {missing[1]}` in this clone's environment"
+    return (
+        "its secret is DVC's business: AWS_ACCESS_KEY_ID and the like for S3, IdentityFile in ~/.ssh/config for SSH, "
+        f"or `dvc remote modify --local {dvc_remote.NAME}` with what DVC's page says of this kind of remote"
+    )
 
 
 def space() -> Iterator[Row]:

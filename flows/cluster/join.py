@@ -28,12 +28,24 @@ def join(url: str, mlflow: str, remote: str, data: str, secret: Path | str, save
     if any(fix for _, _, fix in rows):
         return rows
     if data:
-        command = ["dvc", "remote", "add", "--quiet", "--local", "--default", "--force", dvc_remote.NAME, data]
-        done = subprocess.run(command, cwd=places.home(), capture_output=True, text=True)
-        if done.returncode:
-            raise FlowError(f"dvc remote add: {one_line(done.stderr)}")
+        _use_remote(data)
     settings.write(wanted, key)
     return rows
+
+
+def _use_remote(url: str) -> None:
+    """Make the remote at `url` DVC's default in this clone; a key that the user gave it before stays."""
+    name = dvc_remote.NAME
+    known = any(line.split()[0] == name for line in _dvc("remote", "list").splitlines())
+    _dvc("remote", *(["modify", "--local", name, "url"] if known else ["add", "--local", name]), url)
+    _dvc("remote", "default", "--local", name)
+
+
+def _dvc(*arguments: str) -> str:
+    done = subprocess.run(["dvc", *arguments], cwd=places.home(), capture_output=True, text=True)
+    if done.returncode:
+        raise FlowError(f"dvc {' '.join(arguments[:2])}: {one_line(done.stderr)}")
+    return done.stdout
 
 
 def key_of(api: str, given: Path | str) -> str:

@@ -7,6 +7,8 @@ heartbeats after its last one (90 s).
 import os
 import socket
 import time
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 from prefect.client.orchestration import SyncPrefectClient
@@ -19,6 +21,8 @@ LABEL = "prefect.worker.name"
 STARTING_SECONDS = 15.0
 """In which a worker has written its name into a run that it takes."""
 HEARTBEAT = "PREFECT_WORKER_HEARTBEAT_SECONDS"
+DEAD_HEARTBEATS = 3
+"""After which a worker without one is dead, for us as for Prefect's server."""
 RETURN_HEARTBEATS = 4
 """After the server was away, in which every living worker is counted as living again."""
 
@@ -44,10 +48,23 @@ def here(run: Any) -> bool:
 
 
 def online(connection: SyncPrefectClient, pool: str) -> set[str]:
-    """Names of the workers that the server counts as living."""
-    return {
-        row.name for row in connection.read_workers_for_work_pool(pool, offset=0, limit=200) if row.status == "ONLINE"
-    }
+    """Names of the workers that live: none of their last three heartbeats is missing, by the server's clock.
+
+    The server's own look at them comes every 15 s, and so up to 15 s late.
+    """
+    wanted = {"workers": {"status": {"any_": ["ONLINE"]}}, "limit": 200}
+    where = {"work_pool_name": pool}
+    answer = connection.request("POST", "/work_pools/{work_pool_name}/workers/filter", path_params=where, json=wanted)
+    now = parsedate_to_datetime(answer.headers["Date"])
+    return {row["name"] for row in answer.json() if lives(row, now)}
+
+
+def lives(row: dict[str, Any], now: datetime) -> bool:
+    """Whether a worker that the server counts as living has sent a heartbeat in time."""
+    if not row["last_heartbeat_time"]:
+        return False
+    seconds = (now - datetime.fromisoformat(row["last_heartbeat_time"])).total_seconds()
+    return seconds <= DEAD_HEARTBEATS * float(row["heartbeat_interval_seconds"] or 30)
 
 
 def starting(run: Any) -> bool:

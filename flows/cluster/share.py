@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from flows.runs.places import FlowError, one_line
 
 UNSHARED = "unshared"
 """File in the records of a run that is still to be shared."""
+_sharing = threading.Lock()
+"""Held by the thread that shares: the worktree of a run goes once one has."""
 
 
 def mark(run: str) -> None:
@@ -21,14 +24,24 @@ def mark(run: str) -> None:
         (places.folder_of(run) / UNSHARED).touch()
 
 
-def try_all() -> Iterator[str]:
-    """Share every run that still is to be. Returns a line for each that cannot be yet."""
-    if not settings.joined():
+def try_all(wait: bool = True) -> Iterator[str]:
+    """Share every run that still is to be. Returns a line for each that cannot be yet.
+
+    Where another thread does so, this waits for it, or leaves it to that one unless `wait`.
+    """
+    if not settings.joined() or not _sharing.acquire(blocking=wait):
         return
+    try:
+        yield from _try_all()
+    finally:
+        _sharing.release()
+
+
+def _try_all() -> Iterator[str]:
     for path in sorted((places.scratch() / "runs").glob(f"*/{UNSHARED}")):
         try:
             share(path.parent.name)
-            path.unlink(missing_ok=True)  # Another thread may have shared it too.
+            path.unlink()
         except FlowError as error:
             yield f"run {path.parent.name[:8]} is not shared yet: {one_line(error)}"
 

@@ -4,6 +4,8 @@ import contextlib
 import os
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from typing import Any
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
@@ -28,6 +30,29 @@ QUEUES = {"high": 1, "gpu-high": 2, "cpu-high": 3, "normal": 10, "gpu-normal": 1
 def client() -> SyncPrefectClient:
     """A client of the server of this machine."""
     return get_client(sync_client=True)
+
+
+class _Kept(threading.local):
+    def __init__(self) -> None:
+        self.clients: list[SyncPrefectClient] = []
+
+
+_kept = _Kept()
+
+
+@contextlib.contextmanager
+def kept_client() -> Iterator[SyncPrefectClient]:
+    """The client that this thread keeps until something fails: a new one takes 20 ms, and the server gives it a token.
+
+    For a worker, which asks all the time.
+    """
+    connection = _kept.clients.pop() if _kept.clients else client().__enter__()
+    try:
+        yield connection
+    except BaseException as error:
+        connection.__exit__(type(error), error, error.__traceback__)
+        raise
+    _kept.clients.append(connection)
 
 
 def ensure(connection: SyncPrefectClient, slots: int | None = None) -> None:

@@ -17,7 +17,7 @@ from tasks.servers import prefect_server
 Settle = Callable[[SyncPrefectClient, Any, str], str]
 """Ends what is left of a dead run here and queues it again; returns a log line."""
 ACTIVE = (StateType.RUNNING, StateType.PENDING, StateType.CANCELLING)
-LOOK_SECONDS = 15.0
+LOOK_SECONDS = 5.0
 """Between two looks at the other workers."""
 SHARE_SECONDS = 60.0
 """Between two attempts to share what could not be shared."""
@@ -54,19 +54,20 @@ class OtherWorkers:
         self.looked = now
         if now - self.shared > SHARE_SECONDS:
             self.shared = now
-            lines = set(share.try_all())
+            lines = set(share.try_all(wait=False))
             yield from sorted(lines - self.told)
             self.told = lines
-        with deployment.client() as connection:
-            active = flow_runs.runs(connection, *ACTIVE)
-            for run in active:
-                if str(run.id) in self.started and not owners.here(run) and not owners.starting(run):
+        with deployment.kept_client() as connection:
+            # A flow that ended with its worker may have told the server that it crashed.
+            every = flow_runs.runs(connection, *ACTIVE, StateType.CRASHED)
+            for run in every:
+                active = run.state.type != StateType.CRASHED and str(run.id) in self.started
+                if active and not owners.here(run) and not owners.starting(run):
                     yield f"{run.name}: {owners.owner(run)} has taken it over, so it ends here"
                     processes.end(str(run.id))
-            # A flow that ended with its worker may have told the server that it crashed.
-            every = [*active, *flow_runs.runs(connection, StateType.CRASHED)]
             queued = [run for run in every if run.deployment_id and str(run.id) not in self.started]
-            for run in self.orphans.of(queued, owners.online(connection, deployment.POOL), now):
+            living = owners.online(connection, deployment.POOL) if queued else set()
+            for run in self.orphans.of(queued, living, now):
                 yield self.settle(connection, run, f"its worker {owners.owner(run) or ''} sends no heartbeat")
 
 
@@ -74,7 +75,7 @@ def still_ours(run: str) -> bool:
     """Whether this clone still has the run, which it took: nobody took it over while the server was out of reach."""
     if settings.alone():
         return True
-    with deployment.client() as connection:
+    with deployment.kept_client() as connection:
         return owners.here(connection.read_flow_run(UUID(run)))
 
 

@@ -12,6 +12,8 @@ from flows.runs import places
 from model.storage.atomic import write_json
 
 T = TypeVar("T")
+ELSEWHERE = "another machine"
+"""Stands for the stage of a death that happened there."""
 
 
 class _Record(BaseModel):
@@ -99,6 +101,13 @@ def add_death(run: str, reason: str) -> bool:
     death = Death(stage=where.stage, step=where.step, reason=reason, at=time.time())
     _write(run, "deaths", [row.model_dump() for row in [*before, death]])
     return (death.stage, death.step) not in {(row.stage, row.step) for row in before}
+
+
+def add_lost_machine(run: str, reason: str) -> int:
+    """Record a death on another machine, which alone knows how far the run had got. Returns how many there were."""
+    every = [*deaths(run), Death(stage=ELSEWHERE, step=0, reason=reason, at=time.time())]
+    _write(run, "deaths", [row.model_dump() for row in every])
+    return sum(row.stage == ELSEWHERE for row in every)
 
 
 def deaths_here(run: str) -> int:

@@ -26,6 +26,8 @@ NOISE = re.compile(
     r"|(To track the changes with git|To enable auto staging|Use `dvc push`)|\s+(git add|dvc config core)"
 )
 """Advice that DVC prints after every stage, and that it released the lock of one that was killed."""
+CACHED = re.compile(r"Stage '.*' (didn't change, skipping|is cached)|Data and pipelines are up to date\.")
+"""DVC's lines of a stage that did not run: nothing changed, or its outputs came from the cache or the remote."""
 EXITED = re.compile(r"ERROR: failed to reproduce .*exited with (-?\d+)")
 """DVC's last line of a failed stage: nothing else tells the exit code of the stage's own process."""
 TRAIN = "train"
@@ -103,7 +105,7 @@ def run_stage(
             if not text or NOISE.match(text):
                 continue
             outcome.lines.append(text)
-            outcome.cached |= bool(re.match(r"Stage '.*' (didn't change, skipping|is cached)", text))
+            outcome.cached |= bool(CACHED.match(text))
             on_line(text)
         take_events()
         outcome.code = process.wait()

@@ -44,7 +44,7 @@ def close(connection: SyncPrefectClient, run: UUID) -> None:
         recovery.end_tasks(connection, run, message)
         interruption.publish(str(run), places.worktree_of(str(run)), MLFLOW[kind], message)
     share.mark(str(run))
-    for line in [*share.try_all(), *share.receive()]:
+    for line in share.try_all():
         print(line, flush=True)
     report(connection)
     notification.send(f"{flow_run.name}: {flow_run.state.name}", message)
@@ -65,11 +65,13 @@ def report(connection: SyncPrefectClient) -> None:
     if _due:
         return
     _next_report = time.monotonic() + REPORT_SECONDS
+    for line in share.receive():  # Results of other machines, for the report; `arc night` gets them itself.
+        print(line, flush=True)
     night_text.publish(connection, night_report.rows(connection, night_report.since(night_report.HOURS)))
 
 
 def late_report() -> None:
     """Publish the report of the night if one is due."""
     if _due and time.monotonic() >= _next_report:
-        with deployment.client() as connection:
+        with deployment.kept_client() as connection:
             report(connection)

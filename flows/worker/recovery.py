@@ -21,6 +21,8 @@ from flows.runs.places import one_line
 
 FULL_DISKS = 5
 """Full disks at one place of a run after which it is not resumed again."""
+LOST_MACHINES = 3
+"""Machines that died while they executed a run, after which it is not resumed again: it may be what kills them."""
 ACTIVE = (StateType.RUNNING, StateType.PENDING, StateType.CANCELLING)
 
 
@@ -52,6 +54,8 @@ def settle(connection: SyncPrefectClient, run: Any, reason: str) -> str:
     if run.deployment_id is None:  # Started by `arc run`; only the user starts it again.
         connection.set_flow_run_state(run.id, Crashed(message="its process ended"), force=True)
         return f"{run.name}: crashed{ended}"
+    if not owners.here(run):
+        return _resume_elsewhere(connection, run, reason) + ended
     return resume(connection, run.id, run.name, reason) + ended
 
 
@@ -66,11 +70,26 @@ def resume(connection: SyncPrefectClient, run: UUID, name: str, reason: str) -> 
     if not first and not (full and records.deaths_here(str(run)) <= FULL_DISKS):
         connection.set_flow_run_state(run, Failed(message=f"{message}; it died there before"), force=True)
         return f"{name}: {message}; it died there before, so it is not resumed"
+    _queue_again(connection, run, message)
+    return f"{name}: {message}; queued again"
+
+
+def _resume_elsewhere(connection: SyncPrefectClient, run: Any, reason: str) -> str:
+    """Queue a run of a dead machine again, unless several machines have died with it. Returns a log line."""
+    message = f"died on another machine: {reason}"
+    end_tasks(connection, run.id, message)
+    if (count := records.add_lost_machine(str(run.id), reason)) >= LOST_MACHINES:
+        connection.set_flow_run_state(run.id, Failed(message=f"{message}; the machine number {count}"), force=True)
+        return f"{run.name}: {message}; {count} machines have died with it, so it is not resumed"
+    _queue_again(connection, run.id, message)
+    return f"{run.name}: {message}; queued again"
+
+
+def _queue_again(connection: SyncPrefectClient, run: UUID, message: str) -> None:
     connection.set_flow_run_state(run, Crashed(message=message), force=True)
     # A start time in the past puts it before all waiting runs of its queue.
     again: State[Any] = Scheduled(scheduled_time=now("UTC") - timedelta(days=1), name="Resuming", message=message)
     connection.set_flow_run_state(run, again, force=True)
-    return f"{name}: {message}; queued again"
 
 
 def was_cancelled(connection: SyncPrefectClient, run: UUID) -> bool:

@@ -38,6 +38,8 @@ from tasks.servers import prefect_server
 T = TypeVar("T")
 CRASHED_SECONDS = 60.0
 """A run that crashed is resumed or closed within this time, unless that failed."""
+RESUME_SECONDS = 10.0
+"""Between two looks for such runs."""
 WATCH_SECONDS = 2.0
 CANCEL_SECONDS = 3.0
 """Prefect ends a cancelled run within this time, unless it missed the cancellation."""
@@ -194,14 +196,15 @@ def only_one() -> Iterator[None]:
 
 def _watch(worker: Worker) -> None:
     """Restart a dead server, end cancelled runs that Prefect missed, and resume those that could not be resumed."""
-    printed, others = "", other_workers.OtherWorkers(worker.started, recovery.settle)
+    printed, others, resumed = "", other_workers.OtherWorkers(worker.started, recovery.settle), 0.0
     while True:
         try:
             others.reached(server.ensure)
             _cancel(worker)
             for line in others.look():
                 print(line, flush=True)
-            if not worker.hold.reason:
+            if not worker.hold.reason and time.monotonic() - resumed > RESUME_SECONDS:
+                resumed = time.monotonic()
                 _resume(worker, CRASHED_SECONDS)
             after_run.late_report()
             printed = ""
@@ -214,7 +217,7 @@ def _watch(worker: Worker) -> None:
 
 def _cancel(worker: Worker) -> None:
     """End cancelled runs that are still alive: Prefect's own watch ends for good when its connection breaks (3.8.8)."""
-    with deployment.client() as connection:
+    with deployment.kept_client() as connection:
         for run in flow_runs.runs(connection, StateType.CANCELLING):
             if time.time() - run.state.timestamp.timestamp() < CANCEL_SECONDS:
                 continue
@@ -229,7 +232,7 @@ def _cancel(worker: Worker) -> None:
 
 def _resume(worker: Worker, seconds: float) -> None:
     """Resume runs that crashed `seconds` ago and still are: on a full disk, nothing could be written about them."""
-    with deployment.client() as connection:
+    with deployment.kept_client() as connection:
         for run in flow_runs.runs(connection, StateType.CRASHED):
             old = time.time() - run.state.timestamp.timestamp() > seconds
             if old and run.deployment_id and str(run.id) not in worker.started and owners.here(run):
@@ -239,7 +242,7 @@ def _resume(worker: Worker, seconds: float) -> None:
 
 def _held(worker: Worker) -> bool:
     before = worker.hold.reason
-    with deployment.client() as connection:
+    with deployment.kept_client() as connection:
         # In a cluster the pool and its waiting runs are those of other machines too.
         for line in worker.hold.check(connection) if settings.alone() else worker.hold.check_here():
             print(line, flush=True)
@@ -252,7 +255,7 @@ def _after(run: UUID) -> None:
     if not other_workers.still_ours(str(run)):
         snapshots.remove(str(run))
         return
-    with deployment.client() as connection:
+    with deployment.kept_client() as connection:
         for line in after_run.after(connection, run):
             print(line, flush=True)
 
@@ -262,7 +265,7 @@ def _refuse(runs: list[Any], template: dict[str, Any]) -> set[UUID]:
     if not runs:
         return set()
     refused = set()
-    with deployment.client() as connection:
+    with deployment.kept_client() as connection:
         frozen, away = other_workers.frozen(runs)
         refused |= away
         for run in (run for run in runs if run.id not in away):
@@ -282,6 +285,6 @@ def _refuse(runs: list[Any], template: dict[str, Any]) -> set[UUID]:
 def _admit() -> None:
     if prefect_server.foreign():
         return  # The form is filled in at the server, and its code is that of the server's clone.
-    with deployment.client() as connection:
+    with deployment.kept_client() as connection:
         for line in admission.admit(connection):
             print(line, flush=True)

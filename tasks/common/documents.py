@@ -52,7 +52,12 @@ def read_json(path: Path) -> Any:
 
 def read_yaml(path: Path) -> Any:
     """The value in a YAML file. Raises DocumentError."""
-    return parse_yaml(_decoded(read_bytes(path, LARGEST_YAML), str(path)), str(path))
+    return parse_yaml(read_yaml_text(path), str(path))
+
+
+def read_yaml_text(path: Path) -> str:
+    """The text of a YAML file. Raises DocumentError."""
+    return _decoded(read_bytes(path, LARGEST_YAML), str(path))
 
 
 def parse_json(content: bytes, where: str) -> Any:

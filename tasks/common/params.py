@@ -4,9 +4,11 @@
 other stage reads.
 """
 
+import copy
 import json
 import re
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, get_args
 
@@ -15,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 from model.config.base import Frozen
 from model.config.experiment import Experiment
 from tasks.common import paths
-from tasks.common.documents import DocumentError, parse_yaml, read_yaml
+from tasks.common.documents import DocumentError, parse_yaml, read_yaml_text
 from tasks.common.presets import ConfigurationError, extended_evaluations, merge, named, nearest
 from tasks.common.titles import title
 
@@ -85,12 +87,19 @@ def override(values: Mapping[str, Any], assignment: str) -> dict[str, Any]:
 def read(path: Path) -> dict[str, Any]:
     """The sections of a YAML file. Raises ConfigurationError."""
     try:
-        values = read_yaml(path)
+        # A copy, since the caller may change it.
+        values = copy.deepcopy(_parsed(read_yaml_text(path), str(path)))
     except DocumentError as error:
         raise ConfigurationError(str(error)) from error
     if not isinstance(values, dict):
         raise ConfigurationError(f"{path}: expected sections, found {str(values)[:40]!r}")
     return values
+
+
+@lru_cache(maxsize=8)
+def _parsed(text: str, where: str) -> Any:
+    """Each run of a batch asks for presets.yaml several times, and parsing it takes 20 ms."""
+    return parse_yaml(text, where)
 
 
 def _explain(error: Any) -> str:

@@ -51,7 +51,8 @@ def test_uv_resolves_the_lock_without_our_configuration(python, tmp_path):
     done = run(
         sys.executable, "-m", "uv", "pip", "compile", "--quiet", "--python-version", python,
         "--python-platform", "linux",
-        "--extra", "dev", "-c", "constraints.txt", "--cache-dir", str(tmp_path), "pyproject.toml",
+        "--extra", "dev", "--extra", "s3", "--extra", "ssh", "-c", "constraints.txt",
+        "--cache-dir", str(tmp_path), "pyproject.toml",
         cwd=ROOT, env=outside(),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -114,12 +114,14 @@ class Cluster:
                 found += [process] if process.name() == "sleep" else []
         return found
 
-    def join(self, clone: Lab, *options: str, code: int = 0, mlflow: bool = True, **environment: str) -> str:
-        """`arc join` with all shared places."""
+    def join(
+        self, clone: Lab, *options: str, code: int = 0, mlflow: bool = True, data: str = "", **environment: str
+    ) -> str:
+        """`arc join` with all shared places; `data` is another address of the DVC remote."""
         command = [sys.executable, "-m", "flows.arc", "join", self.api, *options]
         command += ["--mlflow", self.mlflow] if mlflow else []
         done = subprocess.run(
-            [*command, "--data", str(self.data)],
+            [*command, "--data", data or str(self.data)],
             cwd=clone.folder,
             env={**clone.environment, **environment},
             capture_output=True,

@@ -12,6 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -146,10 +147,14 @@ class Lab:
 
     def log(self, run: str) -> list[str]:
         """A run's log."""
+        return [text for _, text in self.timed_log(run)]
+
+    def timed_log(self, run: str) -> list[tuple[float, str]]:
+        """A run's log; times in seconds since 1970."""
         wanted = {"logs": {"flow_run_id": {"any_": [run]}}, "limit": 200, "sort": "TIMESTAMP_ASC"}
-        lines: list[str] = []
+        lines: list[tuple[float, str]] = []
         while page := self.api("/logs/filter", {**wanted, "offset": len(lines)}):
-            lines += [row["message"] for row in page]
+            lines += [(datetime.fromisoformat(row["timestamp"]).timestamp(), row["message"]) for row in page]
         return lines
 
     def record(self, run: str, name: str) -> Any:
@@ -208,12 +213,12 @@ class Lab:
             return False
 
     def mlflow(self) -> list[tuple[str, str]]:
-        """Name and status of every run in MLflow's database but those that show a training while it runs."""
+        """Name and status of every run in MLflow's database but trainings while they run, and single evaluations."""
         if not (self.folder / "mlflow.db").exists():
             return []
         with sqlite3.connect(self.folder / "mlflow.db") as connection:
-            live = "select run_uuid from tags where key = 'arc.run' and value = 'live'"
-            query = f"select name, status from runs where run_uuid not in ({live}) order by start_time"
+            other = "select run_uuid from tags where key = 'arc.run' and value in ('live', 'evaluation')"
+            query = f"select name, status from runs where run_uuid not in ({other}) order by start_time"
             return list(connection.execute(query))
 
     def only(self, last: str) -> None:

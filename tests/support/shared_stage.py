@@ -33,7 +33,7 @@ class Machines:
         self.environment = {
             **{name: text for name, text in os.environ.items() if not name.startswith(("ARC_", "PREFECT", "DVC"))},
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
             "COUNTS": str(self.counts),
             "DVC_NO_ANALYTICS": "1",
             "PREFECT_HOME": str(folder / "prefect"),

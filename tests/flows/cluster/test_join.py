@@ -155,6 +155,19 @@ def test_a_wrong_secret_remote_or_folder_is_named(server: Server, clone: Path) -
     assert settings.read() == settings.Settings()
 
 
+def test_what_the_user_gave_dvc_for_the_remote_stays(server: Server, clone: Path) -> None:
+    first, second = clone.parent / "first", clone.parent / "second"
+    for command in (f"dvc remote add --local shared {first}", "dvc remote modify --local shared verify true"):
+        subprocess.run(command.split(), check=True)
+    for data in (first, second):
+        data.mkdir()
+        assert fixes(join.join(server.url, "", "origin", str(data), SECRET)) == {}
+        config = (clone / ".dvc" / "config.local").read_text()
+        assert f"url = {data}" in config
+        assert "verify = true" in config
+        assert "remote = shared" in config
+
+
 def test_saves_are_shared_where_they_are_asked_for(
     server: Server, clone: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

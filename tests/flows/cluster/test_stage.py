@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from flows.cluster import dvc_remote
+from flows.runs import places
+from flows.runs.stage_process import Outcome, run_stage
 from tests.support.flows_lab import until
 from tests.support.shared_stage import COUNT, Machines
 
@@ -30,6 +33,27 @@ def test_what_one_machine_computed_the_next_one_takes(machines: Machines) -> Non
     assert machines.computed() == 2
     # Of the run-cache, only the entry of the stage itself has come.
     assert len(list((b / ".dvc" / "cache" / "runs").glob("*/*"))) == 1
+
+
+def test_a_stage_that_is_taken_counts_as_cached(machines: Machines, monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b, c = machines.clone("a"), machines.clone("b"), machines.clone("c")
+    for name, text in machines.environment.items():
+        monkeypatch.setenv(name, text)
+    monkeypatch.setenv(dvc_remote.PULL, "1")
+    monkeypatch.setattr(places, "environment", dict)
+    # C's commit has the lock already, as after a result that was merged, and DVC only pulls the files.
+    cached = []
+    for clone in (a, b, c):
+        monkeypatch.chdir(clone)
+        outcome = Outcome()
+        run_stage("count", clone / "events.jsonl", print, print, outcome)
+        assert outcome.code == 0
+        assert (clone / "counted.txt").read_text() == "1"
+        cached.append(outcome.cached)
+        if clone != c:
+            shutil.copy(clone / "dvc.lock", c)
+    assert cached == [False, True, True]
+    assert machines.computed() == 1
 
 
 def test_a_stage_waits_while_the_remote_is_away(machines: Machines) -> None:

@@ -1,15 +1,19 @@
 """Who resumes the runs of a dead worker, and which queues a machine serves."""
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from uuid import uuid4
 
 import pytest
+from prefect.client.schemas.objects import StateType
 
 from flows.cluster import owners, settings
 from flows.queue import deployment
-from flows.runs import products
+from flows.runs import products, records
 from flows.runs.places import FlowError
+from flows.worker import recovery
 
 
 def run(worker: str, seconds: float = 60.0) -> Any:
@@ -42,6 +46,45 @@ def test_a_worker_that_the_server_does_not_know_takes_nothing() -> None:
     orphans.of([], {"b-1"}, 0.0)
     assert orphans.of([run("dead-1")], {"b-1"}, 1e6) == []
     assert orphans.of([run("dead-1")], set(), 1e6) == []
+
+
+@pytest.mark.parametrize(
+    ("seconds", "interval", "lives"), [(89, 30, True), (91, 30, False), (7, 2, False), (89, None, True)]
+)
+def test_three_heartbeats_decide_who_lives(seconds: float, interval: int | None, lives: bool) -> None:
+    now = datetime.now(UTC)
+    row = {
+        "last_heartbeat_time": (now - timedelta(seconds=seconds)).isoformat(),
+        "heartbeat_interval_seconds": interval,
+    }
+    assert owners.lives(row, now) is lives
+    assert not owners.lives({**row, "last_heartbeat_time": None}, now)
+
+
+class Connection:
+    """Keeps the states that a run is given."""
+
+    def __init__(self) -> None:
+        self.states: list[str] = []
+
+    def set_flow_run_state(self, run: Any, state: Any, force: bool) -> None:
+        self.states.append(state.name)
+
+    def read_task_runs(self, **_: Any) -> list[Any]:
+        return []
+
+
+def test_a_run_outlives_two_machines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ARC_SCRATCH", str(tmp_path))
+    monkeypatch.setattr(settings, "alone", lambda: False)
+    # It was here first, and died: how far it got on other machines is not known here.
+    number, connection = uuid4(), Connection()
+    records.set_progress(str(number), records.Progress(stage="train", step=100))
+    for worker in (owners.worker_name(), "b-1", "b-2", "c-3"):
+        state = SimpleNamespace(type=StateType.RUNNING, message="")
+        lost = SimpleNamespace(id=number, name="x", state=state, deployment_id=1, labels={owners.LABEL: worker})
+        print(recovery.settle(connection, lost, f"its worker {worker} sends no heartbeat"))
+    assert connection.states == ["Crashed", "Resuming"] * 3 + ["Failed"]
 
 
 def test_starting_is_short() -> None:

@@ -1,6 +1,7 @@
 import copy
 import os
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -172,3 +173,13 @@ def test_a_fifo_in_data_own_is_refused_in_one_line_before_dvc_waits_for_it(works
     recipe = (ROOT / "Makefile").read_text().partition("\nrepro: setup\n")[2].splitlines()
     assert recipe[0].startswith("\tpython -m tasks.params >")
     assert recipe[1] == "\tdvc repro"
+
+
+def test_what_is_read_twice_is_not_shared(tmp_path: Path) -> None:
+    file = tmp_path / "params.yaml"
+    file.write_text("a: {b: 1}")
+    first = params.read(file)
+    first["a"]["b"] = 2
+    assert params.read(file) == {"a": {"b": 1}}
+    file.write_text("a: {b: 3}")
+    assert params.read(file) == {"a": {"b": 3}}
