@@ -51,6 +51,8 @@ class Worker(ProcessWorker):
         self.hold = Hold()
         self.started: set[str] = set()
         """Ids of runs that this worker executes or closes."""
+        self.suspended: set[UUID] = set()
+        """Ids of the suspended runs of this clone."""
 
     @classmethod
     def __dispatch_key__(cls) -> str:
@@ -154,7 +156,7 @@ def work() -> None:
             for run, line in recovery.recover(connection):
                 print(line, flush=True)
                 _alone(run, after_run.close, connection, run)
-            waiting = flow_runs.runs(connection, StateType.SCHEDULED)
+            waiting = flow_runs.runs(connection, *flow_runs.WAITING)
         for line in other_workers.start():
             print(line, flush=True)
         commits = [commit for run in waiting if (commit := admission.commit_of(run))]
@@ -199,6 +201,8 @@ def _watch(worker: Worker) -> None:
         try:
             others.reached(server.ensure)
             _cancel(worker)
+            with deployment.client() as connection:
+                worker.suspended = after_run.suspend(connection, worker.started, worker.suspended)
             for line in others.look():
                 print(line, flush=True)
             if not worker.hold.reason:
