@@ -14,12 +14,11 @@ from pathlib import Path
 
 import psutil
 
-from tests.support.flows_lab import ENDED, SHORT, Lab, until
+from tests.support.flows_lab import SHORT, Lab, until
 
 TOLERANCE = {"worker MiB": 1.1, "server MiB": 1.25, "worker files": 1.1, "server files": 1.25, "threads": 1.25}
 """Allowed quotient of the medians of the last and the first third; what is not named must be equal at the end."""
 FLAT = ("worktrees", "frozen refs", "processes")
-RUN_SECONDS = 300.0
 
 
 def main(count: int) -> None:
@@ -34,7 +33,7 @@ def main(count: int) -> None:
             for start in range(0, count, every):
                 seeds = ",".join(str(seed) for seed in range(start, min(count, start + every)))
                 runs = lab.queue(SHORT, "--seeds", seeds)
-                until(lambda runs=runs: all(lab.state(run) in ENDED for run in runs), RUN_SECONDS * len(runs), every=1)
+                lab.finish(*runs)
                 states = {lab.state(run) for run in runs}
                 assert states == {"COMPLETED"}, [lab.states(run)[-1] for run in runs]
                 # What closes a run comes after its state.
