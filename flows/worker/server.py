@@ -87,13 +87,17 @@ def check_secret() -> None:
     key = places.environment()["PREFECT_API_AUTH_STRING"]
     # An answer may be late while the server is busy: 0 says nothing.
     accepted, open_to_all = (prefect_server.status(f"{address()}/admin/version", given) for given in (key, None))
+    if accepted == 401:
+        why = f"refuses the secret in {secret_file()}"
+    elif open_to_all == 200:
+        why = "was started without a secret, so anybody may use it"
+    else:
+        return
     process = listener()
     end = f"`kill {process.pid}`" if process else "end it"
-    again = f"{end} once its runs have ended, and `arc worker` starts it again"
-    if accepted == 401:
-        raise FlowError(f"the server at {address()} refuses the secret in {secret_file()}; {again}")
-    if open_to_all == 200:
-        raise FlowError(f"the server at {address()} was started without a secret, so anybody may use it; {again}")
+    raise FlowError(
+        f"the server at {address()} {why}; {end} once its runs have ended, and `arc worker` starts it again"
+    )
 
 
 def secret_file() -> Path:
