@@ -95,9 +95,8 @@ def check_secret() -> None:
         return
     process = listener()
     end = f"`kill {process.pid}`" if process else "end it"
-    raise FlowError(
-        f"the server at {address()} {why}; {end} once its runs have ended, and `arc worker` starts it again"
-    )
+    again = f"{end} once its runs have ended, and `arc worker` starts it again"
+    raise FlowError(f"the server at {address()} {why}; {again}")
 
 
 def secret_file() -> Path:
