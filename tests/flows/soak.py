@@ -1,5 +1,8 @@
 """`make soak N=200`: short experiments in a row through the queue, each whole; nothing may grow with their number.
 
+`python -m tests.flows.soak 200 params` runs the stages up to this one only: for the queue itself, in a quarter of the
+time.
+
 A row is printed after every tenth of the runs: memory and open files of worker and server, worktrees, refs, threads,
 and the disk without what a new experiment must add (its objects in DVC's cache, its records and its branch). Fails
 where the last third of the rows is above the first third by more than the tolerance.
@@ -21,12 +24,17 @@ TOLERANCE = {"worker MiB": 1.1, "server MiB": 1.25, "worker files": 1.1, "server
 FLAT = ("worktrees", "frozen refs", "processes")
 
 
-def main(count: int) -> None:
-    """Queue `count` experiments that differ in their seed, and watch. Exits with 1 if something grows."""
+def main(count: int, last: str | None = None) -> None:
+    """Queue `count` experiments that differ in their seed, up to the stage `last` if given, and watch.
+
+    Exits with 1 if something grows.
+    """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("soak: ended by SIGTERM"))  # Worker and server end too.
     with tempfile.TemporaryDirectory(prefix="arc-soak-") as folder:
         lab = Lab(Path(folder) / "lab")
         try:
+            if last:
+                lab.only(last)
             lab.start_worker()
             rows: list[dict[str, float]] = []
             every = max(1, count // 10)
@@ -104,4 +112,4 @@ def alarms(lab: Lab) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(int(sys.argv[1]), *sys.argv[2:])
