@@ -25,6 +25,7 @@ def browser() -> Iterator[Page]:
         page = chromium.new_page(viewport={"width": 1200, "height": 1250})
         page.set_default_timeout(60_000)
         page.on("requestfinished", _print_refusal)  # pytest shows it where a test fails.
+        page.on("requestfailed", lambda request: print(f"{request.method} {request.url}: {request.failure}"))
         page.on("console", lambda message: print(f"console: {message.text}") if message.type == "error" else None)
         try:
             yield page
