@@ -5,9 +5,7 @@ from DVC's cache. `--if-missing` runs outside DVC and publishes the current resu
 """
 
 import json
-import signal
 import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -47,7 +45,6 @@ def main(
     if_missing: Annotated[bool, typer.Option("--if-missing", help="Write to the store only, and no file.")] = False,
 ) -> None:
     """Write data/reports/published.json and the runs that it names."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("publish: stopped before the end; start it again"))
     experiment, target = resolved(), store.configured_store()
     key = content_key(experiment)
     new = mlflow_runs.publish(target, key, lambda: read(experiment))

@@ -9,7 +9,6 @@ import gc
 import math
 import os
 import shutil
-import signal
 import sys
 import time
 from collections.abc import Callable
@@ -33,10 +32,9 @@ from model.storage.digests import digest
 from model.training import resume_states, watch
 from model.training.history import Diverged
 from model.training.sampling_weights import last_weight, sampling_weights
-from model.training.sharding import Sharded
 from model.training.trainer import Stopped, Training
 from model.training.validation import ACCURACY, CROSS_ENTROPY, lowest
-from tasks.common import events, paths
+from tasks.common import events, paths, stops
 from tasks.common.params import resolved
 from tasks.common.stage import EXIT_STATUS, StageError, stage
 from tasks.files import candidates, cost, live, start_checkpoint
@@ -86,7 +84,9 @@ def train(experiment: Experiment, scratch: Path) -> None:
         where = description["tasks"], description["first_rows"], rows, experiment.seed
         weights = checkpoints.start_weights(start_checkpoint.STEM, experiment.train, experiment.augment, *where)
     validation = read_validation(paths.TRAINING_VIEWS)
-    kind, last = Sharded if sharded() else Training, experiment.train.last_share_on_evaluation
+    kind, last = Training, experiment.train.last_share_on_evaluation
+    if sharded():
+        from model.training.sharding import Sharded as kind  # It imports the compiler: a second of every start.
     given = experiment.seed, device, weights, validation, last_weight(origins) if last else None
 
     workers = Workers()
@@ -189,12 +189,12 @@ def run(
 ) -> StageError | None:
     """Train to the end, with a progress bar; SIGTERM and Ctrl-C save first. Raises StageError when stopped.
 
+    Before the first update, which waits for the compiler, there is nothing to save: SIGTERM ends one process at once.
     Returns the error of an update for which memory did not suffice, where half the micro-batch is to be tried; `spend`
     is called where the process ends at once, since the training stalls.
     """
-    stopping: list[int] = []
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda n, _: stopping.append(n))
+    if training.workers.count > 1:
+        stops.noted()  # They stop after the same update.
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     first, states = training.workers.rank == 0, resume_states.Writer(scratch, code())
 
@@ -247,7 +247,7 @@ def run(
 
         def stop() -> bool:
             watcher.update()
-            return bool(stopping)
+            return stops.noted()
 
         watcher.start()
         try:

@@ -102,7 +102,7 @@ def admit(connection: SyncPrefectClient) -> list[str]:
         except ObjectNotFound:
             continue  # It was deleted meanwhile.
         except (FlowError, PrefectException, httpx.HTTPError, OSError) as error:
-            log.append(f"{run.name}: not admitted yet: {one_line(error)}")
+            log.append(f"{one_line(run.name)}: not admitted yet: {one_line(error)}")
     return log
 
 
@@ -116,7 +116,7 @@ def _admit(connection: SyncPrefectClient, run: Any) -> list[str]:
     if why or request is None:
         message = why if str(why).startswith("refused: ") else f"refused: {why}"
         connection.set_flow_run_state(run.id, Failed(message=message), force=True)
-        return [f"{run.name}: {message}"]
+        return [f"{one_line(run.name)}: {message}"]
     [snapshot] = snapshots.freeze([request], places.home())
     exchange.share_frozen([snapshot.commit])
     start, moment = run.next_scheduled_start_time, datetime.now().astimezone()
@@ -137,5 +137,6 @@ def _admit(connection: SyncPrefectClient, run: Any) -> list[str]:
             # It is in the queue of the deployment, where the earliest run is the first.
             first: State[Any] = Scheduled(scheduled_time=moment - AHEAD, message="priority high")
             connection.set_flow_run_state(run.id, first, force=True)
-    log = [f"{name}: frozen as {snapshot.commit[:8]}, priority {request.priority}"]
-    return [*log, f"{name}: {snapshot.warning}"] if snapshot.warning else log
+    shown = one_line(name)  # A person may have typed it.
+    log = [f"{shown}: frozen as {snapshot.commit[:8]}, priority {request.priority}"]
+    return [*log, f"{shown}: {snapshot.warning}"] if snapshot.warning else log

@@ -12,6 +12,8 @@ from flows.runs import places
 from flows.runs.flow import NAME
 
 PAGE = 200
+WAITING = (StateType.SCHEDULED, StateType.PAUSED)
+"""Of runs that have no process, and may get one: their frozen code and their worktrees stay."""
 _OURS = FlowFilter.model_validate({"name": {"any_": [NAME]}})
 _QUEUED = DeploymentFilter.model_validate({"name": {"any_": [DEPLOYMENT]}})
 

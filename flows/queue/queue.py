@@ -19,7 +19,7 @@ from flows.runs import places, snapshots
 from flows.runs.places import FlowError, one_line
 from flows.runs.request import Request, parse
 
-WAITING = (StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING, StateType.CANCELLING)
+LISTED = (StateType.RUNNING, StateType.CANCELLING, StateType.PENDING, StateType.SCHEDULED, StateType.PAUSED)
 
 
 def submit(connection: SyncPrefectClient, requests: Sequence[Request], at: datetime | None) -> list[Any]:
@@ -49,17 +49,16 @@ def submit(connection: SyncPrefectClient, requests: Sequence[Request], at: datet
 
 
 def waiting(connection: SyncPrefectClient) -> list[Any]:
-    """Running and waiting runs in the order of execution."""
-    order = [StateType.RUNNING, StateType.CANCELLING, StateType.PENDING, StateType.SCHEDULED]
+    """Running and waiting runs in the order of execution, and suspended ones."""
 
     def key(run: Any) -> tuple[int, int, Any]:
         return (
-            order.index(run.state.type),
+            LISTED.index(run.state.type),
             deployment.QUEUES.get(run.work_queue_name, 99),
             run.next_scheduled_start_time or run.expected_start_time,
         )
 
-    return sorted(flow_runs.runs(connection, *WAITING), key=key)
+    return sorted(flow_runs.runs(connection, *LISTED), key=key)
 
 
 def bump(connection: SyncPrefectClient, chosen: Any) -> str:
@@ -85,9 +84,10 @@ def bump(connection: SyncPrefectClient, chosen: Any) -> str:
 
 def cancel(connection: SyncPrefectClient, chosen: Any) -> str:
     """Cancel a run: immediately if it waits, after it has saved if it runs."""
-    if chosen.state.type == StateType.SCHEDULED:
-        connection.set_flow_run_state(chosen.id, Cancelled(message="cancelled before it began"), force=True)
-        return f"{chosen.name}: cancelled before it began"
+    if chosen.state.type in flow_runs.WAITING:
+        message = "cancelled before it began" if chosen.run_count == 0 else "cancelled before it went on"
+        connection.set_flow_run_state(chosen.id, Cancelled(message=message), force=True)
+        return f"{chosen.name}: {message}"
     connection.set_flow_run_state(chosen.id, Cancelling(message="cancelled by `arc queue --cancel`"))
     return f"{chosen.name}: cancelling; a training saves first, which takes at most 30 s"
 

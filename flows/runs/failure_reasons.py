@@ -22,7 +22,8 @@ FULL: Reason = "the disk is full"
 def reason(failure: Failed | None, code: int, lines: Sequence[str]) -> str:
     """The reason that the stage reported; else, from its exit code `code` or the last lines of its log."""
     if failure:
-        return failure.message if failure.reason == "other error" else f"{failure.reason}: {failure.message}"
+        plain = failure.reason in ("other error", "stopped")  # Its message says it.
+        return failure.message if plain else f"{failure.reason}: {failure.message}"
     if killed(code):
         return f"killed by SIGKILL (exit code {code}): by the system when memory runs out, or by hand"
     if code in TERMINATED:

@@ -33,6 +33,8 @@ from tasks.servers import ui
 from tasks.tracking import mlflow_runs, store, view
 
 NAME = "experiment"
+CACHED = "Cached"
+"""Name of the state of a stage whose result DVC had already."""
 NODES = "nodes.json"
 """File in the frozen code of a run that helps another machine's training: variables that say which and how."""
 
@@ -92,7 +94,7 @@ def run_stages(run: str) -> None:
             raise (DiskFull if failure_reasons.FULL in message else StageFailed)(message)
         if stage == TRAIN and helping():
             return
-    if "publish" not in states:
+    if "publish" not in states or states["publish"].name != CACHED:
         return
     # A result from DVC's cache may have been published to another MLflow store than this one.
     done = subprocess.run(
@@ -141,7 +143,7 @@ def _until_not_killed(stage: str, run: str) -> State[None]:
             )
             records.add_stage(run, row)
         if not outcome.code:
-            return Completed(name="Cached" if outcome.cached else "Completed", message=f"{outcome.seconds:.1f} s")
+            return Completed(name=CACHED if outcome.cached else "Completed", message=f"{outcome.seconds:.1f} s")
         if not failure_reasons.killed(outcome.code) or (stage == TRAIN and helping()):
             raise StageFailed(f"{stage}: {why}")
         if not records.add_death(run, f"{stage}: {why}"):

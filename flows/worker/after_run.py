@@ -1,14 +1,16 @@
 """Work after a run has ended: resume it or close it, update MLflow, notify, and remove its worktree."""
 
 import time
+from collections.abc import Collection
 from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import StateType
+from prefect.states import Crashed
 
 from flows.cluster import exchange, settings, share
-from flows.queue import admission, deployment, flow_runs
-from flows.runs import interruption, places, snapshots
+from flows.queue import admission, deployment, flow_runs, suspension
+from flows.runs import interruption, places, processes, snapshots
 from flows.worker import night_report, night_text, notification, recovery
 
 MLFLOW = {StateType.CANCELLED: "KILLED", StateType.FAILED: "FAILED"}
@@ -27,10 +29,27 @@ def after(connection: SyncPrefectClient, run: UUID) -> list[str]:
     if recovery.was_cancelled(connection, run):
         if flow_run.state.type not in (StateType.CANCELLED, StateType.COMPLETED):
             recovery.mark_cancelled(connection, run)
+    elif line := recovery.settle_suspended(connection, flow_run):
+        log.append(line)
     elif flow_run.state.type == StateType.CRASHED:
         log.append(recovery.resume(connection, run, flow_run.name, flow_run.state.message or "killed"))
     close(connection, run)
     return log
+
+
+def suspend(connection: SyncPrefectClient, started: Collection[str], before: set[UUID]) -> set[UUID]:
+    """End suspended runs that still compute, and close those that were cancelled while they were suspended.
+
+    `started` are the runs that this worker executes, and `before` what the call before returned: the suspended runs.
+    """
+    suspended = recovery.suspended(connection)
+    for run in suspended.values():
+        if str(run.id) in started and run.id not in before:
+            suspension.keep(connection, run, "it saves and ends, which takes at most 30 s")
+            processes.end(str(run.id))  # Then `after` sets its state.
+    for left in before - suspended.keys():
+        close(connection, left)
+    return set(suspended)
 
 
 def close(connection: SyncPrefectClient, run: UUID) -> None:
@@ -39,9 +58,9 @@ def close(connection: SyncPrefectClient, run: UUID) -> None:
     assert flow_run.state
     kind, message = flow_run.state.type, flow_run.state.message or "killed"
     if kind not in night_report.ENDED:
-        return  # It will be resumed.
+        return  # It is resumed, now or by the user.
     if kind in MLFLOW:
-        recovery.end_tasks(connection, run, message)
+        recovery.end_tasks(connection, run, Crashed(message=message))
         interruption.publish(str(run), places.worktree_of(str(run)), MLFLOW[kind], message)
     share.mark(str(run))
     for line in share.try_all():
@@ -51,7 +70,7 @@ def close(connection: SyncPrefectClient, run: UUID) -> None:
     snapshots.remove(str(run))
     if kind == StateType.COMPLETED and (commit := admission.commit_of(flow_run)):
         named = admission.tag_of(commit)
-        active = flow_runs.runs(connection, StateType.SCHEDULED, *recovery.ACTIVE, tag=named)
+        active = flow_runs.runs(connection, *flow_runs.WAITING, *recovery.ACTIVE, tag=named)
         if commit not in map(admission.commit_of, active):
             snapshots.release(commit)
             if settings.joined():

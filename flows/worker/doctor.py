@@ -156,15 +156,13 @@ def runs() -> Iterator[Finding]:
     if not (server.answers() and server.ours()):
         return
     os.environ["PREFECT_API_URL"] = server.address()
-    from prefect.client.schemas.objects import StateType
-
     from flows.queue import deployment
     from flows.runs import processes
     from flows.worker import recovery
 
     with deployment.client() as connection:
         active = {str(run.id): run for run in flow_runs.runs(connection, *recovery.ACTIVE)}
-        scheduled = {str(run.id) for run in flow_runs.runs(connection, StateType.SCHEDULED)}
+        waiting = {str(run.id) for run in flow_runs.runs(connection, *flow_runs.WAITING)}
     for name, run in active.items():
         alive = processes.living(name)
         if not owners.here(run):
@@ -175,7 +173,7 @@ def runs() -> Iterator[Finding]:
             yield Finding("run", f"{run.name}: {run.state.name}, {len(alive)} processes")
     living = {snapshots.foreground_name(process) for process in psutil.process_iter()}
     for path in sorted((places.scratch() / "worktrees").glob("*")):
-        if path.name not in {*active, *scheduled, *living}:
+        if path.name not in {*active, *waiting, *living}:
             yield Finding("worktree", f"{path} has no run", "`arc worker` removes it when it starts")
 
 

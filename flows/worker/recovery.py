@@ -15,6 +15,7 @@ from prefect.states import Cancelled, Crashed, Failed, Scheduled
 from prefect.types._datetime import now
 
 from flows.cluster import owners
+from flows.queue import suspension
 from flows.queue.flow_runs import PAGE, runs
 from flows.runs import failure_reasons, processes, records
 from flows.runs.places import one_line
@@ -32,6 +33,8 @@ def recover(connection: SyncPrefectClient) -> list[tuple[UUID, str]]:
     A run that cannot be settled is reported and stays as it is; the others are settled.
     """
     lost = [(run, "its worker ended") for run in runs(connection, *ACTIVE) if _lost(run) and owners.here(run)]
+    # Its worker ended before it ended them.
+    lost += [(run, "suspended") for run in suspended(connection).values() if processes.living(str(run.id))]
     # A run could report its crash although no worker was left to settle it.
     every = runs(connection, StateType.CRASHED)
     crashed = [(run, run.state.message or "crashed") for run in every if owners.here(run)]
@@ -51,6 +54,8 @@ def settle(connection: SyncPrefectClient, run: Any, reason: str) -> str:
     if run.state.type == StateType.CANCELLING:
         connection.set_flow_run_state(run.id, Cancelled(message="cancelled"), force=True)
         return f"{run.name}: cancelled{ended}"
+    if line := settle_suspended(connection, run):
+        return line + ended
     if run.deployment_id is None:  # Started by `arc run`; only the user starts it again.
         connection.set_flow_run_state(run.id, Crashed(message="its process ended"), force=True)
         return f"{run.name}: crashed{ended}"
@@ -61,10 +66,8 @@ def settle(connection: SyncPrefectClient, run: Any, reason: str) -> str:
 
 def resume(connection: SyncPrefectClient, run: UUID, name: str, reason: str) -> str:
     """Mark a run as crashed and queue it again, unless it died at the same update before. Returns a log line."""
-    where = records.progress(str(run))
-    place = f"in {where.stage}, after update {where.step}" if where.step else f"in {where.stage or 'no stage yet'}"
-    message = f"died {place}: {reason}"
-    end_tasks(connection, run, message)
+    message = f"died {reached(str(run))}: {reason}"
+    end_tasks(connection, run, Crashed(message=message))
     records.end_stage(str(run), reason)
     first, full = records.add_death(str(run), reason), failure_reasons.FULL in reason
     if not first and not (full and records.deaths_here(str(run)) <= FULL_DISKS):
@@ -92,12 +95,42 @@ def _queue_again(connection: SyncPrefectClient, run: UUID, message: str) -> None
     connection.set_flow_run_state(run, again, force=True)
 
 
+def suspended(connection: SyncPrefectClient) -> dict[UUID, Any]:
+    """The suspended runs of this clone by their ids."""
+    paused = runs(connection, StateType.PAUSED)
+    return {run.id: run for run in paused if suspension.is_suspended(run) and owners.here(run)}
+
+
+def settle_suspended(connection: SyncPrefectClient, run: Any) -> str | None:
+    """Set the state of a run whose processes were ended because it was suspended, and return a log line.
+
+    None, and nothing is done, if it was not suspended after its last start, or has ended otherwise.
+    """
+    asked = [k for k in kinds_since_start(connection, run.id) if k in (StateType.PAUSED, StateType.SCHEDULED)]
+    if StateType.PAUSED not in asked or run.state.type not in (StateType.PAUSED, StateType.CRASHED):
+        return None
+    message = f"suspended {reached(str(run.id))}"
+    end_tasks(connection, run.id, Cancelled(name=suspension.NAME, message=message))
+    records.end_stage(str(run.id), message)
+    if asked[-1] == StateType.SCHEDULED:  # Resumed while it saved.
+        again: State[Any] = Scheduled(scheduled_time=now("UTC"), name="Resuming", message=message)
+        connection.set_flow_run_state(run.id, again, force=True)
+        return f"{run.name}: {message} and resumed"
+    suspension.keep(connection, run, message)
+    return f"{run.name}: {message}; Resume on its page queues it again"
+
+
 def was_cancelled(connection: SyncPrefectClient, run: UUID) -> bool:
     """Whether the run was cancelled after its last start."""
+    return StateType.CANCELLING in kinds_since_start(connection, run)
+
+
+def kinds_since_start(connection: SyncPrefectClient, run: UUID) -> list[StateType]:
+    """The types of the states of a run after it began to run the last time, in order."""
     states = sorted(connection.read_flow_run_states(run), key=lambda state: state.timestamp)
     kinds = [state.type for state in states]
     started = max((i for i, kind in enumerate(kinds) if kind == StateType.RUNNING), default=-1)
-    return StateType.CANCELLING in kinds[started + 1 :]
+    return kinds[started + 1 :]
 
 
 def mark_cancelled(connection: SyncPrefectClient, run: UUID) -> None:
@@ -105,12 +138,18 @@ def mark_cancelled(connection: SyncPrefectClient, run: UUID) -> None:
     connection.set_flow_run_state(run, Cancelled(message="cancelled"), force=True)
 
 
-def end_tasks(connection: SyncPrefectClient, run: UUID, message: str) -> None:
-    """Mark the active tasks of a dead run as crashed."""
+def reached(run: str) -> str:
+    """How far a run got, in words."""
+    where = records.progress(run)
+    return f"in {where.stage}, after update {where.step}" if where.step else f"in {where.stage or 'no stage yet'}"
+
+
+def end_tasks(connection: SyncPrefectClient, run: UUID, state: State[Any]) -> None:
+    """Give the active tasks of a dead run this state."""
     query = FlowRunFilter.model_validate({"id": {"any_": [run]}})
     for row in connection.read_task_runs(flow_run_filter=query, sort=TaskRunSort.ID_DESC, limit=PAGE):
         if row.state_type in (StateType.RUNNING, StateType.PENDING):
-            connection.set_task_run_state(row.id, Crashed(message=message), force=True)
+            connection.set_task_run_state(row.id, state, force=True)
 
 
 def _lost(run: Any) -> bool:

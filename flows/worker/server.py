@@ -15,6 +15,9 @@ from flows.runs.places import FlowError
 from tasks.servers import prefect_server, ui
 
 START_SECONDS = 120.0
+"""In which a server that starts answers, or at least uses a second of CPU time: a loaded machine gives it little."""
+START_CPU_SECONDS = 60.0
+"""In which it answers at the latest; an idle machine needs 7."""
 FREE_PORT = "set PREFECT_SERVER_API_PORT to a free port, for every command here"
 
 
@@ -87,13 +90,16 @@ def check_secret() -> None:
     key = places.environment()["PREFECT_API_AUTH_STRING"]
     # An answer may be late while the server is busy: 0 says nothing.
     accepted, open_to_all = (prefect_server.status(f"{address()}/admin/version", given) for given in (key, None))
+    if accepted == 401:
+        why = f"refuses the secret in {secret_file()}"
+    elif open_to_all == 200:
+        why = "was started without a secret, so anybody may use it"
+    else:
+        return
     process = listener()
     end = f"`kill {process.pid}`" if process else "end it"
     again = f"{end} once its runs have ended, and `arc worker` starts it again"
-    if accepted == 401:
-        raise FlowError(f"the server at {address()} refuses the secret in {secret_file()}; {again}")
-    if open_to_all == 200:
-        raise FlowError(f"the server at {address()} was started without a secret, so anybody may use it; {again}")
+    raise FlowError(f"the server at {address()} {why}; {again}")
 
 
 def secret_file() -> Path:
@@ -123,13 +129,25 @@ def _start() -> None:
         )
     for path in log.parent.glob("*.db*"):
         path.chmod(0o600)
-    deadline = time.monotonic() + START_SECONDS
+    began, moved, used = time.monotonic(), time.monotonic(), 0.0
     while not answers():
         if process.poll() is not None:
             raise FlowError(f"the server ended at once; {log} ends with: {log.read_text().strip().splitlines()[-1:]}")
-        if time.monotonic() > deadline:
-            raise FlowError(f"the server does not answer at {address()} after {START_SECONDS:.0f} s; see {log}")
+        if (now := cpu_seconds(process.pid)) >= used + 1:
+            moved, used = time.monotonic(), now
+        if time.monotonic() - moved > START_SECONDS or used > START_CPU_SECONDS:
+            took = f"{time.monotonic() - began:.0f} s and {used:.0f} s of CPU time"
+            raise FlowError(f"the server does not answer at {address()} after {took}; see {log}")
         time.sleep(0.2)
+
+
+def cpu_seconds(process: int) -> float:
+    """CPU time that a process has used; 0 if it has ended."""
+    try:
+        used = psutil.Process(process).cpu_times()
+    except psutil.NoSuchProcess:
+        return 0.0
+    return float(used.user + used.system)
 
 
 def _file(suffix: str) -> Path:

@@ -21,6 +21,7 @@ from uuid import UUID
 
 import anyio
 import httpx
+from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import StateType
 from prefect.exceptions import PrefectException
 from prefect.states import Failed
@@ -53,6 +54,8 @@ class Worker(ProcessWorker):
         self.hold = Hold()
         self.started: set[str] = set()
         """Ids of runs that this worker executes or closes."""
+        self.suspended: set[UUID] = set()
+        """Ids of the suspended runs of this clone."""
 
     @classmethod
     def __dispatch_key__(cls) -> str:
@@ -71,7 +74,9 @@ class Worker(ProcessWorker):
 
     async def _submit_scheduled_flow_runs(self, flow_run_response: list[Any]) -> list[Any]:
         """Submit what is ours; whatever else is in our pool fails with the reason."""
-        new = [row for row in flow_run_response if row.flow_run.id not in self._submitting_flow_run_ids]
+        # What somebody resumes or retries while it still ends is taken then: Prefect would end this worker (3.8.8).
+        known = {*self.started, *map(str, self._submitting_flow_run_ids)}
+        new = [row for row in flow_run_response if str(row.flow_run.id) not in known]
         try:
             refused = await asyncio.to_thread(_refuse, [row.flow_run for row in new], self.work_pool.base_job_template)
         except Exception as error:  # As above.
@@ -156,7 +161,7 @@ def work() -> None:
             for run, line in recovery.recover(connection):
                 print(line, flush=True)
                 _alone(run, after_run.close, connection, run)
-            waiting = flow_runs.runs(connection, StateType.SCHEDULED)
+            waiting = flow_runs.runs(connection, *flow_runs.WAITING)
         for line in other_workers.start():
             print(line, flush=True)
         commits = [commit for run in waiting if (commit := admission.commit_of(run))]
@@ -200,12 +205,14 @@ def _watch(worker: Worker) -> None:
     while True:
         try:
             others.reached(server.ensure)
-            _cancel(worker)
-            for line in others.look():
-                print(line, flush=True)
-            if not worker.hold.reason and time.monotonic() - resumed > RESUME_SECONDS:
-                resumed = time.monotonic()
-                _resume(worker, CRASHED_SECONDS)
+            with deployment.kept_client() as connection:
+                _cancel(worker, connection)
+                worker.suspended = after_run.suspend(connection, worker.started, worker.suspended)
+                for line in others.look():
+                    print(line, flush=True)
+                if not worker.hold.reason and time.monotonic() - resumed > RESUME_SECONDS:
+                    resumed = time.monotonic()
+                    _resume(worker, connection, CRASHED_SECONDS)
             after_run.late_report()
             printed = ""
         except Exception as error:  # Tried again; printed once.
@@ -215,29 +222,27 @@ def _watch(worker: Worker) -> None:
         time.sleep(WATCH_SECONDS)
 
 
-def _cancel(worker: Worker) -> None:
+def _cancel(worker: Worker, connection: SyncPrefectClient) -> None:
     """End cancelled runs that are still alive: Prefect's own watch ends for good when its connection breaks (3.8.8)."""
-    with deployment.kept_client() as connection:
-        for run in flow_runs.runs(connection, StateType.CANCELLING):
-            if time.time() - run.state.timestamp.timestamp() < CANCEL_SECONDS:
-                continue
-            if str(run.id) in worker.started:
-                processes.end(str(run.id))  # Then `_after` sets its state.
-            elif not owners.here(run):
-                continue
-            elif line := _alone(run.id, recovery.settle, connection, run, "cancelled"):
-                print(line, flush=True)
-                _alone(run.id, after_run.close, connection, run.id)
+    for run in flow_runs.runs(connection, StateType.CANCELLING):
+        if time.time() - run.state.timestamp.timestamp() < CANCEL_SECONDS:
+            continue
+        if str(run.id) in worker.started:
+            processes.end(str(run.id))  # Then `_after` sets its state.
+        elif not owners.here(run):
+            continue
+        elif line := _alone(run.id, recovery.settle, connection, run, "cancelled"):
+            print(line, flush=True)
+            _alone(run.id, after_run.close, connection, run.id)
 
 
-def _resume(worker: Worker, seconds: float) -> None:
+def _resume(worker: Worker, connection: SyncPrefectClient, seconds: float) -> None:
     """Resume runs that crashed `seconds` ago and still are: on a full disk, nothing could be written about them."""
-    with deployment.kept_client() as connection:
-        for run in flow_runs.runs(connection, StateType.CRASHED):
-            old = time.time() - run.state.timestamp.timestamp() > seconds
-            if old and run.deployment_id and str(run.id) not in worker.started and owners.here(run):
-                for line in _alone(run.id, after_run.after, connection, run.id) or ():
-                    print(line, flush=True)
+    for run in flow_runs.runs(connection, StateType.CRASHED):
+        old = time.time() - run.state.timestamp.timestamp() > seconds
+        if old and run.deployment_id and str(run.id) not in worker.started and owners.here(run):
+            for line in _alone(run.id, after_run.after, connection, run.id) or ():
+                print(line, flush=True)
 
 
 def _held(worker: Worker) -> bool:
@@ -246,8 +251,8 @@ def _held(worker: Worker) -> bool:
         # In a cluster the pool and its waiting runs are those of other machines too.
         for line in worker.hold.check(connection) if settings.alone() else worker.hold.check_here():
             print(line, flush=True)
-    if before and not worker.hold.reason:
-        _resume(worker, CANCEL_SECONDS)  # Before any other run starts.
+        if before and not worker.hold.reason:
+            _resume(worker, connection, CANCEL_SECONDS)  # Before any other run starts.
     return bool(worker.hold.reason)
 
 

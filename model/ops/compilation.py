@@ -30,6 +30,8 @@ def set_enabled(mode: bool, *, dynamic: bool = False) -> Iterator[None]:
     global _dynamic
     before, _dynamic = _dynamic, dynamic if mode else None
     if mode:
+        if torch.are_deterministic_algorithms_enabled():
+            torch.use_deterministic_algorithms(True)  # The compiler too, whatever switched it on.
         # A function is compiled for contexts, targets and size tokens, with and without gradients, and each shape.
         torch._dynamo.config.recompile_limit = 64
     try:

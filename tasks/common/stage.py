@@ -1,4 +1,4 @@
-"""What every stage's `main` shares: expected errors end with one line, and the process dies with its parent."""
+"""What every stage's `main` shares: expected errors and SIGTERM end with one line; the process dies with its parent."""
 
 import ctypes
 import functools
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn, ParamSpec
 
-from tasks.common import events, inputs, paths
+from tasks.common import events, inputs, paths, stops
 
 P = ParamSpec("P")
 _libc = ctypes.CDLL(None)
@@ -39,8 +39,8 @@ class StageError(RuntimeError):
 def stage(name: str) -> Callable[[Callable[P, None]], Callable[P, None]]:
     """Run a `main` as the stage `name`: errors that a user can correct become `STAGE: message` and exit code 1.
 
-    These are ValueErrors, StageErrors, and whatever a file or a full disk refuses. Every exception is reported as the
-    event `failed`.
+    These are ValueErrors, StageErrors, whatever a file or a full disk refuses, and SIGTERM. Every exception is reported
+    as the event `failed`.
     """
 
     def decorate(main: Callable[P, None]) -> Callable[P, None]:
@@ -48,8 +48,13 @@ def stage(name: str) -> Callable[[Callable[P, None]], Callable[P, None]]:
         def run(*args: P.args, **kwargs: P.kwargs) -> None:
             die_with_parent()
             try:
-                inputs.check(name, args or tuple(kwargs.values()))
-                main(*args, **kwargs)
+                with stops.interrupting():
+                    inputs.check(name, args or tuple(kwargs.values()))
+                    main(*args, **kwargs)
+            except stops.Interrupted:
+                message = "stopped by SIGTERM; start the stage again"
+                events.emit(events.Failed(reason="stopped", message=message))
+                end(f"{name}: {message}", "stopped")
             except (ValueError, StageError) as error:
                 reason = getattr(error, "reason", None) or events.reason_of(error)
                 message = printable(with_full_disks(str(error), reason))

@@ -68,7 +68,8 @@ def choose() -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise StageError(f"ARC_DEVICE is {wanted!r}, but torch sees {torch.cuda.device_count()} GPUs, from cuda:0 on")
     if device.type == "cpu":
-        torch.use_deterministic_algorithms(True)
+        # Not `use_deterministic_algorithms`, which imports the compiler: a second of every start (`compilation`).
+        torch.set_deterministic_debug_mode("error")
         # No memory is read before it is written, and filling it took 5 % of a training. The tests keep the filling on.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         _keep_memory()

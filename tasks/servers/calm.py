@@ -1,12 +1,19 @@
-"""`python -m tasks.servers.calm prefect server start`: Prefect's server without a false alarm in its log.
+"""`python -m tasks.servers.calm prefect server start`: Prefect's server, in which writers wait for each other.
 
-A worker's heartbeat that meets another writer of the SQLite file is logged as an error with a traceback (3.8.8). The
-worker connects again and nothing is lost: heartbeats come every 30 s.
+A transaction that reads before it writes fails at once with `database is locked` where another one has written to the
+SQLite file in between (3.8.8). The server then answers 503: Prefect's clients ask again, in vain on a loaded machine,
+and its page does not. One that takes the lock at its beginning waits instead, up to the 60 s that Prefect sets.
+
+A worker's heartbeat that still meets a locked database is logged as an error with a traceback. The worker connects
+again and nothing is lost, since heartbeats come every 30 s, so this false alarm is left out.
 """
 
 import logging
 import runpy
 import sys
+from typing import Any
+
+from sqlalchemy import Engine, event
 
 LOGGER = "prefect.server.utilities.worker_channel"
 
@@ -17,9 +24,15 @@ def is_alarm(record: logging.LogRecord) -> bool:
     return not ("heartbeat persistence failed" in record.getMessage() and "database is locked" in error)
 
 
+def lock_at_once(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> tuple[str, Any]:
+    """Begin a transaction of SQLite with the lock for writing. Reads outside of transactions need none."""
+    return ("BEGIN IMMEDIATE" if statement == "BEGIN DEFERRED" else statement), parameters
+
+
 def main() -> None:
     """Run the module that the first argument names, with the others."""
     logging.getLogger(LOGGER).addFilter(is_alarm)
+    event.listen(Engine, "before_cursor_execute", lock_at_once, retval=True)
     del sys.argv[0]
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 

@@ -105,9 +105,10 @@ class Runner:
                     child.terminate()
                 code = child.wait()
                 self.children.discard(child)
-        if self.stopping.is_set():
-            raise Interrupted
-        if code:
+                if code and self.stopping.is_set():
+                    log.write(f"{name}: it was told to stop and ended with code {code}\n".encode())
+                    raise Interrupted
+        if code:  # A stage that finished although it was told to stop is done.
             last = (place / f"{name}.log").read_text(errors="replace").strip().splitlines()[-1:] or ["no output"]
             raise StageError(f"stage {name} in {place} ended with code {code}: {last[0]}")
 

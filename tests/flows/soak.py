@@ -1,5 +1,8 @@
 """`make soak N=200`: short experiments in a row through the queue, each whole; nothing may grow with their number.
 
+`python -m tests.flows.soak 200 params` runs the stages up to this one only: for the queue itself, in a quarter of the
+time.
+
 A row is printed after every tenth of the runs: memory and open files of worker and server, worktrees, refs, threads,
 and the disk without what a new experiment must add (its objects in DVC's cache, its records and its branch). Fails
 where the last third of the rows is above the first third by more than the tolerance.
@@ -14,27 +17,31 @@ from pathlib import Path
 
 import psutil
 
-from tests.support.flows_lab import ENDED, SHORT, Lab, until
+from tests.support.flows_lab import SHORT, Lab, until
 
 TOLERANCE = {"worker MiB": 1.1, "server MiB": 1.25, "worker files": 1.1, "server files": 1.25, "threads": 1.25}
 """Allowed quotient of the medians of the last and the first third; what is not named must be equal at the end."""
 FLAT = ("worktrees", "frozen refs", "processes")
-RUN_SECONDS = 300.0
 
 
-def main(count: int) -> None:
-    """Queue `count` experiments that differ in their seed, and watch. Exits with 1 if something grows."""
+def main(count: int, last: str | None = None) -> None:
+    """Queue `count` experiments that differ in their seed, up to the stage `last` if given, and watch.
+
+    Exits with 1 if something grows.
+    """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("soak: ended by SIGTERM"))  # Worker and server end too.
     with tempfile.TemporaryDirectory(prefix="arc-soak-") as folder:
         lab = Lab(Path(folder) / "lab")
         try:
+            if last:
+                lab.only(last)
             lab.start_worker()
             rows: list[dict[str, float]] = []
             every = max(1, count // 10)
             for start in range(0, count, every):
                 seeds = ",".join(str(seed) for seed in range(start, min(count, start + every)))
                 runs = lab.queue(SHORT, "--seeds", seeds)
-                until(lambda runs=runs: all(lab.state(run) in ENDED for run in runs), RUN_SECONDS * len(runs), every=1)
+                lab.finish(*runs)
                 states = {lab.state(run) for run in runs}
                 assert states == {"COMPLETED"}, [lab.states(run)[-1] for run in runs]
                 # What closes a run comes after its state.
@@ -105,4 +112,4 @@ def alarms(lab: Lab) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(int(sys.argv[1]), *sys.argv[2:])

@@ -13,7 +13,7 @@ STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 
 
 WIDENED = {
-    "params": {f"tasks/common/{name}.py" for name in ("stage", "events", "inputs")},
+    "params": {f"tasks/common/{name}.py" for name in ("stage", "stops", "events", "inputs")},
     "prepare": {
         "model/puzzles/views.py",
         *(f"tasks/sources/{name}.py" for name in ("extra_sources", "official_evaluation", "rearc")),

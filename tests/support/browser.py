@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Page, Request, expect, sync_playwright
+from playwright.sync_api import Error, Page, Request, expect, sync_playwright
 
 from tests.support.flows_lab import Lab
 
@@ -25,8 +25,14 @@ def browser() -> Iterator[Page]:
         page = chromium.new_page(viewport={"width": 1200, "height": 1250})
         page.set_default_timeout(60_000)
         page.on("requestfinished", _print_refusal)  # pytest shows it where a test fails.
-        yield page
-        chromium.close()
+        page.on("requestfailed", lambda request: print(f"{request.method} {request.url}: {request.failure}"))
+        page.on("console", lambda message: print(f"console: {message.text}") if message.type == "error" else None)
+        try:
+            yield page
+        finally:
+            with contextlib.suppress(Error):
+                print(f"{page.url} shows:\n{page.locator('body').inner_text(timeout=5_000)}")
+            chromium.close()
 
 
 def _print_refusal(request: Request) -> None:

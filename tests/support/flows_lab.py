@@ -244,6 +244,16 @@ class Lab:
         lines = [line for line in self.log(run) if "going on after update" in line]
         return int(lines[-1].split()[4]) if lines else 0
 
+    def finish(self, *runs: str, silence: float = 60) -> None:
+        """Wait until the runs have ended, however long it takes: at most `silence` s without a new state or output."""
+        place: Any = None
+        while place is None or {kind for kind, *_ in place} - set(ENDED):
+            before = place
+            place = until(lambda before=before: (new := [self._place(run) for run in runs]) != before and new, silence)
+
+    def _place(self, run: str) -> tuple[str, Any, Any]:
+        return self.state(run), self.record(run, "stages"), self.record(run, "progress")
+
     def stop(self) -> None:
         """End everything that was started."""
         while left := self.processes():

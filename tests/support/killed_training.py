@@ -41,7 +41,8 @@ def _die_at(count: int, places: tuple[str, ...]) -> None:
     sys.addaudithook(hook)
 
 
-def _start(count: int = 0, places: tuple[str, ...] = ()) -> int:
+def start(count: int = 0, places: tuple[str, ...] = ()) -> int:
+    """Process id of a fork that trains, and is killed at its `count`-th change of a file in `places`."""
     process = os.fork()
     if process:
         return process
@@ -74,18 +75,18 @@ def main(kills: int, seed: int) -> None:
     """Kill so often; every training that ends in between must end with the bytes of the first, which is not killed."""
     draws, killed, ended = random.Random(seed), Counter[str](), 0
     began = time.monotonic()
-    assert _end(_start())
+    assert _end(start())
     seconds, whole = time.monotonic() - began, results()
     while sum(killed.values()) < kills:
         where = draws.choice(["any", "any", "saves", "moves"])
         if where == "any":
-            process = _start()
+            process = start()
             time.sleep(draws.uniform(0, 0.6 * seconds))
             os.kill(process, signal.SIGKILL)
         elif where == "saves":
-            process = _start(draws.randint(1, 200), (SAVES,))
+            process = start(draws.randint(1, 200), (SAVES,))
         else:
-            process = _start(draws.randint(1, 40), MOVES)
+            process = start(draws.randint(1, 40), MOVES)
         if not _end(process):
             killed[where] += 1
             continue
@@ -93,7 +94,7 @@ def main(kills: int, seed: int) -> None:
         assert results() == whole, "it ended with other bytes"
         assert not list((paths.SCRATCH / "train").iterdir())
         shutil.rmtree(paths.CHECKPOINTS)
-    assert _end(_start())
+    assert _end(start())
     assert results() == whole, "it ended with other bytes"
     assert not list((paths.SCRATCH / "train").iterdir()), list(Path(SAVES).iterdir())
     print(

@@ -82,7 +82,8 @@ def test_the_form_offers_what_there_is_and_refuses_what_is_wrong(lab: Lab, page:
 def test_the_pages_show_stages_progress_scores_and_links(lab: Lab, page: Page) -> None:
     lab.start_worker()
     [run] = lab.queue(SHORT)
-    until(lambda: lab.state(run) == "COMPLETED", 200)
+    lab.finish(run)
+    assert lab.state(run) == "COMPLETED"
     stages = [row["name"] for row in lab.tasks(run)]
     assert {"prepare", "train", "select", "predict@best-attempts", "score@best-attempts", "report"} <= set(stages)
     body = page.locator("body")

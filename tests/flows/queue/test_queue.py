@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+import resource
 import socket
 import sqlite3
 import subprocess
@@ -121,7 +122,7 @@ def test_the_same_result_as_dvc_repro_from_the_cache_and_once_in_mlflow(lab: Lab
     lock, before = (lab.folder / "dvc.lock").read_text(), lab.mlflow()
     lab.start_worker()
     [run] = lab.queue(SHORT)
-    until(lambda: lab.state(run) in ENDED, 200)
+    lab.finish(run)
     assert lab.state(run) == "COMPLETED"
     ran = [row["stage"] for row in lab.record(run, "stages") if not row["cached"]]
     assert ran in ([], ["publish"]), "publish asks the store itself whether it has the result"
@@ -222,11 +223,17 @@ def test_everything_listens_on_this_machine_only(lab: Lab) -> None:
     assert set(found) <= {"127.0.0.1", "::1"}
 
 
+def cpu_seconds() -> float:
+    """Of the processes that this one has waited for, and theirs."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def test_orchestration_costs_at_most_five_seconds_a_stage(lab: Lab) -> None:
     lab.sh("dvc", "repro", "fetch")  # What both share is there before.
     lab.start_worker()
     [run] = lab.queue(SHORT, "--seeds", "1")
-    until(lambda: lab.state(run) in ENDED, 300)
+    lab.finish(run)
     [row] = lab.runs()
     stages = lab.record(run, "stages")
     assert sum(stage["cached"] for stage in stages) <= 3
@@ -238,12 +245,14 @@ def test_orchestration_costs_at_most_five_seconds_a_stage(lab: Lab) -> None:
     for key, value in SHORT.items():
         values = override(values, f"{key}={value}")
     (lab.folder / "params.yaml").write_text(yaml.safe_dump(values))
-    began = time.monotonic()
+    began, used = time.monotonic(), cpu_seconds()
     lab.sh("dvc", "repro")
-    bare = time.monotonic() - began
-    each = (queued - bare) / len(stages)
-    print(f"queue {queued:.1f} s, dvc repro {bare:.1f} s, {len(stages)} stages: {each:.1f} s each")
-    assert each <= 5
+    bare, used = time.monotonic() - began, cpu_seconds() - used
+    each, stretch = (queued - bare) / len(stages), max(1.0, bare / used)
+    print(
+        f"queue {queued:.1f} s, dvc repro {bare:.1f} s ({used:.1f} s of CPU), {len(stages)} stages: {each:.1f} s each"
+    )
+    assert each <= 5 * stretch, "an idle machine computes all the time; a loaded one takes longer for either"
 
 
 def test_nothing_is_told_to_the_network(tmp_path: Path) -> None:
@@ -262,7 +271,7 @@ def test_nothing_is_told_to_the_network(tmp_path: Path) -> None:
             heard.close()
             lab.start_worker()
             [run] = lab.queue(SHORT)
-            until(lambda: lab.state(run) in ENDED, 300)
+            lab.finish(run)
             lab.sh("dvc", "status")
             with pytest.raises(TimeoutError):
                 proxy.accept()

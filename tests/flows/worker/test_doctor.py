@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from tests.support.flows_lab import (
-    ENDED,
     LONG,
     NAME,
     SHORT,
@@ -120,7 +119,7 @@ def test_the_morning_after_tells_all_and_prefects_block_is_notified(
         for name in ours:
             del lab.environment[name]
         runs = lab.queue(SHORT, "--seeds", "0,1") + lab.queue({**SHORT, "train.optimizer.learning_rate": "1e30"})
-        until(lambda: all(lab.state(run) in ENDED for run in runs), 300)
+        lab.finish(*runs)
         assert [lab.state(run) for run in runs] == ["COMPLETED", "COMPLETED", "FAILED"]
         until(lambda: len(heard[1]) == 3, 30)
         assert [row["subject"].rsplit(": ")[-1] for row in heard[1]] == ["Completed", "Completed", "Failed"]

@@ -88,6 +88,18 @@ def test_the_server_is_prefects_own_with_the_arguments_given() -> None:
     assert f"Version:              {importlib.metadata.version('prefect')}" in done.stdout
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("calmly", [True, False])
+def test_a_transaction_that_reads_first_waits_for_another_writer(calmly: bool, tmp_path: Path) -> None:
+    """Without the wait Prefect's server answers 503, which its page does not try again."""
+    environment = os.environ | {"PREFECT_HOME": str(tmp_path), "PREFECT_LOGGING_LEVEL": "CRITICAL"}
+    command = [sys.executable, "-m", *(["tasks.servers.calm"] if calmly else []), "tests.support.two_writers"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300, env=environment)
+    assert done.returncode == 0, done.stderr
+    expected = "both" if calmly else "['(sqlite3.OperationalError) database is locked']"
+    assert done.stdout.strip().splitlines()[-1] == expected
+
+
 def basic(key: str) -> dict[str, str]:
     return {"Authorization": f"Basic {base64.b64encode(key.encode()).decode()}"}
 

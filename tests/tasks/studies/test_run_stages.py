@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -119,6 +120,37 @@ def test_an_interrupted_training_resumes_and_ends_with_the_same_history(tmp_path
     finished(command(whole, **longer))
     histories = [folder / "kept" / NAME / "history.json" for folder in (cut, whole)]
     assert histories[0].read_bytes() == histories[1].read_bytes()
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_a_stage_that_finishes_although_it_was_told_to_stop_is_done(code, tmp_path, monkeypatch):
+    program = tmp_path / "python"
+    program.write_text(f"#!/bin/sh\ntrap 'exit {code}' TERM\ntouch up\nwhile :; do sleep 0.02; done\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    runner, outcome = run_stages.Runner(tmp_path, tmp_path / "kept", ""), []
+
+    def work():
+        try:
+            runner._stages(tmp_path, [("train",)], gpu="")
+            outcome.append("done")
+        except run_stages.Interrupted:
+            outcome.append("interrupted")
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    deadline = time.monotonic() + 30
+    while not (tmp_path / "up").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    runner.stop()
+    thread.join()
+    log = (tmp_path / "train.log").read_text()
+    if code:
+        assert (outcome, log) == (["interrupted"], "train: it was told to stop and ended with code 3\n")
+    else:
+        assert (outcome, log) == (["done"], "")
+    assert (tmp_path / ".done" / "train").exists() == (code == 0)
 
 
 def test_one_failure_is_named_and_the_others_are_run(tmp_path):
