@@ -24,6 +24,14 @@ def measure(tree: Path, processes: int) -> None:
         sys.exit(f"mutants: the fast tests fail without any mutant:\n{done.stdout[-4000:]}{done.stderr[-4000:]}")
 
 
+def users(tree: Path, path: str) -> list[str]:
+    """Modules that import one."""
+    files = sorted(
+        file.relative_to(tree) for room in ("model", "tasks", "flows") for file in (tree / room).rglob("*.py")
+    )
+    return [file.as_posix() for file in files if Path(path) in imported(file, tree)]
+
+
 def slow_groups(tree: Path, path: str) -> Iterator[list[str]]:
     """Arguments of pytest for slow tests: of files that import or start a module, then of those that do by another."""
     module = PurePosixPath(path).with_suffix("").as_posix().replace("/", ".")
@@ -31,9 +39,8 @@ def slow_groups(tree: Path, path: str) -> Iterator[list[str]]:
     for file in files:
         files[file] = imported(file, tree)
     near = [file for file in files if Path(path) in files[file] or module in (tree / file).read_text()]
-    users = {user for room in ROOMS for user in (tree / room).rglob("*.py")}
-    users = {user.relative_to(tree) for user in users if Path(path) in imported(user.relative_to(tree), tree)}
-    for chosen in (near, [file for file in files if file not in near and files[file] & users]):
+    by_another = {Path(user) for user in users(tree, path)}
+    for chosen in (near, [file for file in files if file not in near and files[file] & by_another]):
         if chosen:
             yield [*map(str, chosen), "-m", "slow and not night"]
 
