@@ -132,8 +132,8 @@ def test_mlflow_remotes_and_space_are_checked(place: Path, monkeypatch: Any) -> 
     assert rows(checks.data_remote("/x")) == rows(checks.git_remote("origin")) == [("refused", True)]
     for free, fixed in ((9.9, True), (10.0, False)):
         usage = SimpleNamespace(free=free * 2**30)
-        monkeypatch.setattr(checks.shutil, "disk_usage", lambda _, usage=usage: usage)
+        monkeypatch.setattr("flows.cluster.checks.shutil.disk_usage", lambda _, usage=usage: usage)
         assert rows(checks.space()) == [(f"{free:.1f} GiB free at {place}", fixed)]
     monkeypatch.setattr(checks, "server", refused)
-    found = {what: fix for what, _, fix in checks.rows(shared, "")}
-    assert found["server"] == "see the message"
+    told = {what: advice for what, _, advice in checks.rows(shared, "")}
+    assert told["server"] == "see the message"

@@ -159,7 +159,7 @@ def test_the_stage_writes_what_was_published_unless_only_the_store_is_asked(
     result: Any, monkeypatch: Any, capsys: Any, new: bool, if_missing: bool
 ) -> None:
     asked: list[Any] = []
-    monkeypatch.setattr(publish.store, "configured_store", lambda: SimpleNamespace(uri="sqlite:///x"))
+    monkeypatch.setattr("tasks.publish.store.configured_store", lambda: SimpleNamespace(uri="sqlite:///x"))
     monkeypatch.setattr(mlflow_runs, "publish", lambda store, key, read: asked.append((key, read())) or new)
     publish.main(if_missing)
     name = f"{result.title} seed 0"

@@ -58,7 +58,7 @@ def test_runs_are_listed_in_the_order_of_execution(place: Path, monkeypatch: pyt
     assert set(rows[0]) == {"", "id", "run", "queue", "state", "start"}
     assert rows[3]["id"] == str(high.id)[:8]
     monkeypatch.setattr(settings, "joined", lambda: True)
-    monkeypatch.setattr(queue.owners, "owner", lambda row: f"worker of {row.name}")
+    monkeypatch.setattr("flows.queue.queue.owners.owner", lambda row: f"worker of {row.name}")
     assert queue.rows(server)[0]["worker"] == "worker of begun"
 
 
@@ -119,7 +119,7 @@ def test_requests_are_queued_in_order_from_the_given_time(place: Path, monkeypat
     shared: list[str] = []
     frozen = [snapshots.Snapshot(str(i), ("notes.txt",)) for i in range(3)]
     monkeypatch.setattr(deployment, "identity", lambda _: "d")
-    monkeypatch.setattr(queue.places, "tree", lambda: place)
+    monkeypatch.setattr("flows.queue.queue.places.tree", lambda: place)
     monkeypatch.setattr(snapshots, "freeze", lambda given, tree: frozen[: len(given)])
     monkeypatch.setattr(exchange, "share_frozen", shared.extend)
     monkeypatch.setattr(settings, "joined", lambda: True)

@@ -51,7 +51,7 @@ def test_runs_that_were_taken_over_end_and_those_of_the_dead_are_settled(cluster
     crashed, by_hand = run(StateType.CRASHED, "crashed"), run(StateType.RUNNING, "by hand", deployment=None)
     cluster.server = Server(taken, starts, mine, dead, crashed, by_hand)
     started = {str(row.id) for row in (taken, starts, mine)}
-    others = other_workers.OtherWorkers(started, lambda _, row, why: f"settled {row.name}: {why}")
+    others: Any = other_workers.OtherWorkers(started, lambda _, row, why: f"settled {row.name}: {why}")
     asked: list[Any] = []
     others.orphans = SimpleNamespace(of=lambda runs, *_: asked.extend(row.name for row in runs) or runs[:1])
     cluster.lines = ["b", "a"]
@@ -76,7 +76,7 @@ def test_runs_that_were_taken_over_end_and_those_of_the_dead_are_settled(cluster
 
 
 def test_a_server_that_was_away_is_remembered(cluster: Any) -> None:
-    others = other_workers.OtherWorkers(set(), lambda *_: "")
+    others: Any = other_workers.OtherWorkers(set(), lambda *_: "")
     lost: list[int] = []
     others.orphans.lost_contact = lambda: lost.append(1)
     others.reached(lambda: None)
@@ -108,7 +108,7 @@ def test_a_run_waits_until_its_code_is_here(cluster: Any, monkeypatch: pytest.Mo
     monkeypatch.setattr(admission, "commit_of", lambda row: commits[row.id])
     monkeypatch.setattr(exchange, "fetch_frozen", lambda: fetched.append(cluster.now))
     for foreign_server, waiting in ((False, {runs[1].id}), (True, {runs[1].id, runs[2].id})):
-        monkeypatch.setattr(other_workers.prefect_server, "foreign", lambda f=foreign_server: f)
+        monkeypatch.setattr("flows.queue.other_workers.prefect_server.foreign", lambda f=foreign_server: f)
         assert other_workers.frozen(runs) == ({known}, waiting)
     assert fetched == [1000.0], "not at every look"
     out = capsys.readouterr().out.splitlines()
@@ -167,9 +167,9 @@ def test_each_other_machine_of_a_training_gets_a_run_of_its_own(cluster: Any, mo
         return SimpleNamespace(id=f"{len(made)}234567890")
 
     monkeypatch.setattr(dvc_remote, "configured", lambda _: True)
-    monkeypatch.setattr(several_nodes.gpu_lock, "holder", lambda _: None)
+    monkeypatch.setattr("flows.queue.several_nodes.gpu_lock.holder", lambda _: None)
     monkeypatch.setattr(deployment, "identity", lambda _: "d")
-    monkeypatch.setattr(several_nodes.places, "tree", Path)
+    monkeypatch.setattr("flows.queue.several_nodes.places.tree", Path)
     monkeypatch.setattr(snapshots, "freeze", freeze)
     monkeypatch.setattr(exchange, "share_frozen", lambda _: None)
     monkeypatch.setattr(admission, "create", create)
@@ -186,7 +186,7 @@ def test_each_other_machine_of_a_training_gets_a_run_of_its_own(cluster: Any, mo
             several_nodes.ask(cluster.server, asked, 2, meeting)
     for meeting in ("here:80", "[fe80::1]:80"):
         several_nodes.ask(cluster.server, asked, 2, meeting)
-    monkeypatch.setattr(several_nodes.gpu_lock, "holder", lambda _: {"process": 7})
+    monkeypatch.setattr("flows.queue.several_nodes.gpu_lock.holder", lambda _: {"process": 7})
     with pytest.raises(FlowError, match=r"the worker of this clone \(process 7\)"):
         several_nodes.ask(cluster.server, asked, 2, "here:80")
     monkeypatch.setattr(dvc_remote, "configured", lambda _: False)

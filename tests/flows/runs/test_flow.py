@@ -57,7 +57,7 @@ def ends(log: Log, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     monkeypatch.setattr(snapshots, "commit_results", lambda *_: "exp/a")
     monkeypatch.setattr(flow, "show_results", lambda *given: done.append(("shown", given[2])))
     monkeypatch.setattr(mlflow_runs, "set_branch", lambda _, key, branch: done.append((key, branch)))
-    monkeypatch.setattr(flow.calm_log, "install", lambda: None)
+    monkeypatch.setattr("flows.runs.flow.calm_log.install", lambda: None)
     return done
 
 
@@ -103,7 +103,7 @@ def test_an_expected_error_is_a_state_and_a_full_disk_is_resumable(
     monkeypatch.setattr(flow, "run_stages", broken)
     state = flow.experiment.fn(request())
     assert state.type == kind
-    assert says in state.message
+    assert says in str(state.message)
     assert ends == []
 
 
@@ -169,7 +169,7 @@ def test_all_stages_run_in_order_and_the_result_is_published_here_too(log: Log, 
     monkeypatch.setattr(flow, "stage_task", step)
     monkeypatch.setattr(flow, "stage_names", lambda: STAGES)
     run = lambda command, **_: commands.append(command[1:]) or done.pop(0)  # noqa: E731
-    monkeypatch.setattr(flow.subprocess, "run", run)
+    monkeypatch.setattr("flows.runs.flow.subprocess.run", run)
     flow.run_stages(RUN)
     assert step.done == [("fetch", 0), ("train", 1), ("publish", 2)]
     assert commands == [["-m", "tasks.publish", "--if-missing"]]
@@ -202,7 +202,7 @@ def stage(monkeypatch: pytest.MonkeyPatch, *ends: tuple[int, bool]) -> list[str]
         outcome.lines.append("ValueError: wrong")
 
     monkeypatch.setattr(flow, "run_stage", run_stage)
-    monkeypatch.setattr(flow.Progress, "_show", lambda *_: None)
+    monkeypatch.setattr("flows.runs.flow.Progress._show", lambda *_: None)
     return began
 
 
@@ -283,18 +283,18 @@ def test_links_lead_to_the_store_that_has_the_run(log: Log, tmp_path: Path, monk
     (tmp_path / paths.PUBLISHED).parent.mkdir(parents=True)
     (tmp_path / paths.PUBLISHED).write_text('{"key": "k"}')
     connected = []
-    monkeypatch.setattr(flow.store, "configured_store", lambda: Store(uri, None, None))
+    monkeypatch.setattr("flows.runs.flow.store.configured_store", lambda: Store(uri, None, None))
     monkeypatch.setattr(mlflow_runs, "run_of", lambda _, key: ("7", f"run of {key}"))
     monkeypatch.setattr(interruption, "connect", connected.append)
-    monkeypatch.setattr(flow.ui, "running", lambda _: None)
-    monkeypatch.setattr(flow.places, "mlflow_port", lambda: 5000)
+    monkeypatch.setattr("flows.runs.flow.ui.running", lambda _: None)
+    monkeypatch.setattr("flows.runs.flow.places.mlflow_port", lambda: 5000)
     page = uri if uri.startswith("http") else "http://127.0.0.1:5000"
     links = flow.mlflow_links(tmp_path)
     assert connected == ["run of k"]
     assert [link.split("](")[0] for link in links] == ["[the run", "[the report there", "[all scores"]
     assert all(f"]({page}/#/experiments/7/runs" in link for link in links)
     assert "report.html" in links[1]
-    monkeypatch.setattr(flow.ui, "running", lambda _: 5005)
+    monkeypatch.setattr("flows.runs.flow.ui.running", lambda _: 5005)
     assert flow.mlflow_port(Store(uri, None, None)) == 5005
     monkeypatch.setattr(mlflow_runs, "run_of", lambda *_: None)
     assert flow.mlflow_links(tmp_path) == []

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from flows.runs import failure_reasons, interruption, progress, records
+from flows.runs import failure_reasons, interruption, places, progress, records
 from flows.runs.places import FlowError
 from tasks.common import events, paths
 from tasks.common.presets import ConfigurationError
@@ -116,7 +116,7 @@ def test_a_server_that_is_away_hides_the_progress_and_is_told(shown: Any, monkey
     ],
 )
 def test_a_stage_says_why_it_ended(shown: Any, failure: Any, code: int, lines: list[str], says: str) -> None:
-    Path(failure_reasons.places.scratch()).mkdir()
+    places.scratch().mkdir()
     assert failure_reasons.reason(failure, code, lines) == says
     assert failure_reasons.killed(code) == (code in (-9, 137))
 
@@ -153,7 +153,7 @@ def test_an_interrupted_run_is_told_to_mlflow_by_another_process(tmp_path: Path,
     asked: list[Any] = []
     ends = [subprocess.CompletedProcess([], 0, "", ""), subprocess.CompletedProcess([], 1, "", "no store\n")]
     run = lambda command, cwd, **_: asked.append((command[1:], cwd)) or ends.pop(0)  # noqa: E731
-    monkeypatch.setattr(interruption.subprocess, "run", run)
+    monkeypatch.setattr("flows.runs.interruption.subprocess.run", run)
     interruption.publish("r", tmp_path, "KILLED", "cancelled")
     assert asked == [], "its parameters were not resolved yet"
     (tmp_path / paths.EXPERIMENT).parent.mkdir(parents=True)

@@ -25,14 +25,14 @@ def told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, list[Any]
 
     monkeypatch.setattr(recovery, "end_tasks", note("tasks"))
     monkeypatch.setattr(interruption, "publish", note("mlflow"))
-    monkeypatch.setattr(after_run.share, "mark", note("mark"))
-    monkeypatch.setattr(after_run.share, "try_all", lambda: ["shared"])
-    monkeypatch.setattr(after_run.share, "receive", lambda: ["received"])
+    monkeypatch.setattr("flows.worker.after_run.share.mark", note("mark"))
+    monkeypatch.setattr("flows.worker.after_run.share.try_all", lambda: ["shared"])
+    monkeypatch.setattr("flows.worker.after_run.share.receive", lambda: ["received"])
     monkeypatch.setattr(after_run, "report", note("report"))
     monkeypatch.setattr(notification, "send", note("sent"))
     monkeypatch.setattr(snapshots, "remove", note("removed"))
     monkeypatch.setattr(snapshots, "release", note("released"))
-    monkeypatch.setattr(after_run.exchange, "release", note("released there"))
+    monkeypatch.setattr("flows.worker.after_run.exchange.release", note("released there"))
     monkeypatch.setattr(admission, "commit_of", lambda row: row.commit)
     monkeypatch.setattr(admission, "tag_of", lambda commit: commit[:4])
     monkeypatch.setattr(flow_runs, "runs", lambda connection, *kinds, tag="": connection.of(*kinds))
@@ -60,7 +60,7 @@ def test_the_frozen_code_of_a_completed_run_goes_unless_another_needs_it(
 ) -> None:
     row = run(StateType.COMPLETED, commit="c")
     waiting = [run(StateType.SCHEDULED, commit=commit) for commit in others]
-    monkeypatch.setattr(after_run.settings, "joined", lambda: joined)
+    monkeypatch.setattr("flows.worker.after_run.settings.joined", lambda: joined)
     after_run.close(Server(row, *waiting), row.id)
     assert [what for what in told if what.startswith("released")] == released
     assert "mlflow" not in told

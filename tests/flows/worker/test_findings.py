@@ -15,7 +15,7 @@ from prefect.client.schemas.objects import StateType
 
 from flows.cluster import settings
 from flows.queue import deployment, flow_runs
-from flows.runs import processes
+from flows.runs import processes, snapshots
 from flows.runs.places import FlowError
 from flows.worker import doctor, hold, kept_results
 from flows.worker.doctor import Finding
@@ -33,7 +33,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("ARC_SCRATCH", raising=False)
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
     monkeypatch.setattr(hold, "cache", lambda root: root / "cache")
-    monkeypatch.setattr(doctor.server, "find", lambda: None)
+    monkeypatch.setattr("flows.worker.doctor.server.find", lambda: None)
     (tmp_path / ".scratch" / "worktrees").mkdir(parents=True)
     (tmp_path / "cache").mkdir()
     return tmp_path
@@ -133,10 +133,10 @@ def test_the_server_is_ours_or_of_another_or_away(
     home: Path, monkeypatch: pytest.MonkeyPatch, answers: bool, ours: bool, found: str, fixed: bool
 ) -> None:
     checked = []
-    monkeypatch.setattr(doctor.server, "answers", lambda: answers)
-    monkeypatch.setattr(doctor.server, "ours", lambda: ours)
-    monkeypatch.setattr(doctor.server, "check_secret", lambda: checked.append(1))
-    monkeypatch.setattr(doctor.prefect_server, "port", lambda: 9)
+    monkeypatch.setattr("flows.worker.doctor.server.answers", lambda: answers)
+    monkeypatch.setattr("flows.worker.doctor.server.ours", lambda: ours)
+    monkeypatch.setattr("flows.worker.doctor.server.check_secret", lambda: checked.append(1))
+    monkeypatch.setattr("flows.worker.doctor.prefect_server.port", lambda: 9)
     [row] = doctor.ports()
     assert found in row.found
     assert bool(row.fix) == fixed
@@ -146,10 +146,10 @@ def test_the_server_is_ours_or_of_another_or_away(
 def test_a_worker_is_known_by_its_lock(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     row = {"process": 7, "since": "noon"}
-    monkeypatch.setattr(doctor.gpu_lock, "holder", lambda path: asked.append(path) or row)
+    monkeypatch.setattr("flows.worker.doctor.gpu_lock.holder", lambda path: asked.append(path) or row)
     assert list(doctor.worker()) == [Finding("worker", "process 7 since noon")]
     assert asked == [home / ".scratch" / "worker.lock"]
-    monkeypatch.setattr(doctor.gpu_lock, "holder", lambda _: None)
+    monkeypatch.setattr("flows.worker.doctor.gpu_lock.holder", lambda _: None)
     assert wrong(doctor.worker()) == ["worker"]
 
 
@@ -162,22 +162,22 @@ def test_a_dead_run_and_a_worktree_of_no_run_are_found(home: Path, monkeypatch: 
         return SimpleNamespace(id=name, name=name, state=SimpleNamespace(name=state))
 
     active = [run(name, "Running") for name in ("lives", "dead", "away")] + [run("early", "Pending")]
-    monkeypatch.setattr(doctor.server, "answers", lambda: True)
-    monkeypatch.setattr(doctor.server, "ours", lambda: True)
+    monkeypatch.setattr("flows.worker.doctor.server.answers", lambda: True)
+    monkeypatch.setattr("flows.worker.doctor.server.ours", lambda: True)
     monkeypatch.setattr(deployment, "client", Connection)
     rows = {StateType.SCHEDULED: [run("waits", "Scheduled")], StateType.RUNNING: active}
     monkeypatch.setattr(flow_runs, "runs", lambda _, *kinds: rows[kinds[0]])
     monkeypatch.setattr(processes, "living", lambda name: [1, 2] if name == "lives" else [])
-    monkeypatch.setattr(doctor.owners, "here", lambda run: run.id != "away")
-    monkeypatch.setattr(doctor.owners, "owner", lambda _: "")
-    for name in ("lives", "waits", "nobody", doctor.snapshots.foreground_name(psutil.Process())):
+    monkeypatch.setattr("flows.worker.doctor.owners.here", lambda run: run.id != "away")
+    monkeypatch.setattr("flows.worker.doctor.owners.owner", lambda _: "")
+    for name in ("lives", "waits", "nobody", snapshots.foreground_name(psutil.Process())):
         (home / ".scratch" / "worktrees" / name).mkdir()
     found = {row.found.split(":")[0].split(" ")[0].rpartition("/")[2]: row for row in doctor.runs()}
     assert set(found) == {"lives", "dead", "away", "early", "nobody"}
     assert {name for name, row in found.items() if row.fix} == {"dead", "nobody"}
     assert found["lives"].found == "lives: Running, 2 processes"
     assert found["away"].found.endswith("no worker yet")
-    monkeypatch.setattr(doctor.server, "ours", lambda: False)
+    monkeypatch.setattr("flows.worker.doctor.server.ours", lambda: False)
     assert not list(doctor.runs())
 
 
@@ -188,7 +188,7 @@ def test_results_that_are_lost_are_told_with_what_brings_them_back(home: Path, m
     [lost] = doctor.results()
     assert "exp/a: DVC's cache lacks 2 outputs, such as data/x" in lost.found
     monkeypatch.setattr(settings, "joined", lambda: True)
-    monkeypatch.setattr(doctor.dvc_remote, "configured", lambda _: True)
+    monkeypatch.setattr("flows.worker.doctor.dvc_remote.configured", lambda _: True)
     monkeypatch.setattr(kept_results, "branches", lambda: {"exp/a": "1"})
     assert [row.found for row in doctor.results()] == ["1 exp/ branches, whole in DVC's cache and in MLflow"]
     monkeypatch.setattr(kept_results, "unpublished", lambda: {f"exp/{n}": "c" for n in "abcd"})
@@ -208,7 +208,7 @@ def test_versions_other_than_the_tested_ones_are_told(monkeypatch: pytest.Monkey
 
 def test_a_cluster_is_checked_where_it_was_joined(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [("space", "much", "x"), ("git", "away", "plug it in")]
-    monkeypatch.setattr(doctor.checks, "rows", lambda joined, secret: rows)
+    monkeypatch.setattr("flows.worker.doctor.checks.rows", lambda joined, secret: rows)
     monkeypatch.setattr(settings, "read", lambda: SimpleNamespace(remote="", server="http://there"))
     assert not list(doctor.cluster())
     monkeypatch.setattr(settings, "read", lambda: SimpleNamespace(remote="origin", server="http://there"))

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from flows.runs import snapshots
+from flows.runs import places, snapshots
 from flows.runs.places import FlowError, git
 from flows.worker import hold, kept_results, night_store
 from tasks.common import paths
@@ -38,7 +38,7 @@ def keep(cache: Path, content: bytes, suffix: str = "") -> str:
 
 def branch(name: str, outs: list[dict[str, Any]], key: str = "") -> str:
     """A branch exp/NAME whose dvc.lock has these outputs; published with a key."""
-    home = kept_results.places.home()
+    home = places.home()
     (home / "dvc.lock").write_text(yaml.safe_dump({"stages": {"train": {"outs": outs}, "none": {}}}))
     (home / paths.PUBLISHED).parent.mkdir(parents=True, exist_ok=True)
     (home / paths.PUBLISHED).unlink(missing_ok=True)
@@ -125,7 +125,7 @@ def test_the_night_has_rows_of_results_that_no_run_made(cache: Path, monkeypatch
             return [SimpleNamespace(info=i, data=SimpleNamespace(tags=t)) for i, t in zip(infos, tags, strict=True)]
 
     place = SimpleNamespace(empty=True)
-    monkeypatch.setattr(night_store.store, "configured_store", lambda: place)
+    monkeypatch.setattr("flows.worker.night_store.store.configured_store", lambda: place)
     monkeypatch.setattr(mlflow_runs, "connect", lambda _: Client())
     loaded = SimpleNamespace(load_text=lambda address: json.dumps({"from": address}))
     monkeypatch.setitem(sys.modules, "mlflow", SimpleNamespace(artifacts=loaded))

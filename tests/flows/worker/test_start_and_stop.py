@@ -11,7 +11,7 @@ from typing import Any
 import psutil
 import pytest
 
-from flows.runs import processes
+from flows.runs import places, processes
 from flows.runs.places import FlowError
 from flows.worker import server, stopping
 from tasks.servers import prefect_server, ui
@@ -42,7 +42,7 @@ def ends(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Any]:
     (tmp_path / ".scratch" / "runs" / "one").mkdir(parents=True)
     ended: list[Any] = []
     monkeypatch.setattr(stopping, "end", lambda process, seconds: ended.append((process.pid, seconds)))
-    monkeypatch.setattr(stopping.gpu_lock, "holder", lambda _: None)
+    monkeypatch.setattr("flows.worker.stopping.gpu_lock.holder", lambda _: None)
     monkeypatch.setattr(server, "answers", lambda *_: True)
     monkeypatch.setattr(server, "ours", lambda: True)
     monkeypatch.setattr(server, "listener", lambda: SimpleNamespace(pid=5))
@@ -51,13 +51,13 @@ def ends(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Any]:
 
 
 def test_the_worker_ends_before_the_server(ends: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stopping.gpu_lock, "holder", lambda _: {"process": str(psutil.Process().pid)})
+    monkeypatch.setattr("flows.worker.stopping.gpu_lock.holder", lambda _: {"process": str(psutil.Process().pid)})
     first, second = stopping.stop()
     assert ends == [(psutil.Process().pid, 60.0), (5, 30.0)]
     assert first.startswith("the worker")
     assert second == "the server (process 5) has ended"
     monkeypatch.setattr(server, "ours", lambda: False)
-    monkeypatch.setattr(stopping.gpu_lock, "holder", lambda _: None)
+    monkeypatch.setattr("flows.worker.stopping.gpu_lock.holder", lambda _: None)
     assert list(stopping.stop()) == ["no worker is running", "no server of this checkout is running"]
 
 
@@ -74,7 +74,9 @@ def test_a_server_that_a_run_needs_or_that_is_of_another_user_stays(ends: list[A
 
 def test_a_server_without_our_secret_is_refused(ends: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     answers: dict[Any, int] = {}
-    monkeypatch.setattr(server.places, "environment", lambda: {"PREFECT_API_AUTH_STRING": "u:s", "PREFECT_HOME": "/h"})
+    monkeypatch.setattr(
+        "flows.worker.server.places.environment", lambda: {"PREFECT_API_AUTH_STRING": "u:s", "PREFECT_HOME": "/h"}
+    )
     monkeypatch.setattr(prefect_server, "status", lambda _, given: answers[given])
     for ours, nobody, says in ((200, 401, ""), (0, 0, ""), (401, 401, "refuses the secret"), (200, 200, "without a")):
         answers.update({"u:s": ours, None: nobody})
@@ -98,7 +100,7 @@ def test_a_server_is_started_only_where_none_answers_and_none_was_chosen(ends: A
     with pytest.raises(FlowError, match="belongs to another checkout"):
         server.ensure()
     monkeypatch.setattr(server, "answers", lambda: False)
-    (Path(server.places.environment()["PREFECT_HOME"])).mkdir(parents=True, exist_ok=True)
+    (Path(places.environment()["PREFECT_HOME"])).mkdir(parents=True, exist_ok=True)
     server.ensure()
     assert started == [1]
     monkeypatch.setattr(prefect_server, "foreign", lambda: True)
@@ -120,7 +122,7 @@ def test_a_server_that_ends_at_once_is_told_with_its_last_line(ends: Any, tmp_pa
 
     monkeypatch.setattr(server, "subprocess", SimpleNamespace(Popen=start, DEVNULL=subprocess.DEVNULL))
     monkeypatch.setattr(server, "answers", lambda: False)
-    home = Path(server.places.environment()["PREFECT_HOME"])
+    home = Path(places.environment()["PREFECT_HOME"])
     home.mkdir(parents=True, exist_ok=True)
     (home / "prefect.db").touch(mode=0o644)
     with pytest.raises(FlowError, match=r"ended at once; .*server.log ends with: \['no port'\]"):

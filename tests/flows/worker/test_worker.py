@@ -33,7 +33,7 @@ def serve(monkeypatch: pytest.MonkeyPatch, *runs: Any) -> Server:
     server = Server(*runs)
     monkeypatch.setattr(deployment, "client", lambda: server)
     monkeypatch.setattr(flow_runs, "runs", lambda connection, *kinds, **_: connection.of(*kinds))
-    monkeypatch.setattr(worker.owners, "here", lambda row: row.name != "elsewhere")
+    monkeypatch.setattr("flows.worker.worker.owners.here", lambda row: row.name != "elsewhere")
     return server
 
 
@@ -118,7 +118,7 @@ def test_no_run_is_admitted_while_the_queue_is_held(monkeypatch: pytest.MonkeyPa
 
     serve(monkeypatch)
     resumed = []
-    monkeypatch.setattr(worker.settings, "alone", lambda: alone)
+    monkeypatch.setattr("flows.worker.worker.settings.alone", lambda: alone)
     monkeypatch.setattr(worker, "_resume", lambda _, seconds: resumed.append(seconds))
     one = fake(hold=Hold())
     assert worker._held(one)
@@ -174,14 +174,14 @@ def test_runs_of_the_form_are_admitted_at_the_servers_own_clone_only(monkeypatch
     serve(monkeypatch)
     monkeypatch.setattr(admission, "admit", lambda _: ["admitted one"])
     for foreign in (True, False):
-        monkeypatch.setattr(worker.prefect_server, "foreign", lambda foreign=foreign: foreign)
+        monkeypatch.setattr("flows.worker.worker.prefect_server.foreign", lambda foreign=foreign: foreign)
         worker._admit()
     assert capsys.readouterr().out == "admitted one\n"
 
 
 def bare(monkeypatch: pytest.MonkeyPatch) -> Any:
     """A worker without a server: what Prefect does itself is recorded."""
-    one = object.__new__(worker.Worker)
+    one: Any = object.__new__(worker.Worker)
     one.hold, one.started = SimpleNamespace(reason=""), set()
     one._submitting_flow_run_ids = {"busy"}
     one._work_pool = SimpleNamespace(base_job_template={})
@@ -234,8 +234,8 @@ def test_a_run_executes_in_its_worktree_with_our_variables(
     monkeypatch.setattr(ProcessWorker, "run", execute)
     monkeypatch.setattr(admission, "commit_of", lambda _: "c" * 40)
     monkeypatch.setattr(snapshots, "create_worktree", lambda commit, name: place / commit / name)
-    monkeypatch.setattr(worker.share, "variables", lambda: {"ARC_SHARED": "yes"})
-    monkeypatch.setattr(worker.share, "mark", marked.append)
+    monkeypatch.setattr("flows.worker.worker.share.variables", lambda: {"ARC_SHARED": "yes"})
+    monkeypatch.setattr("flows.worker.worker.share.mark", marked.append)
     monkeypatch.setattr(processes, "end", ended.append)
     monkeypatch.setattr(other_workers, "still_ours", lambda _: ours)
     env = {"PREFECT__FLOW_RUN_ID": "r", "PREFECT__FLOW_ENTRYPOINT": "theirs", "LD_PRELOAD": "theirs"}

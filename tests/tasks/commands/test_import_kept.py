@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from tasks.commands import import_results
+from tasks.common import params
 from tasks.tracking import mlflow_runs, store
 from tests.conftest import ROOT, experiment
 
@@ -65,7 +66,7 @@ def test_a_kept_result_is_one_training_with_its_scores_and_files(kept: Path, tmp
     assert result.data.digest == "d" * 12
     cost |= {"started": "2026-01-02T03:04:05+01:00"}
     (kept / "cost.json").write_text(json.dumps(cost))
-    assert import_results.read(kept, tmp_path).training.times[0] == start - 3600
+    assert import_results.read(kept, tmp_path).training.times == (start - 3600, start - 3510)
     (kept / "cost.json").write_text(json.dumps({"started": "2026-01-02T03:04:05"}))
     (kept / "README.md").unlink()
     plain = import_results.read(kept, tmp_path).training
@@ -98,7 +99,7 @@ def test_each_is_published_once_and_deleted_ones_are_left_out_if_asked(
 
 
 def test_settings_that_are_newer_than_a_result_have_todays_defaults(kept: Path) -> None:
-    defaults = import_results.params.read(Path("presets.yaml"))["defaults"]["score"]
+    defaults = params.read(Path("presets.yaml"))["defaults"]["score"]
     values = {"score": {"rule": "other"}, "version": "v3", "size": "tiny", "dataset": "aa1"}
     assert import_results.filled("score", values) == {**defaults, "rule": "other"}
     Path("presets.yaml").unlink()

@@ -13,6 +13,7 @@ import pytest
 from model.scoring.proposals import collect_proposals
 from tasks.commands import claims, draw_task
 from tasks.commands.claims import Claim, Study
+from tasks.reporting.drawing import Strip
 from tests.conftest import experiment
 
 
@@ -77,7 +78,7 @@ def test_the_picture_has_ours_and_the_labs_highest(study: Path, monkeypatch: pyt
 
     told = ((7, "v3/smol/aa1"), (9, "v3/smol/aa1"), (8, "v3/big/aa1"))
     published = [SimpleNamespace(score=share, experiment=name) for share, name in told]
-    monkeypatch.setattr(claims.facts, "load", lambda: SimpleNamespace(published=published))
+    monkeypatch.setattr("tasks.commands.claims.facts.load", lambda: SimpleNamespace(published=published))
     figures: list[Any] = []
     monkeypatch.setattr(plt, "close", figures.append)
     scores = {f"{name}/final-votes": score([1, 0, 0, 0]) for name in ("v1-smol-aa1", "v3-smol-aa1")}
@@ -138,7 +139,7 @@ def test_the_denoising_shows_the_kept_steps_of_view_0() -> None:
 
 def test_a_drawing_has_every_grid_and_label_in_rows_that_do_not_overlap() -> None:
     wide = np.zeros((2, 6), dtype=np.uint8)
-    strips = [draw_task.Strip("first", [("input", wide), ("a\nb", wide.T)]), draw_task.Strip("second", [("x", wide)])]
+    strips = [Strip("first", [("input", wide), ("a\nb", wide.T)]), Strip("second", [("x", wide)])]
     text = draw_task.svg("the title", strips)
     for word in ("the title", "first", "second", "input", "x"):
         assert f">{word}<" in text

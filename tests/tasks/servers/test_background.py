@@ -146,7 +146,7 @@ def test_another_port_is_taken_where_somebody_took_this_one(page: Any, monkeypat
         ui.settle(page, 10, Process(ends=True), {10})
     (ui.LOGS / "mlflow.log").write_text("[Errno 98] Address already in use")
     same, port, process = ui.settle(page, 10, Process(ends=True), {10})
-    assert (same, port, process.ends, started) == (page, 12, False, [11, 12])
+    assert (same, port, process.poll(), started) == (page, 12, None, [11, 12])
     del started[:]
     page.open.clear()
     monkeypatch.setattr(ui, "start", lambda _, port: started.append(port) or Process(ends=True))
@@ -166,7 +166,7 @@ def test_a_server_of_the_same_store_is_found_by_the_port_at_which_it_answers(pag
 
     page.ours = lambda process: process.ours
     found = [SimpleNamespace(net_connections=gone), listening(4, ours=False), listening(), listening(5, 6)]
-    monkeypatch.setattr(ui.psutil, "process_iter", lambda: iter(found))
+    monkeypatch.setattr("tasks.servers.ui.psutil.process_iter", lambda: iter(found))
     page.open = {4, 6, 9}
     assert ui.running(page) == 6
     page.open = {4, 9}
@@ -178,9 +178,12 @@ def test_a_server_of_the_same_store_is_found_by_the_port_at_which_it_answers(pag
 def test_servers_get_time_to_end_and_are_then_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ui, "STOP_SECONDS", 0.2)
     stubborn = "trap '' TERM; echo; while :; do sleep 0.05; done"
-    options = {"stdout": subprocess.PIPE, "start_new_session": True}
-    processes = [subprocess.Popen(["sh", "-c", text], **options) for text in (stubborn, "echo; sleep 60")]
+    processes = [
+        subprocess.Popen(["sh", "-c", text], stdout=subprocess.PIPE, start_new_session=True)
+        for text in (stubborn, "echo; sleep 60")
+    ]
     for process in processes:
+        assert process.stdout
         process.stdout.readline()
     began = time.monotonic()
     ui.end(processes)

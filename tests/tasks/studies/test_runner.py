@@ -194,7 +194,7 @@ def test_all_predictions_are_made_once_and_those_of_equal_checkpoints_are_copied
         asked.append((checkpoint, evaluation))
         paths.predictions(checkpoint, evaluation).write_text(f"{checkpoint} {evaluation}")
 
-    monkeypatch.setattr(predict_all.predict, "predict", predict)
+    monkeypatch.setattr("tasks.studies.predict_all.predict.predict", predict)
     predict_all.main([])
     assert asked == [("final", "attempts"), ("final", "votes")]
     assert paths.predictions("best", "votes").read_text() == "final votes"
@@ -233,7 +233,7 @@ def test_our_scores_are_those_of_the_store_and_the_kept_ones_that_it_lacks(works
         stored("v7/a/b"),
     ]
     place = SimpleNamespace(empty=True, uri="sqlite:///x")
-    monkeypatch.setattr(our_scores.store, "configured_store", lambda: place)
+    monkeypatch.setattr("tasks.commands.our_scores.store.configured_store", lambda: place)
     monkeypatch.setattr(our_scores, "_folders", lambda: [Path("docs/kept/one"), Path("docs/kept/two")])
     kept = {"one": 0.25, "two": 0.6}
     made = lambda path: our_scores.Ours("e", path.name, "0", "best-votes", kept[path.name], (0, 1))  # noqa: E731
@@ -245,7 +245,7 @@ def test_our_scores_are_those_of_the_store_and_the_kept_ones_that_it_lacks(works
     exceptions = SimpleNamespace(MlflowException=KeyError)
     monkeypatch.setitem(sys.modules, "mlflow", client)
     monkeypatch.setitem(sys.modules, "mlflow.exceptions", exceptions)
-    monkeypatch.setattr(our_scores.results, "finished_runs", lambda *_: iter(found))
+    monkeypatch.setattr("tasks.commands.our_scores.results.finished_runs", lambda *_: iter(found))
     first, second, third = our_scores.find()
     assert first.text == "v6/a/b seed 1: final-attempts 75.0 [65.0–85.0]"
     assert (second.title, third.text) == ("two", "v3/a/b seed 1: best-votes 25.0 [15.0–35.0]")

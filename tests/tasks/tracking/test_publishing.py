@@ -58,8 +58,8 @@ def test_a_result_is_published_whole_and_once_and_replaces_the_live_run(place, c
     assert client.get_run(live_run).info.lifecycle_stage == "deleted"
     assert (parent.info.status, parent.info.start_time, parent.info.end_time) == ("FINISHED", 10_000, 25_500)
     assert len(parent.data.params) == 250
-    points = sorted((p.step, p.value) for p in client.get_metric_history(parent.info.run_id, "loss"))
-    assert points == [(i, 1 / (1 + i)) for i in range(COUNT)]
+    curve = sorted((p.step, p.value) for p in client.get_metric_history(parent.info.run_id, "loss"))
+    assert curve == [(i, 1 / (1 + i)) for i in range(COUNT)]
     assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
     assert (child.data.tags["arc.key"], child.data.tags["t"]) == ("key", "e")
     [used] = parent.inputs.dataset_inputs
@@ -196,7 +196,9 @@ def follower(place, monkeypatch) -> Any:
     monkeypatch.setattr(live.Follower, "_monitor", lambda self: None)
     folder = paths.SCRATCH / "live" / "key"
     folder.mkdir(parents=True)
-    told = [events.Row(values={"step": i, "loss": 0.5, "validation_loss": 0.25}, at=3.0 + i) for i in range(3)]
+    told: list[Any] = [
+        events.Row(values={"step": i, "loss": 0.5, "validation_loss": 0.25}, at=3.0 + i) for i in range(3)
+    ]
     told += [events.Warned(message="w" * 6000), events.Failed(reason="stopped", message="saved")]
     (folder / "events.jsonl").write_text("".join(event.model_dump_json() + "\n" for event in told))
     return live.Follower(folder, experiment().model_dump(mode="json"))
@@ -269,9 +271,9 @@ def test_the_follower_ends_with_the_training_and_waits_for_a_store_that_is_away(
         clock.now += seconds
 
     waits = iter([[], [0], [0], [0]])
-    monkeypatch.setattr(live.signal, "signal", lambda *_: None)
+    monkeypatch.setattr("tasks.tracking.live.signal.signal", lambda *_: None)
     monkeypatch.setattr(live, "time", SimpleNamespace(monotonic=lambda: clock.now, sleep=sleep, ctime=lambda: "now"))
-    monkeypatch.setattr(live.select, "select", lambda *_: (next(waits), [], []))
+    monkeypatch.setattr("tasks.tracking.live.select.select", lambda *_: (next(waits), [], []))
     monkeypatch.setattr(live.Follower, "connect", lambda self: done.append("connected") or "client")
     monkeypatch.setattr(live.Follower, "deliver", deliver)
     monkeypatch.setattr(live.Follower, "end", lambda self, client: done.append(f"ended {client}"))
