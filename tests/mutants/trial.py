@@ -13,7 +13,10 @@ from pathlib import Path
 
 import pytest
 
-LIBRARIES = ("torch", "numpy", "pandas", "pyarrow", "pydantic", "scipy.stats", "safetensors.torch", "yaml", "typer")
+LIBRARIES = (
+    *("torch", "numpy", "pandas", "pyarrow", "pydantic", "scipy.stats", "safetensors.torch", "yaml", "typer"),
+    *("hypothesis", "rich.console", "matplotlib.pyplot", "networkx", "dvc.repo", "prefect.workers.process", "mlflow"),
+)
 ROOT = Path(__file__).parents[2]
 MEMORY = 24 * 2**30
 """Bytes of address space: a mutant may ask for a tensor of any size."""
@@ -23,6 +26,7 @@ def preload() -> None:
     """Import what most tests need; nothing of ours, which a mutant may change."""
     for name in LIBRARIES:
         importlib.import_module(name)
+    sys.modules["torch"].use_deterministic_algorithms(False)  # Imports more of it.
 
 
 def run(tree: Path, arguments: Sequence[str], log: Path, cpu_seconds: int) -> str:
