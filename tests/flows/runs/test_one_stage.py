@@ -30,16 +30,16 @@ def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return run
 
 
-TAKEN = events.DeviceTaken(device="cpu", at=time.time() - 50).model_dump_json()
 FIRST, SECOND = (events.Failed(reason="other error", message=text).model_dump_json() for text in ("first", "second"))
 
 
 def test_output_events_and_exit_code_of_a_stage(shell: Any) -> None:
+    taken = events.DeviceTaken(device="cpu", at=time.time() - 5000).model_dump_json()
     script = f"""
     [ -e "${events.VARIABLE}" ] && echo "old events"
     echo "Running $GIVEN"
     echo "WARNING: Process 'x' with (Pid 1), in RWLock-file y had been killed" >&2
-    echo '{TAKEN}' >> ${events.VARIABLE}
+    echo '{taken}' >> ${events.VARIABLE}
     echo '{FIRST}' >> ${events.VARIABLE}
     sleep 0.1
     echo '{SECOND}' >> ${events.VARIABLE}
@@ -51,8 +51,8 @@ def test_output_events_and_exit_code_of_a_stage(shell: Any) -> None:
     assert outcome.code == 5
     assert [event.kind for event in seen] == ["device_taken", "failed", "failed"]
     assert outcome.failure.message == "first"
-    assert 50 < outcome.device_seconds < 70
-    assert 0.1 <= outcome.seconds < 20
+    assert 5000 < outcome.device_seconds < 5600
+    assert 0.1 <= outcome.seconds < 600
     assert not outcome.cached
 
 
@@ -96,7 +96,7 @@ def test_an_interrupted_stage_saves_and_has_ended(shell: Any, tmp_path: Path) ->
         began = time.monotonic()
         with pytest.raises(KeyboardInterrupt):
             shell(f"{sys.executable} -S {tmp_path}/stage.py; exit 1", on_line)
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 55, "the stage would sleep for 60 s"
     assert list(outcome[0].lines) == ["ready", "saved"]
     assert outcome[0].seconds > 0
     assert not [p for p in psutil.Process().children(recursive=True) if "stage.py" in " ".join(p.cmdline())]

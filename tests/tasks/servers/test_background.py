@@ -59,6 +59,29 @@ def test_pages_start_once_and_end(pages: Any, capsys: Any) -> None:
         background.stop()
 
 
+def test_pages_that_nobody_collects_have_ended_too(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    child = subprocess.Popen(["sleep", "60"])  # A zombie until we wait for it.
+    process = psutil.Process(child.pid)
+    background.RECORD.parent.mkdir(parents=True)
+    background.RECORD.write_text(json.dumps({"process": child.pid, "started": process.create_time()}))
+    background.stop()
+    assert capsys.readouterr().out == f"ended process {child.pid} and its pages\n"
+    assert process.status() == psutil.STATUS_ZOMBIE
+    child.wait()
+    child = subprocess.Popen(["sh", "-c", "trap '' TERM; echo; while :; do sleep 0.05; done"], stdout=subprocess.PIPE)
+    assert child.stdout
+    child.stdout.readline()
+    started = psutil.Process(child.pid).create_time()
+    background.RECORD.write_text(json.dumps({"process": child.pid, "started": started}))
+    monkeypatch.setattr(background, "STOP_SECONDS", 0.1)
+    with pytest.raises(StageError, match=f"process {child.pid} does not end"):
+        background.stop()
+    child.kill()
+    child.wait()
+    child.stdout.close()
+
+
 def test_pages_that_end_at_once_or_do_not_answer_are_told(pages: Any, capsys: Any, monkeypatch: Any) -> None:
     pages("print('no port')")
     with pytest.raises(StageError, match="the pages ended at once"):
