@@ -15,7 +15,7 @@ import pytest
 
 LIBRARIES = (
     *("torch", "numpy", "pandas", "pyarrow", "pydantic", "scipy.stats", "safetensors.torch", "yaml", "typer"),
-    *("hypothesis", "rich.console", "matplotlib.pyplot", "networkx", "dvc.repo", "prefect.workers.process", "mlflow"),
+    *("rich.console", "matplotlib.pyplot", "networkx", "dvc.repo", "prefect.workers.process", "mlflow"),
 )
 ROOT = Path(__file__).parents[2]
 MEMORY = 24 * 2**30
@@ -44,6 +44,7 @@ def run(tree: Path, arguments: Sequence[str], log: Path, cpu_seconds: int) -> st
             del sys.modules[name]  # Those of the checkout.
         sys.path[:] = [str(tree), *(name for name in sys.path if name not in ("", str(ROOT)))]
         options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:cov", "-p", "no:xdist", "--hypothesis-seed=0"]
+        options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # Of plugins that LIBRARIES have imported.
         code = 3
         try:
             code = int(pytest.main([*options, *arguments]))
