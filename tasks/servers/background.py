@@ -59,10 +59,11 @@ def stop() -> None:
             "`arc queue` started runs on for the queue"
         )
     process.terminate()
-    try:
-        process.wait(STOP_SECONDS)
-    except psutil.TimeoutExpired:
-        raise StageError(f"process {process.pid} does not end; see {LOG}") from None
+    deadline = time.monotonic() + STOP_SECONDS
+    while recorded():  # Not `wait`: where nobody collects the dead, as in many containers, it stays a zombie.
+        if time.monotonic() > deadline:
+            raise StageError(f"process {process.pid} does not end; see {LOG}")
+        time.sleep(0.1)
     RECORD.unlink(missing_ok=True)
     print(f"ended process {process.pid} and its pages")
 

@@ -4,6 +4,8 @@ Works in namespaces of its own: a mutant sees no other process, has its own /tmp
 """
 
 import argparse
+import functools
+import itertools
 import json
 import os
 import shutil
@@ -19,9 +21,10 @@ from tests.mutants import nearest, sample, trial
 ROOT = Path(__file__).parents[2]
 REPORT = ROOT / ".scratch" / "mutants"
 INSIDE = "ARC_MUTANTS_INSIDE"
-CPU_SECONDS = 40
-NEAREST = 40
-"""Tests that are tried first. The others follow, each group for CPU_SECONDS, so that the number is a lower bound."""
+NEAREST, NEAREST_SECONDS = 12, 40
+"""Tests that are tried first, and their CPU-seconds."""
+OTHERS_SECONDS = 240
+"""For all others that execute the line: twice what the whole fast suite takes."""
 SURVIVED = "survived"
 LOG, CONTROL = Path("/tmp/trial.log"), Path("/tmp/control.log")
 
@@ -35,7 +38,7 @@ def isolate() -> None:
     )
     user = [] if os.geteuid() == 0 else ["--map-root-user"]
     command = ["unshare", *user, "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", mounts]
-    os.environ |= {INSIDE: "1", "HOME": "/tmp/home", "COVERAGE_CORE": "ctrace"}
+    os.environ |= {INSIDE: "1", "HOME": "/tmp/home", "COVERAGE_CORE": "ctrace", "MLFLOW_DISABLE_TELEMETRY": "true"}
     os.execvp(command[0], [*command, str(ROOT), str(REPORT), sys.executable, "-m", "tests.mutants", *sys.argv[1:]])
 
 
@@ -52,38 +55,60 @@ def copy(target: Path) -> None:
         subprocess.run([*git, *command], cwd=target, check=True)
 
 
-def try_one(tree: Path, mutant: sample.Mutant, groups: Iterable[Sequence[str]]) -> tuple[str, str]:
-    """Outcome of a mutant, and the test that noticed it, of groups of tests that are run until one fails.
+def try_one(tree: Path, mutant: sample.Mutant, groups: Iterable[tuple[Sequence[str], int]]) -> tuple[str, str]:
+    """Outcome of a mutant, and the test that noticed it, of groups of tests, run until one fails or its seconds end.
 
     That test is run again without the mutant, and must pass.
     """
     path = tree / mutant.path
     source = path.read_text()
-    for arguments in groups:
+    for arguments, seconds in groups:
         if not arguments:
             continue
-        path.write_text(mutant.apply(source))
-        result = trial.run(tree, arguments, LOG, CPU_SECONDS)
-        path.write_text(source)
+        _write(path, mutant.apply(source))
+        result = trial.run(tree, arguments, LOG, seconds)
+        _write(path, source)
         if result == "timeout":  # Of the mutant, or of many tests?
-            if trial.run(tree, arguments, CONTROL, CPU_SECONDS) == "passed":
+            if trial.run(tree, arguments, CONTROL, seconds) == "passed":
                 return result, ""
         elif result != "passed":
             noticed_by = trial.failed_test(LOG) or arguments[0]
-            control = trial.run(tree, [noticed_by], CONTROL, CPU_SECONDS)
-            return result if control == "passed" else "fails without the mutant", noticed_by
+            return result if _passes(tree, noticed_by) else "fails without the mutant", noticed_by
     return SURVIVED, ""
 
 
-def groups_of(tree: Path, tests: nearest.Tests, mutant: sample.Mutant, slow: bool) -> Iterator[Sequence[str]]:
-    """The fast tests that execute a mutant's statement; its module's, if it runs at the import; or the slow ones."""
+_writes = itertools.count(1)
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a module with a time of its own: Python takes compiled code of the same time and size for the same."""
+    path.write_text(text)
+    number = next(_writes)
+    os.utime(path, (number, number))
+
+
+@functools.cache
+def _passes(tree: Path, test: str) -> bool:
+    return trial.run(tree, [test], CONTROL, OTHERS_SECONDS) == "passed"
+
+
+def groups_of(
+    tree: Path, tests: nearest.Tests, mutant: sample.Mutant, slow: bool
+) -> Iterator[tuple[Sequence[str], int]]:
+    """All fast tests that execute a mutant's statement, the nearest first, and their CPU-seconds; or slow ones.
+
+    A statement that is executed at import counts for every test that executes its module or one that imports it.
+    """
     if slow:
-        yield from nearest.slow_groups(tree, mutant.path)
+        yield from ((group, OTHERS_SECONDS) for group in nearest.slow_groups(tree, mutant.path))
         return
-    lines = tests.of_lines(mutant.path, sample.statement((tree / mutant.path).read_text(), mutant.line))
-    chosen = lines or tests.of_file(mutant.path)
-    yield chosen[:NEAREST]
-    yield chosen[NEAREST:]
+    source = (tree / mutant.path).read_text()
+    chosen = tests.of_lines(mutant.path, sample.statement(source, mutant.line))
+    if sample.at_import(source, mutant.line):
+        files = [mutant.path, *nearest.users(tree, mutant.path)]
+        chosen = list(dict.fromkeys(name for file in files for name in tests.of_file(file)))
+    yield chosen[:NEAREST], NEAREST_SECONDS
+    yield chosen[NEAREST:], OTHERS_SECONDS
 
 
 def main(count: int, seed: int, processes: int, slow: bool) -> None:

@@ -1,4 +1,16 @@
-"""Which mutants there are, by the operators of cosmic-ray, and a random sample of them."""
+"""Which mutants there are, by the operators of cosmic-ray, and a random sample of them.
+
+Not drawn, because nothing that a program does can tell them apart, or because they fail at import whatever is tested:
+
+- type annotations, with the help texts of command options inside them, and `if TYPE_CHECKING`;
+- a decorator taken away: without `@property` or `@dataclass` everything fails, and `@functools.cache`,
+  `@torch.no_grad()` and compilation are for speed and memory, as is `frozen=True` for readers;
+- the condition `__name__ == "__main__"`: a module that runs as it is imported fails every test;
+- `strict=True` of `zip`, an assertion that no correct program reaches, `flush=True` of `print`, and `help=` of options;
+- `is` for `==`, which are the same for small numbers and short strings in CPython.
+
+All else is drawn: texts with numbers in them, margins of drawings and waits between two looks among them.
+"""
 
 import ast
 import random
@@ -17,6 +29,11 @@ _KINDS = {
     "not_test": "core/ReplaceUnaryOperator",
 }
 """Which of the many replacements a node can have, by its type; asking each operator of each node takes a minute."""
+_EXCEPTED = {
+    "core/RemoveDecorator",
+    "core/ReplaceComparisonOperator_Eq_Is",
+    "core/ReplaceComparisonOperator_NotEq_IsNot",
+}
 ROOMS = ("model/scoring", "model/inference", "model/training", "model/puzzles", "tasks", "flows")
 
 
@@ -67,25 +84,25 @@ def sample(root: Path, count: int, seed: int) -> list[Mutant]:
 
 
 def mutants(root: Path) -> list[Mutant]:
-    """Every mutant of ROOMS but those of type annotations: `str + None` fails at import, which proves no test."""
+    """Every mutant of ROOMS that this module's description does not except."""
     found = []
     for path in sorted(path for room in ROOMS for path in (root / room).rglob("*.py")):
-        annotated = _annotations(path.read_text())
+        excepted = _excepted(path.read_text())
         nodes = defaultdict(list)
         for node in ast_nodes(get_ast_from_path(path)):
             nodes[_KINDS.get(node.type, "")].append(node)
             nodes["all"].append(node)
         for operator in sorted(cosmic_ray.plugins.operator_names()):
             kind = cosmic_ray.plugins.get_operator(operator)
-            if kind.arguments():
-                continue  # Replaces variables that have to be named.
+            if kind.arguments() or operator in _EXCEPTED:
+                continue  # Some replace variables that have to be named.
             group = nodes.get(operator.split("_")[0], ()) if operator.split("_")[0] in _KINDS.values() else nodes["all"]
             places = [place for node in group for place, _ in kind().mutation_positions(node)]
             name = str(path.relative_to(root))
             found += [
                 Mutant(name, operator, number, line, column)
                 for number, (line, column) in enumerate(places)
-                if not any(start <= (line, column) < end for start, end in annotated)
+                if not any(start <= (line, column) < end for start, end in excepted)
             ]
     return found
 
@@ -113,12 +130,28 @@ def statement(source: str, line: int) -> range:
     return found
 
 
-def _annotations(source: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
-    """Start and end (line, column) of every type annotation."""
+def at_import(source: str, line: int) -> bool:
+    """Whether a line is executed when its module is imported: outside of all functions, or the head of an outer one."""
+    return not any(
+        isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.body[0].lineno <= line <= (node.end_lineno or 0)
+        for node in ast.walk(ast.parse(source))
+    )
+
+
+def _excepted(source: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    """Start and end (line, column) of what is not mutated."""
     nodes: list[ast.expr | None] = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.arg | ast.AnnAssign):
             nodes.append(node.annotation)
         elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             nodes.append(node.returns)
+        elif isinstance(node, ast.keyword):
+            true = isinstance(node.value, ast.Constant) and node.value.value is True
+            nodes += [node.value] if node.arg == "help" or (true and node.arg in ("frozen", "strict", "flush")) else []
+        elif isinstance(node, ast.If) and {"__name__", "TYPE_CHECKING"} & {
+            name.id for name in ast.walk(node.test) if isinstance(name, ast.Name)
+        }:
+            nodes.append(node.test)
     return [((n.lineno, n.col_offset), (n.end_lineno or 0, n.end_col_offset or 0)) for n in nodes if n]

@@ -9,6 +9,12 @@ from tests.mutants import sample
 MODULE = '''"""A module."""
 
 
+@dataclass(frozen=True)
+class Pair:
+    first: int
+    second: int
+
+
 def scaled(value: int | None, by: float = 2.0) -> float | None:
     if value is None:
         return None
@@ -16,6 +22,10 @@ def scaled(value: int | None, by: float = 2.0) -> float | None:
         value
         * by
     )
+
+
+if __name__ == "__main__":
+    print(list(zip([1], [2], strict=True)))
 '''
 
 
@@ -27,16 +37,16 @@ def tree(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_every_operator_is_mutated_and_no_annotation(tree: Path) -> None:
+def test_every_operator_is_mutated_and_what_is_excepted_is_not(tree: Path) -> None:
     found = sample.mutants(tree)
     places = {(mutant.line, mutant.column) for mutant in found}
-    assert places == {(4, 42), (5, 7), (5, 13), (9, 8)}  # 2.0, the condition twice, and the product.
-    assert len({mutant.apply(MODULE) for mutant in found if (mutant.line, mutant.column) == (9, 8)}) == 11
+    assert places == {(10, 42), (11, 7), (11, 13), (15, 8), (20, 20), (20, 25)}  # Numbers, the condition, the product.
+    assert len({mutant.apply(MODULE) for mutant in found if (mutant.line, mutant.column) == (15, 8)}) == 11
 
 
 def test_a_sample_has_one_mutant_a_place_and_is_the_same_for_a_seed(tree: Path) -> None:
     drawn = sample.sample(tree, 100, 3)
-    assert len({(mutant.line, mutant.column) for mutant in drawn}) == len(drawn) == 4
+    assert len({(mutant.line, mutant.column) for mutant in drawn}) == len(drawn) == 6
     assert drawn == sample.sample(tree, 100, 3)
     assert sample.sample(tree, 2, 3) == drawn[:2]
     assert any(sample.sample(tree, 100, seed) != drawn for seed in range(4, 9))
@@ -44,6 +54,7 @@ def test_a_sample_has_one_mutant_a_place_and_is_the_same_for_a_seed(tree: Path) 
 
 
 def test_a_statement_has_all_its_lines_and_a_compound_one_those_before_its_body() -> None:
-    assert sample.statement(MODULE, 9) == range(7, 11)
-    assert sample.statement(MODULE, 5) == range(5, 6)
-    assert sample.statement(MODULE, 4) == range(4, 5)
+    assert sample.statement(MODULE, 15) == range(13, 17)
+    assert sample.statement(MODULE, 11) == range(11, 12)
+    assert sample.statement(MODULE, 10) == range(10, 11)
+    assert [line for line in range(1, 21) if sample.at_import(MODULE, line)] == [*range(1, 11), *range(17, 21)]

@@ -13,7 +13,10 @@ from pathlib import Path
 
 import pytest
 
-LIBRARIES = ("torch", "numpy", "pandas", "pyarrow", "pydantic", "scipy.stats", "safetensors.torch", "yaml", "typer")
+LIBRARIES = (
+    *("torch", "numpy", "pandas", "pyarrow", "pydantic", "scipy.stats", "safetensors.torch", "yaml", "typer"),
+    *("rich.console", "matplotlib.pyplot", "networkx", "dvc.repo", "prefect.workers.process", "mlflow"),
+)
 ROOT = Path(__file__).parents[2]
 MEMORY = 24 * 2**30
 """Bytes of address space: a mutant may ask for a tensor of any size."""
@@ -23,6 +26,7 @@ def preload() -> None:
     """Import what most tests need; nothing of ours, which a mutant may change."""
     for name in LIBRARIES:
         importlib.import_module(name)
+    sys.modules["torch"].use_deterministic_algorithms(False)  # Imports more of it.
 
 
 def run(tree: Path, arguments: Sequence[str], log: Path, cpu_seconds: int) -> str:
@@ -40,6 +44,7 @@ def run(tree: Path, arguments: Sequence[str], log: Path, cpu_seconds: int) -> st
             del sys.modules[name]  # Those of the checkout.
         sys.path[:] = [str(tree), *(name for name in sys.path if name not in ("", str(ROOT)))]
         options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:cov", "-p", "no:xdist", "--hypothesis-seed=0"]
+        options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # Of plugins that LIBRARIES have imported.
         code = 3
         try:
             code = int(pytest.main([*options, *arguments]))

@@ -55,6 +55,19 @@ def test_in_rounds_the_leading_grids_are_those_of_all_views(sequence, round_, at
     assert rounds.done == len(sequence)
 
 
+def test_a_decided_vote_asks_no_more_views():
+    """Six of ten for the same: four others cannot reach them, and a tie would be later."""
+    rounds, asked, grid = Rounds(_config(1, 1.0, 2), [(7, view) for view in range(10)]), 0, np.ones((1, 1), np.uint8)
+    while new := rounds.next():
+        asked += len(new)
+        for i in new:
+            rounds.count(7, i, grid)
+    assert asked == 6
+    assert rounds.done == 10
+    everything = Rounds(None, [(7, view) for view in range(10)])
+    assert (everything.next(), everything.next(), everything.done) == (list(range(10)), [], 10)
+
+
 @given(st.lists(st.integers(0, 2), max_size=20), st.integers(0, 20), st.floats(0.01, 1), st.floats(0.01, 1))
 def test_a_greater_swing_never_stops_earlier(so_far, left, a, b):
     small, large = sorted((a, b))

@@ -2,9 +2,12 @@
 
 import csv
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import typer
+from typer.testing import CliRunner
 
 from model.scoring.statistics import bootstrap_interval, paired_difference
 from tasks.commands import compare as command
@@ -123,6 +126,42 @@ def test_marks_stand_beside_the_numbers(folders, tmp_path, capsys, monkeypatch):
 def _main(names, **changes):
     values = {"checkpoint": "best", "evaluation": "votes", "common": False, "apart": False, "csv_file": None}
     command.main(**(values | {"names": names, "html": None} | changes))
+
+
+def test_few_pairs_list_every_task_and_many_only_neighbours_and_some(monkeypatch):
+    won = tuple(f"t{i}" for i in range(25))
+    monkeypatch.setattr(command, "_scores", lambda *_: "scores")
+    monkeypatch.setattr(command, "_pairs", lambda *_: "pairs")
+
+    def drawn(count):
+        labels = [f"e{i}" for i in range(count)]
+        ends = [(a, b) for i, a in enumerate(labels) for b in labels[i + 1 :]]
+        pairs = [SimpleNamespace(a=a, b=b, won=won, lost=(), factors=(("k", "1", "2"),)) for a, b in ends]
+        rows = [SimpleNamespace(label=label) for label in labels]
+        return command.draw(SimpleNamespace(rows=rows, pairs=pairs, notes=["[a note]"]))
+
+    few, many = drawn(3), drawn(4)
+    all_tasks = f"won 25: {' '.join(won)}"
+    assert few.count(all_tasks) == 3
+    assert [part for part in few if part.startswith("\n")] == [f"\n[bold]{a} → {b}[/]" for a, b in ("AB", "AC", "BC")]
+    assert few[-1] == "[yellow]\\[a note][/]"
+    assert few.count("lost none") == 3
+    assert few.count("differ in: k 1 → 2") == 3
+    assert many.count(f"won 25: {' '.join(won[:20])} ...") == 3
+    assert many[-2] == "\nThe other 3 pairs' tasks and factors, and all tasks: --csv FILE."
+    assert drawn(1) == ["scores", "[yellow]\\[a note][/]"]
+
+
+def test_without_options_the_votes_of_the_best_checkpoint_are_compared_with_seeds_pooled(monkeypatch):
+    asked = []
+    app = typer.Typer()
+    app.command()(command.main)
+    monkeypatch.setattr(command, "compare", lambda *given: asked.append(given))
+    monkeypatch.setattr(command, "draw", lambda _: [])
+    assert CliRunner().invoke(app, ["a", "b"]).exit_code == 0
+    options = ["--checkpoint", "final", "--evaluation", "attempts", "--common", "--seeds-apart"]
+    assert CliRunner().invoke(app, ["a", *options]).exit_code == 0
+    assert asked == [(["a", "b"], "best", "votes", False, False), (["a"], "final", "attempts", True, True)]
 
 
 def test_csv_and_page_hold_the_same_as_the_terminal(folders, tmp_path, capsys):

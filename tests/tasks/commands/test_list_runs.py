@@ -2,7 +2,6 @@
 
 import re
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,16 +9,7 @@ import pytest
 from tasks.commands import list_runs
 from tasks.common.stage import StageError
 from tasks.tracking import mlflow_runs, store
-
-pytestmark = pytest.mark.slow
-
-
-@pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> store.Store:
-    """An empty store in an empty checkout."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    return store.configured_store()
+from tests.support.stored import made_store, place  # noqa: F401
 
 
 def training(client: Any, name: str, score: float | None, dataset: str = "aa1", status: str = "FINISHED") -> None:
@@ -41,7 +31,6 @@ def training(client: Any, name: str, score: float | None, dataset: str = "aa1", 
 @pytest.fixture
 def filled(place: store.Store) -> store.Store:
     """A store with three results, of which one has a markup-like name, a running training and a failed one."""
-    store.create(place)
     client = mlflow_runs.connect(place)
     training(client, "v1/smol/aa1 seed 0", 0.05)
     training(client, "v3/smol/aa1 [bold] seed 0", 0.335)
@@ -80,6 +69,9 @@ def test_a_data_set_alone_and_one_that_nothing_has(filled, capsys):
         list_runs.listed(filled, "aa3")
 
 
-def test_an_empty_store_says_what_fills_it(place):
+def test_an_empty_store_says_what_fills_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    place = store.configured_store()
     with pytest.raises(StageError, match=r"the MLflow store sqlite:.* is empty; `arc import` publishes"):
         list_runs.listed(place)

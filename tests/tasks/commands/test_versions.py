@@ -105,6 +105,38 @@ def test_the_page_holds_what_the_commands_say() -> None:
         versions.with_tables("nothing", FACTS, ours)
 
 
+def test_the_page_is_written_anew_from_the_facts_and_the_scores_that_stand_on_it(monkeypatch, tmp_path) -> None:
+    """Our scores are read back from the page itself; `test_the_page_holds_what_the_commands_say` scores them again."""
+    text = (ROOT / versions.DOCS).read_text()
+    rows = re.findall(r"\| ([\d.]+) \[([\d.]+)–([\d.]+)\], (\S+) of \[(.*?)\]\(baselines/", text)
+    assert len(rows) > 5
+    ours = {}
+    for score, low, high, pair, folder in rows:
+        interval = float(low) / 100, float(high) / 100
+        ours[folder] = Ours("/".join(folder.rsplit("-", 2)), folder, "0", pair, float(score) / 100, interval)
+    changed = re.sub(r"(?m)^\| v3 .*\n", "", text)
+    assert changed != text
+    assert versions.with_tables(changed, FACTS, ours) == text
+    (tmp_path / versions.DOCS).parent.mkdir(parents=True)
+    (tmp_path / versions.DOCS).write_text(changed)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(our_scores, "kept", lambda: ours)
+    versions.main(docs=True)
+    assert (tmp_path / versions.DOCS).read_text() == text
+
+
+def test_the_command_lists_versions_or_every_score(monkeypatch, capsys) -> None:
+    mine = Ours("v3+muon/smol/aa1", "v3+muon/smol/aa1 x", "0", "best-votes", 0.21, (0.2, 0.22))
+    other = Ours("v4/smol/aa1", "v4", "0", "best-votes", 0.9, (0.8, 1.0))
+    monkeypatch.setattr(our_scores, "find", lambda: [mine, other])
+    versions.main()
+    assert capsys.readouterr().out == "\n".join(versions.overview(FACTS, [mine, other])) + "\n"
+    versions.main(scores=True)
+    assert capsys.readouterr().out == "\n".join(versions.numbers(FACTS, FACTS.published)) + "\n"
+    lines = list(show_experiment.explained(FACTS, "v3"))
+    assert lines[lines.index("ours, in %") + 1 :] == [f"  {mine.text}"]
+
+
 def test_the_numbered_mistakes_that_the_code_cites_are_on_the_page() -> None:
     text = (ROOT / versions.DOCS).read_text()
     code = "".join(path.read_text() for room in ("model", "tasks") for path in (ROOT / room).rglob("*.py"))

@@ -1,5 +1,7 @@
 """Scores that lie in files, in folders and in an MLflow store compare alike; what is none is refused."""
 
+import shutil
+
 import pytest
 import yaml
 
@@ -7,12 +9,14 @@ from model.storage import sealed
 from tasks.common import paths
 from tasks.common.params import flatten
 from tasks.common.stage import StageError
+from tasks.comparison import results
 from tasks.comparison.comparison import compare
 from tasks.files import cost
 from tasks.tracking import mlflow_runs
 from tasks.tracking.store import configured_store
 from tests.conftest import experiment
 from tests.support.random_scores import four, made_score, values_of
+from tests.support.stored import made_store  # noqa: F401
 
 
 @pytest.fixture
@@ -143,3 +147,26 @@ def test_names_in_mlflow(folders, tmp_path):
         compare(["v9/tiny/aa1"])
     with pytest.raises(StageError, match="has no final-votes in MLflow; it has best-votes"):
         compare(["v3/smol/aa1"], checkpoint="final")
+
+
+def test_one_result_of_a_name_is_read_with_its_parameters_cost_and_code(folders, made_store, tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    shutil.copy(made_store, tmp_path / "mlflow.db")
+    _publish(tmp_path, made_score(3), "bbb1", seed=1)
+    _publish(tmp_path, made_score(1), "aaa0", train={"optimizer": {"learning_rate": 1e-3}})
+    first, second = results.find("v3/tiny/aa1", "best", "votes")
+    assert [(r.seed, r.code, r.seconds, r.device) for r in (first, second)] == [
+        (0, "fedcba987", 120.0, "H200"),
+        (1, "012345678", 120.0, "H200"),
+    ]
+    assert first.parameters["train.optimizer.learning_rate"] == "0.001"
+    assert first.parameters["checkpoint"] == "best"
+    assert first.parameters["evaluation.steps"] == second.parameters["evaluation.steps"] == "2"
+    assert not any(key.startswith(("evaluations.", "report.")) for key in first.parameters)
+    assert first.score["tasks"] == made_score(1)["tasks"]
+    [only] = results.find("v3/tiny/aa1@bb", "best", "votes")
+    assert only.seed == 1
+    with pytest.raises(StageError, match=r"v9/tiny/aa1 is neither a path nor in .*; there are v3/tiny/aa1$"):
+        results.find("v9/tiny/aa1", "best", "votes")
+    with pytest.raises(StageError, match="has no final-votes in MLflow; it has best-votes"):
+        results.find("v3/tiny/aa1", "final", "votes")

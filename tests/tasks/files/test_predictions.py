@@ -148,3 +148,28 @@ def test_a_write_that_fails_leaves_what_was_there(scored):
     assert scored.read_bytes() == before
     with pytest.raises(StageError, match="no complete predictions file"):
         predictions.read(scored.parent / "none.parquet")
+
+
+def test_parts_of_several_processes_are_joined_and_gone(scored, tmp_path):
+    _, source = predictions.read(scored)
+    rows = pq.read_table(scored).to_pylist()
+    failed = [("b", 0, 1, 0, "second"), ("a", 0, 1, 0, "first")]
+    parts = [tmp_path / name for name in ("0", "1")]
+    for part, own, failure in zip(parts, (rows[::2], rows[1::2]), failed, strict=True):
+        predictions.write(part, own, source.model_copy(update={"failures": (failure,)}))
+    together, whole = predictions.joined(parts)
+    assert together == rows[::2] + rows[1::2]
+    assert whole == source.model_copy(update={"failures": (failed[1], failed[0])})
+    assert not any(part.exists() for part in parts)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_kept_file_is_whole_or_without_the_steps(scored, tmp_path, whole):
+    predictions.keep(scored, tmp_path / "kept.parquet", whole)
+    before, after = pq.read_table(scored), pq.read_table(tmp_path / "kept.parquet")
+    assert after.schema.equals(before.schema, check_metadata=True)
+    for name in before.schema.names:
+        if name in predictions.ALONG_THE_DENOISING and not whole:
+            assert after[name].null_count == len(after)
+        else:
+            assert after[name].equals(before[name])

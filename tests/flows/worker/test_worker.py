@@ -1,0 +1,254 @@
+"""What the worker does with its runs, at a server that is made up: which it ends, resumes, refuses and leaves alone."""
+
+import asyncio
+import json
+import os
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from uuid import UUID
+
+import httpx
+import pytest
+from prefect.client.schemas.objects import StateType
+from prefect.workers.process import ProcessWorker, ProcessWorkerResult
+
+from flows.queue import admission, deployment, flow_runs, other_workers
+from flows.runs import processes, snapshots
+from flows.runs.places import FlowError
+from flows.worker import after_run, recovery, refusal, worker
+from tests.support.made_up_server import Server, run
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("ARC_HOME", str(tmp_path))
+    monkeypatch.delenv("ARC_SCRATCH", raising=False)
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    return tmp_path
+
+
+def serve(monkeypatch: pytest.MonkeyPatch, *runs: Any) -> Server:
+    server = Server(*runs)
+    monkeypatch.setattr(deployment, "client", lambda: server)
+    monkeypatch.setattr(flow_runs, "runs", lambda connection, *kinds, **_: connection.of(*kinds))
+    monkeypatch.setattr("flows.worker.worker.owners.here", lambda row: row.name != "elsewhere")
+    return server
+
+
+def fake(**fields: Any) -> Any:
+    return SimpleNamespace(started=set(), **fields)
+
+
+def test_an_error_about_one_run_is_printed_and_survived(capsys: pytest.CaptureFixture[str]) -> None:
+    def broken(_: int) -> int:
+        raise KeyError("x")
+
+    assert worker._alone("run 1", broken, 3) is None
+    assert capsys.readouterr().err == "run 1: KeyError: 'x'\n"
+    assert worker._alone("run 1", abs, -3) == 3
+
+
+def test_one_worker_at_a_time_which_says_who_it_is(place: Path) -> None:
+    with worker.only_one():
+        said = json.loads((place / ".scratch" / "worker.lock").read_text())
+        assert said["process"] == os.getpid()
+        assert time.strptime(said["since"], "%Y-%m-%d %H:%M:%S")
+        with pytest.raises(FlowError, match=rf'running here already: {{"process": {os.getpid()}'), worker.only_one():
+            pass
+    with worker.only_one():
+        assert json.loads((place / ".scratch" / "worker.lock").read_text())["process"] == os.getpid()
+
+
+def test_the_process_of_a_run_is_recorded_as_it_starts(place: Path) -> None:
+    told = []
+    worker._PidRecorder("a", SimpleNamespace(started=told.append)).started(os.getpid())
+    worker._PidRecorder("b", None).started(os.getpid())
+    assert told == [os.getpid()]
+    assert {name: processes.recorded(name).pid for name in "ab"} == dict.fromkeys("ab", os.getpid())
+    assert worker.log_of("new") == place / ".scratch" / "runs" / "new" / "flow.log"
+    assert worker.log_of("new").parent.is_dir()
+
+
+def test_cancelled_runs_that_prefect_missed_are_ended(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    kinds = {"fresh": 1.0, "ours": 4.0, "elsewhere": 4.0, "left": 4.0}
+    runs = {name: run(StateType.CANCELLING, name, age=age) for name, age in kinds.items()}
+    serve(monkeypatch, *runs.values())
+    ended, settled, closed = [], [], []
+    monkeypatch.setattr(processes, "end", ended.append)
+    monkeypatch.setattr(recovery, "settle", lambda _, row, why: settled.append((row.name, why)) or f"{row.name} ended")
+    monkeypatch.setattr(after_run, "close", lambda _, row: closed.append(row))
+    one = fake()
+    one.started = {str(runs["ours"].id)}
+    worker._cancel(one)
+    assert ended == [str(runs["ours"].id)]
+    assert settled == [("left", "cancelled")]
+    assert closed == [runs["left"].id]
+    assert capsys.readouterr().out == "left ended\n"
+
+
+def test_runs_that_stayed_crashed_are_resumed(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    ages = {"young": 50.0, "old": 70.0, "elsewhere": 70.0, "ours": 70.0}
+    runs = {name: run(StateType.CRASHED, name, age=age) for name, age in ages.items()}
+    alone = run(StateType.CRASHED, "by hand", deployment=None, age=70.0)
+    serve(monkeypatch, *runs.values(), alone)
+    monkeypatch.setattr(after_run, "after", lambda _, row: [f"resumed {row}"])
+    one = fake()
+    one.started = {str(runs["ours"].id)}
+    worker._resume(one, 60.0)
+    assert capsys.readouterr().out == f"resumed {runs['old'].id}\n"
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_no_run_is_admitted_while_the_queue_is_held(monkeypatch: pytest.MonkeyPatch, alone: bool, capsys: Any) -> None:
+    class Hold:
+        reason = ""
+        short = "no space"
+
+        def look(self, where: str) -> list[str]:
+            self.reason = self.short
+            return [where]
+
+        def check(self, _: Any) -> list[str]:
+            return self.look("told")
+
+        def check_here(self) -> list[str]:
+            return self.look("here")
+
+    serve(monkeypatch)
+    resumed = []
+    monkeypatch.setattr("flows.worker.worker.settings.alone", lambda: alone)
+    monkeypatch.setattr(worker, "_resume", lambda _, seconds: resumed.append(seconds))
+    one = fake(hold=Hold())
+    assert worker._held(one)
+    assert not resumed
+    one.hold.short = ""
+    assert not worker._held(one)
+    assert resumed == [worker.CANCEL_SECONDS], "before any other run"
+    assert not worker._held(one)
+    assert len(resumed) == 1
+    assert set(capsys.readouterr().out.split()) == {"told" if alone else "here"}
+
+
+def test_a_run_that_another_took_over_is_left_to_it(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    serve(monkeypatch)
+    removed, handled = [], []
+    monkeypatch.setattr(snapshots, "remove", removed.append)
+    monkeypatch.setattr(after_run, "after", lambda _, row: handled.append(row) or ["a line"])
+    for ours in (True, False):
+        monkeypatch.setattr(other_workers, "still_ours", lambda _, ours=ours: ours)
+        worker._after(UUID(int=7))
+    assert removed == [str(UUID(int=7))]
+    assert handled == [UUID(int=7)]
+    assert capsys.readouterr().out == "a line\n"
+
+
+def test_foreign_runs_are_refused_with_the_reason_and_the_others_are_not(
+    monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    names = ("good", "foreign", "gone", "away")
+    runs = {name: run(StateType.SCHEDULED, name, deployment=name) for name in names}
+    server = serve(monkeypatch, *runs.values())
+
+    def read(name: str) -> str:
+        if name == "gone":
+            raise httpx.ConnectError("no answer")
+        return name
+
+    server.read_deployment = read  # type: ignore[attr-defined]
+    monkeypatch.setattr(other_workers, "frozen", lambda rows: ({"c"}, {runs["away"].id}))
+    monkeypatch.setattr(refusal, "reason", lambda row, its, *_: "not ours" if its == "foreign" else "")
+    assert worker._refuse([], {}) == set()
+    refused = worker._refuse(list(runs.values()), {})
+    assert refused == {runs[name].id for name in ("foreign", "gone", "away")}
+    assert runs["foreign"].state.message == "refused: not ours"
+    assert {name for name, row in runs.items() if row.state.type == StateType.FAILED} == {"foreign"}
+    out = capsys.readouterr().out
+    assert "foreign: refused: not ours" in out
+    assert "gone: refused: not yet, the server says no answer" in out
+    assert "away" not in out
+
+
+def test_runs_of_the_form_are_admitted_at_the_servers_own_clone_only(monkeypatch: pytest.MonkeyPatch, capsys: Any):
+    serve(monkeypatch)
+    monkeypatch.setattr(admission, "admit", lambda _: ["admitted one"])
+    for foreign in (True, False):
+        monkeypatch.setattr("flows.worker.worker.prefect_server.foreign", lambda foreign=foreign: foreign)
+        worker._admit()
+    assert capsys.readouterr().out == "admitted one\n"
+
+
+def bare(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A worker without a server: what Prefect does itself is recorded."""
+    one: Any = object.__new__(worker.Worker)
+    one.hold, one.started = SimpleNamespace(reason=""), set()
+    one._submitting_flow_run_ids = {"busy"}
+    one._work_pool = SimpleNamespace(base_job_template={})
+
+    async def polled(_: Any) -> list[Any]:
+        return ["polled"]
+
+    async def submitted(_: Any, rows: list[Any]) -> list[Any]:
+        return [row.flow_run.id for row in rows]
+
+    monkeypatch.setattr(ProcessWorker, "get_and_submit_flow_runs", polled)
+    monkeypatch.setattr(ProcessWorker, "_submit_scheduled_flow_runs", submitted)
+    return one
+
+
+def test_a_poll_admits_first_and_an_error_waits_for_the_next(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    one, admitted = bare(monkeypatch), []
+    monkeypatch.setattr(worker, "_admit", lambda: admitted.append(1))
+    for held, expected in ((True, []), (False, ["polled"])):
+        monkeypatch.setattr(worker, "_held", lambda _, held=held: held)
+        assert asyncio.run(one.get_and_submit_flow_runs()) == expected
+    assert admitted == [1]
+    monkeypatch.setattr(worker, "_admit", lambda: 1 / 0)
+    assert asyncio.run(one.get_and_submit_flow_runs()) == []
+    assert capsys.readouterr().err == "admitting: ZeroDivisionError: division by zero\n"
+
+
+def test_only_what_is_not_refused_is_submitted(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    one = bare(monkeypatch)
+    rows = [SimpleNamespace(flow_run=SimpleNamespace(id=name)) for name in ("busy", "bad", "good")]
+    asked = []
+    monkeypatch.setattr(worker, "_refuse", lambda runs, _: asked.extend(row.id for row in runs) or {"bad"})
+    assert asyncio.run(one._submit_scheduled_flow_runs(rows)) == ["good"]
+    assert asked == ["bad", "good"], "one that is being submitted is not asked again"
+    monkeypatch.setattr(worker, "_refuse", lambda *_: 1 / 0)
+    assert asyncio.run(one._submit_scheduled_flow_runs(rows)) == []
+    assert "checking: ZeroDivisionError" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("ours", "code"), [(True, 5), (False, 0)])
+def test_a_run_executes_in_its_worktree_with_our_variables(
+    place: Path, monkeypatch: pytest.MonkeyPatch, ours: bool, code: int
+) -> None:
+    one, ended, marked, seen = bare(monkeypatch), [], [], []
+
+    async def execute(_: Any, flow_run: Any, configuration: Any, status: Any) -> ProcessWorkerResult:
+        seen.append((set(one.started), status.run))
+        return ProcessWorkerResult(identifier="p", status_code=5)
+
+    monkeypatch.setattr(ProcessWorker, "run", execute)
+    monkeypatch.setattr(admission, "commit_of", lambda _: "c" * 40)
+    monkeypatch.setattr(snapshots, "create_worktree", lambda commit, name: place / commit / name)
+    monkeypatch.setattr("flows.worker.worker.share.variables", lambda: {"ARC_SHARED": "yes"})
+    monkeypatch.setattr("flows.worker.worker.share.mark", marked.append)
+    monkeypatch.setattr(processes, "end", ended.append)
+    monkeypatch.setattr(other_workers, "still_ours", lambda _: ours)
+    env = {"PREFECT__FLOW_RUN_ID": "r", "PREFECT__FLOW_ENTRYPOINT": "theirs", "LD_PRELOAD": "theirs"}
+    configuration = SimpleNamespace(env=env, working_dir=None, command="theirs", _command_configured=False)
+    result = asyncio.run(one.run(SimpleNamespace(id="r"), configuration))
+    assert (result.identifier, result.status_code) == ("p", code)
+    assert configuration.working_dir == place / ("c" * 40) / "r"
+    assert configuration.env["PREFECT__FLOW_ENTRYPOINT"] == deployment.ENTRYPOINT
+    assert (configuration.env[processes.VARIABLE], configuration.env["ARC_SHARED"]) == ("r", "yes")
+    assert (configuration.env["PREFECT__FLOW_RUN_ID"], configuration.env[admission.COMMIT]) == ("r", "c" * 40)
+    assert configuration.env.get("LD_PRELOAD") == os.environ.get("LD_PRELOAD")
+    assert configuration.command.startswith("sh -c ")
+    assert str(worker.log_of("r")) in configuration.command
+    assert configuration._command_configured
+    assert seen == [({"r"}, "r")]
+    assert ended == marked == ["r"]

@@ -1,0 +1,70 @@
+"""A stand-in for Prefect's client: runs with their states, in memory."""
+
+import uuid
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any
+
+from prefect.client.schemas.objects import StateType
+
+
+def state(kind: StateType, name: str = "", age: float = 0.0, message: str | None = None) -> SimpleNamespace:
+    """A state that is `age` seconds old."""
+    stamp = datetime.now(UTC) - timedelta(seconds=age)
+    return SimpleNamespace(
+        type=kind,
+        name=name or kind.value.title(),
+        timestamp=stamp,
+        message=message,
+        is_final=lambda: kind in (StateType.COMPLETED, StateType.CANCELLED, StateType.FAILED, StateType.CRASHED),
+    )
+
+
+def run(kind: StateType, name: str = "run", deployment: Any = "d", **fields: Any) -> SimpleNamespace:
+    """A run in a state of this kind."""
+    age, message = fields.pop("age", 0.0), fields.pop("message", None)
+    given = {
+        "deployment_id": deployment,
+        "tags": [],
+        "parameters": {},
+        "work_queue_name": "normal",
+        "start_time": None,
+        "next_scheduled_start_time": datetime.now(UTC),
+        "expected_start_time": datetime.now(UTC),
+        "run_count": 0,
+        "job_variables": {},
+    }
+    return SimpleNamespace(id=uuid.uuid4(), name=name, state=state(kind, "", age, message), **{**given, **fields})
+
+
+class Server:
+    """Knows runs by id; what is asked of it is kept in `states` and `said`."""
+
+    def __init__(self, *runs: Any) -> None:
+        self.runs = {row.id: row for row in runs}
+        self.states: dict[uuid.UUID, list[Any]] = {row.id: [row.state] for row in runs}
+        self.said: list[Any] = []
+
+    def __enter__(self) -> "Server":
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def of(self, *kinds: StateType) -> list[Any]:
+        return [row for row in self.runs.values() if not kinds or row.state.type in kinds]
+
+    def read_flow_run(self, wanted: uuid.UUID) -> Any:
+        return self.runs[wanted]
+
+    def read_flow_run_states(self, wanted: uuid.UUID) -> list[Any]:
+        return self.states[wanted]
+
+    def set_flow_run_state(self, wanted: uuid.UUID, state: Any, force: bool = False) -> None:
+        self.states[wanted].append(state)
+        self.runs[wanted].state = state
+
+    def delete_flow_run(self, wanted: uuid.UUID) -> None:
+        del self.runs[wanted]
+
+    def create_artifact(self, content: Any) -> None:
+        self.said.append(content)

@@ -1,0 +1,251 @@
+"""A study by stages that are a few lines each: their order, what is kept, done once, stopped, and told of failures."""
+
+import json
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+
+from tasks.commands import our_scores, table
+from tasks.common import paths
+from tasks.common.presets import merge
+from tasks.common.stage import StageError
+from tasks.files import cost, predictions
+from tasks.reporting import score_table
+from tasks.studies import predict_all, run_stages
+from tests.conftest import ROOT, SMALL, experiment
+
+STAGE = """
+import json, os, pathlib, sys
+name = sys.argv[0].rsplit("/", 1)[1][:-3]
+with open("told", "a") as file:
+    given = os.environ.get("CUDA_VISIBLE_DEVICES"), os.environ["ARC_SCRATCH"]
+    file.write(json.dumps([name, sys.argv[1:], *given]) + "\\n")
+print(name, "ran")
+made = {"select": "data/selection.json", "train": ".scratch/cost/k.json"}.get(name)
+if made:
+    pathlib.Path(made).parent.mkdir(parents=True, exist_ok=True)
+    pathlib.Path(made).write_text('{"seconds": 9.0}')
+if pathlib.Path("../../fails").exists() and name == pathlib.Path("../../fails").read_text():
+    sys.exit("no luck")
+"""
+
+
+@pytest.fixture
+def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A study of two experiments; the stages are made up, without torch."""
+    code = tmp_path / "code"
+    (code / "tasks" / "studies").mkdir(parents=True)
+    for package in ("tasks", "tasks/studies"):
+        (code / package / "__init__.py").touch()
+    for name in ("params", "fetch", "prepare", "augment", "train", "select", "studies/predict_all"):
+        (code / "tasks" / f"{name}.py").write_text(STAGE)
+    (code / paths.PRESETS).symlink_to(ROOT / paths.PRESETS)
+    (code / paths.OWN).mkdir(parents=True)
+    (code / paths.OWN / "mine.txt").touch()
+    monkeypatch.setattr(run_stages, "ROOT", code)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "environ", {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "ARC_SCRATCH")})
+    os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+    common = {key: value for key, value in merge(SMALL, {}).items() if key not in ("version", "size", "dataset")}
+    given = {"common": common, "final_only": ["attempts"], "experiments": {"v3/tiny/aa1": {}, "v6/tiny/aa1": {}}}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(given, sort_keys=False))
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield tmp_path
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def told(folder: Path) -> list[Any]:
+    (file,) = folder.glob(".scratch/run_stages/*/told")
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def run(*names: str, **options: Any) -> None:
+    run_stages.main(
+        Path("study.yaml"),
+        list(names) or None,
+        Path("kept"),
+        Path(".scratch/run_stages"),
+        options.get("gpus", ""),
+        options.get("commit", ""),
+    )
+
+
+def test_the_stages_run_once_in_order_on_the_gpu_that_was_named(study: Path, monkeypatch: Any) -> None:
+    kept: list[Any] = []
+    monkeypatch.setattr(predictions, "keep", lambda file, to, whole: kept.append((file.name, to, whole)))
+    run("v3/tiny/aa1", gpus="5", commit="abc")
+    names = ["params", "fetch", "prepare", "augment", "train", "select", "predict_all"]
+    rows = told(study)
+    assert [row[0] for row in rows] == names
+    assert [row[1] for row in rows] == [["--write"], [], [], [], [], [], ["attempts"]]
+    assert [row[2] for row in rows] == [None] * 4 + ["5"] * 3
+    assert {row[3] for row in rows} == {".scratch"}
+    (place,) = study.glob(".scratch/run_stages/*")
+    assert (place / paths.OWN / "mine.txt").exists()
+    assert (place / "train.log").read_text() == "train ran\n"
+    where = study / "kept" / "v3-tiny-aa1"
+    assert yaml.safe_load((where / "params.yaml").read_text())["train"]["optimizer_steps"] == 12
+    written = json.loads((where / "cost.json").read_text())
+    assert (written["commit"], written["seconds"]) == ("abc", 9.0)
+    assert set(written["stages"]) == {*names[:-1], "studies.predict_all"}
+    assert all(0 <= seconds < 60 for seconds in written["stages"].values())
+    assert len(written["started"]) == len("2026-01-01T00:00:00+00:00")
+    (place / paths.PREDICTIONS).mkdir(parents=True)
+    for name in ("final-attempts", "final-votes", "best-votes"):
+        (place / paths.PREDICTIONS / f"{name}.parquet").touch()
+    run("v3/tiny/aa1", gpus="5")
+    assert len(told(study)) == 7, "nothing is done twice"
+    whole = {name: keep for name, _, keep in kept[:3]}
+    assert whole == {"final-attempts.parquet": False, "final-votes.parquet": True, "best-votes.parquet": False}
+    assert {to.parent for _, to, _ in kept} == {where}
+    assert json.loads((where / "cost.json").read_text()).get("commit") is None
+
+
+def test_a_failure_is_named_with_its_last_line_and_the_others_run(study: Path, monkeypatch: Any) -> None:
+    done: list[str] = []
+    monkeypatch.setattr(run_stages.Runner, "prepare", lambda self, member: Path(member.label))
+
+    def one(self: Any, member: Any, place: Path, gpu: str) -> Path:
+        done.append(f"{place} on {gpu}")
+        if "v3" in member.label:
+            raise StageError("stage select ended")
+        return place
+
+    monkeypatch.setattr(run_stages.Runner, "run", one)
+    with pytest.raises(SystemExit, match="v3-tiny-aa1: stage select ended"):
+        run(gpus="0")
+    assert done == ["v3-tiny-aa1 on 0", "v6-tiny-aa1 on 0"]
+
+
+def test_a_stage_that_ends_with_an_error_is_told_with_the_end_of_its_log(study: Path) -> None:
+    runner = run_stages.Runner(study / ".scratch" / "run_stages", study / "kept", "")
+    place = study / ".scratch" / "run_stages" / "one"
+    place.mkdir(parents=True)
+    (study / ".scratch" / "fails").write_text("select")
+    with pytest.raises(StageError, match=r"stage select in .*one ended with code 1: no luck"):
+        runner._stages(place, [("select",), ("train",)], "")
+    assert not (place / ".done").exists()
+    (study / "code" / "tasks" / "select.py").write_text("raise SystemExit(3)")
+    (place / "select.log").unlink()
+    with pytest.raises(StageError, match="code 3: no output"):
+        runner._stages(place, [("select",)], "")
+
+
+def test_stopping_ends_the_stages_and_starts_no_others(study: Path, capsys: Any) -> None:
+    runner = run_stages.Runner(study, study / "kept", "")
+    (study / "code" / "tasks" / "train.py").write_text("import time; print('began', flush=True); time.sleep(60)")
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            runner._stage(study, "", "train")
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    while not (study / "train.log").exists() or "began" not in (study / "train.log").read_text():
+        assert thread.is_alive()
+        thread.join(0.01)
+    runner.stop()
+    thread.join(20)
+    assert [type(error) for error in errors] == [run_stages.Interrupted]
+    assert not runner.children
+    (study / "train.log").unlink()
+    with pytest.raises(run_stages.Interrupted):
+        runner._stage(study, "", "train")
+    assert not (study / "train.log").exists()
+
+
+def test_a_stopped_study_says_so_with_its_code(study: Path, monkeypatch: Any, capsys: Any) -> None:
+    def prepare(self: Any, member: Any) -> Path:
+        self.stop()
+        raise run_stages.Interrupted
+
+    monkeypatch.setattr(run_stages.Runner, "prepare", prepare)
+    with pytest.raises(SystemExit) as ended:
+        run()
+    assert ended.value.code == 143
+    assert "start the same command again" in capsys.readouterr().out
+
+
+def test_all_predictions_are_made_once_and_those_of_equal_checkpoints_are_copied(workspace: Path, monkeypatch: Any):
+    config = experiment(predict={"checkpoints": ["best", "final"], "evaluations": ["attempts", "votes"]})
+    monkeypatch.setattr(predict_all, "resolved", lambda: config)
+    assert list(predict_all.pairs(config)) == [(c, e) for c in ("final", "best") for e in ("attempts", "votes")]
+    fewer = list(predict_all.pairs(config, ["attempts"]))
+    assert fewer == [("final", "attempts"), ("final", "votes"), ("best", "votes")]
+    paths.CHECKPOINTS.mkdir(parents=True)
+    paths.PREDICTIONS.mkdir(parents=True)
+    for name, content in (("best", "same"), ("final", "same")):
+        for suffix in (".safetensors", ".json"):
+            (paths.CHECKPOINTS / f"{name}{suffix}").write_text(content)
+    asked: list[Any] = []
+
+    def predict(checkpoint: str, evaluation: str) -> None:
+        asked.append((checkpoint, evaluation))
+        paths.predictions(checkpoint, evaluation).write_text(f"{checkpoint} {evaluation}")
+
+    monkeypatch.setattr("tasks.studies.predict_all.predict.predict", predict)
+    predict_all.main([])
+    assert asked == [("final", "attempts"), ("final", "votes")]
+    assert paths.predictions("best", "votes").read_text() == "final votes"
+    paths.predictions("best", "votes").unlink()
+    (paths.CHECKPOINTS / "best.json").write_text("other")
+    predict_all.main([])
+    assert asked[2:] == [("best", "votes")]
+
+
+def test_the_table_says_commit_and_cost(workspace: Path, monkeypatch: Any, capsys: Any) -> None:
+    monkeypatch.setattr(score_table, "main", lambda: print("the table"))
+    monkeypatch.setattr(table, "resolved", lambda: None)
+    commit = {"mlflow.source.git.commit": "0123456789abc", "mlflow.source.git.dirty": "true"}
+    for code, spent, says in (
+        (commit, {"seconds": 90.0, "device": "H100"}, "commit 012345678+, trained for 1.5 min on H100"),
+        (commit | {"mlflow.source.git.dirty": "false"}, None, "commit 012345678"),
+        ({}, None, ""),
+    ):
+        monkeypatch.setattr(table, "code", lambda code=code: code)
+        monkeypatch.setattr(cost, "read", lambda _, spent=spent: spent)
+        table.main()
+        assert capsys.readouterr().out == f"the table\n{says}\n"
+
+
+def test_our_scores_are_those_of_the_store_and_the_kept_ones_that_it_lacks(workspace: Path, monkeypatch: Any) -> None:
+    def stored(name: str, kept: str = "", **metrics: float) -> Any:
+        tags = {"arc.experiment": name, "arc.seed": "1", "arc.kept_in": kept}
+        return SimpleNamespace(data=SimpleNamespace(tags=tags, metrics=metrics))
+
+    def values(pair: str, score: float) -> dict[str, float]:
+        return {f"pass_at_2/{pair}": score, f"pass_at_2_low/{pair}": score - 0.1, f"pass_at_2_high/{pair}": score + 0.1}
+
+    found = [
+        stored("v3/a/b", "docs/kept/one", **values("final-votes", 0.5), **values("best-votes", 0.25)),
+        stored("v6/a/b", **values("final-attempts", 0.75)),
+        stored("v7/a/b"),
+    ]
+    place = SimpleNamespace(empty=True, uri="sqlite:///x")
+    monkeypatch.setattr("tasks.commands.our_scores.store.configured_store", lambda: place)
+    monkeypatch.setattr(our_scores, "_folders", lambda: [Path("docs/kept/one"), Path("docs/kept/two")])
+    kept = {"one": 0.25, "two": 0.6}
+    made = lambda path: our_scores.Ours("e", path.name, "0", "best-votes", kept[path.name], (0, 1))  # noqa: E731
+    monkeypatch.setattr(our_scores, "_kept", made)
+    assert [ours.title for ours in our_scores.find()] == ["two", "one"]
+    assert list(our_scores.kept()) == ["two", "one"]
+    place.empty = False
+    client = SimpleNamespace(set_tracking_uri=lambda _: None, MlflowClient=lambda: None)
+    exceptions = SimpleNamespace(MlflowException=KeyError)
+    monkeypatch.setitem(sys.modules, "mlflow", client)
+    monkeypatch.setitem(sys.modules, "mlflow.exceptions", exceptions)
+    monkeypatch.setattr("tasks.commands.our_scores.results.finished_runs", lambda *_: iter(found))
+    first, second, third = our_scores.find()
+    assert first.text == "v6/a/b seed 1: final-attempts 75.0 [65.0–85.0]"
+    assert (second.title, third.text) == ("two", "v3/a/b seed 1: best-votes 25.0 [15.0–35.0]")
