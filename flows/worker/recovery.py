@@ -80,7 +80,7 @@ def resume(connection: SyncPrefectClient, run: UUID, name: str, reason: str) -> 
 def _resume_elsewhere(connection: SyncPrefectClient, run: Any, reason: str) -> str:
     """Queue a run of a dead machine again, unless several machines have died with it. Returns a log line."""
     message = f"died on another machine: {reason}"
-    end_tasks(connection, run.id, message)
+    end_tasks(connection, run.id, Crashed(message=message))
     if (count := records.add_lost_machine(str(run.id), reason)) >= LOST_MACHINES:
         connection.set_flow_run_state(run.id, Failed(message=f"{message}; the machine number {count}"), force=True)
         return f"{run.name}: {message}; {count} machines have died with it, so it is not resumed"
