@@ -73,6 +73,9 @@ class Connection:
     def read_task_runs(self, **_: Any) -> list[Any]:
         return []
 
+    def read_flow_run_states(self, _: Any) -> list[Any]:
+        return []  # It was never suspended.
+
 
 def test_a_run_outlives_two_machines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ARC_SCRATCH", str(tmp_path))

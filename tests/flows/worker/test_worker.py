@@ -31,7 +31,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def serve(monkeypatch: pytest.MonkeyPatch, *runs: Any) -> Server:
     server = Server(*runs)
-    monkeypatch.setattr(deployment, "client", lambda: server)
+    monkeypatch.setattr(deployment, "kept_client", lambda: server)
     monkeypatch.setattr(flow_runs, "runs", lambda connection, *kinds, **_: connection.of(*kinds))
     monkeypatch.setattr("flows.worker.worker.owners.here", lambda row: row.name != "elsewhere")
     return server
@@ -74,14 +74,14 @@ def test_the_process_of_a_run_is_recorded_as_it_starts(place: Path) -> None:
 def test_cancelled_runs_that_prefect_missed_are_ended(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     kinds = {"fresh": 1.0, "ours": 4.0, "elsewhere": 4.0, "left": 4.0}
     runs = {name: run(StateType.CANCELLING, name, age=age) for name, age in kinds.items()}
-    serve(monkeypatch, *runs.values())
+    server = serve(monkeypatch, *runs.values())
     ended, settled, closed = [], [], []
     monkeypatch.setattr(processes, "end", ended.append)
     monkeypatch.setattr(recovery, "settle", lambda _, row, why: settled.append((row.name, why)) or f"{row.name} ended")
     monkeypatch.setattr(after_run, "close", lambda _, row: closed.append(row))
     one = fake()
     one.started = {str(runs["ours"].id)}
-    worker._cancel(one)
+    worker._cancel(one, server)
     assert ended == [str(runs["ours"].id)]
     assert settled == [("left", "cancelled")]
     assert closed == [runs["left"].id]
@@ -92,11 +92,11 @@ def test_runs_that_stayed_crashed_are_resumed(monkeypatch: pytest.MonkeyPatch, c
     ages = {"young": 50.0, "old": 70.0, "elsewhere": 70.0, "ours": 70.0}
     runs = {name: run(StateType.CRASHED, name, age=age) for name, age in ages.items()}
     alone = run(StateType.CRASHED, "by hand", deployment=None, age=70.0)
-    serve(monkeypatch, *runs.values(), alone)
+    server = serve(monkeypatch, *runs.values(), alone)
     monkeypatch.setattr(after_run, "after", lambda _, row: [f"resumed {row}"])
     one = fake()
     one.started = {str(runs["ours"].id)}
-    worker._resume(one, 60.0)
+    worker._resume(one, server, 60.0)
     assert capsys.readouterr().out == f"resumed {runs['old'].id}\n"
 
 
@@ -119,7 +119,7 @@ def test_no_run_is_admitted_while_the_queue_is_held(monkeypatch: pytest.MonkeyPa
     serve(monkeypatch)
     resumed = []
     monkeypatch.setattr("flows.worker.worker.settings.alone", lambda: alone)
-    monkeypatch.setattr(worker, "_resume", lambda _, seconds: resumed.append(seconds))
+    monkeypatch.setattr(worker, "_resume", lambda _, __, seconds: resumed.append(seconds))
     one = fake(hold=Hold())
     assert worker._held(one)
     assert not resumed
