@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import uuid
+from functools import cache
 from pathlib import Path
 
 from flows.runs import places
@@ -56,11 +57,29 @@ def check(url: str) -> None:
 
 def away() -> str:
     """Why the remote cannot be read now; empty if it can."""
+    folder = _folder()
+    if folder:  # DVC would take two seconds of a core for it.
+        try:
+            # In a process, since a mount whose server is gone does not answer.
+            there = subprocess.run(["test", "-d", folder], timeout=AWAY_SECONDS).returncode == 0
+        except subprocess.TimeoutExpired:
+            return f"DVC's remote: no answer from {folder} within {AWAY_SECONDS:.0f} s"
+        return "" if there else f"DVC's remote: {folder} is no folder; make or mount it"
     try:
         _run(places.home(), sys.executable, "-m", "flows.cluster.dvc_remote", "away", seconds=AWAY_SECONDS)
     except FlowError as error:
         return str(error)
     return ""
+
+
+@cache
+def _folder() -> str:
+    """The default remote of this clone where it is an absolute path; empty where it is anything else."""
+    url = ""
+    for what in ("core.remote", "remote.{}.url"):
+        command = ["dvc", "config", what.format(url)]
+        url = subprocess.run(command, cwd=places.home(), capture_output=True, text=True).stdout.strip()
+    return url if url.startswith("/") else ""
 
 
 def _run(folder: Path, *command: str, seconds: float = SECONDS) -> None:

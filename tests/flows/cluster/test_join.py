@@ -168,6 +168,18 @@ def test_what_the_user_gave_dvc_for_the_remote_stays(server: Server, clone: Path
         assert "remote = shared" in config
 
 
+def test_a_folder_that_is_not_mounted_is_away(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dvc_remote, "_folder", dvc_remote._folder.__wrapped__)
+    objects = clone.parent / "objects"
+    objects.mkdir()
+    subprocess.run(["dvc", "remote", "add", "--local", "-d", "shared", str(objects)], check=True)
+    assert dvc_remote.away() == ""
+    objects.rmdir()
+    assert f"{objects} is no folder" in dvc_remote.away()
+    subprocess.run(["dvc", "remote", "modify", "--local", "shared", "url", "s3://bucket/x"], check=True)
+    assert dvc_remote._folder() == ""
+
+
 def test_saves_are_shared_where_they_are_asked_for(
     server: Server, clone: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

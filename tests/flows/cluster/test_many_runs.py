@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.support.cluster_lab import Cluster
-from tests.support.flows_lab import NAME, SHORT, Lab
+from tests.support.flows_lab import NAME, SHORT, Lab, until
 from tests.support.postgresql import database
 
 pytestmark = [pytest.mark.slow, pytest.mark.night]
@@ -66,7 +66,7 @@ def size(address: str) -> int:
 def waiting(lab: Lab) -> int:
     """Number of runs that have not ended."""
     types = {"type": {"any_": ["SCHEDULED", "PENDING", "RUNNING", "CANCELLING"]}}
-    return int(lab.api("/flow_runs/count", {"flow_runs": {"state": types}}))
+    return int(until(lambda: [lab.api("/flow_runs/count", {"flow_runs": {"state": types}})], 300)[0])
 
 
 def report(lab: Lab, queued: list[str]) -> None:
