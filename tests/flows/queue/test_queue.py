@@ -2,7 +2,6 @@
 
 import contextlib
 import re
-import resource
 import socket
 import sqlite3
 import subprocess
@@ -223,17 +222,18 @@ def test_everything_listens_on_this_machine_only(lab: Lab) -> None:
     assert set(found) <= {"127.0.0.1", "::1"}
 
 
-def cpu_seconds() -> float:
-    """Of the processes that this one has waited for, and theirs."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+def cpu_seconds(*processes: psutil.Process) -> float:
+    """Of the processes, of those that they have waited for, and theirs."""
+    return sum(sum(process.cpu_times()[:4]) for process in processes)
 
 
 def test_orchestration_costs_at_most_five_seconds_a_stage(lab: Lab) -> None:
     lab.sh("dvc", "repro", "fetch")  # What both share is there before.
-    lab.start_worker()
+    servers = lab.start_worker(), lab.process(None, "prefect", "server", "start")
+    before = cpu_seconds(*servers)
     [run] = lab.queue(SHORT, "--seeds", "1")
     lab.finish(run)
+    queued_used = cpu_seconds(*servers) - before
     [row] = lab.runs()
     stages = lab.record(run, "stages")
     assert sum(stage["cached"] for stage in stages) <= 3
@@ -245,14 +245,15 @@ def test_orchestration_costs_at_most_five_seconds_a_stage(lab: Lab) -> None:
     for key, value in SHORT.items():
         values = override(values, f"{key}={value}")
     (lab.folder / "params.yaml").write_text(yaml.safe_dump(values))
-    began, used = time.monotonic(), cpu_seconds()
+    began, used = time.monotonic(), cpu_seconds(psutil.Process())
     lab.sh("dvc", "repro")
-    bare, used = time.monotonic() - began, cpu_seconds() - used
-    each, stretch = (queued - bare) / len(stages), max(1.0, bare / used)
-    print(
-        f"queue {queued:.1f} s, dvc repro {bare:.1f} s ({used:.1f} s of CPU), {len(stages)} stages: {each:.1f} s each"
-    )
-    assert each <= 5 * stretch, "an idle machine computes all the time; a loaded one takes longer for either"
+    bare, used = time.monotonic() - began, cpu_seconds(psutil.Process()) - used
+    each, each_used = (queued - bare) / len(stages), (queued_used - used) / len(stages)
+    print(f"queue {queued:.1f} s ({queued_used:.1f} s of CPU), dvc repro {bare:.1f} s ({used:.1f} s of CPU)")
+    print(f"{len(stages)} stages: {each:.1f} s each ({each_used:.1f} s of CPU)")
+    assert each_used <= 5
+    if bare < 1.2 * used:  # On a loaded machine the time says nothing.
+        assert each <= 5
 
 
 def test_nothing_is_told_to_the_network(tmp_path: Path) -> None:
