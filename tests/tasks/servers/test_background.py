@@ -210,7 +210,8 @@ def test_servers_get_time_to_end_and_are_then_killed(monkeypatch: pytest.MonkeyP
         process.stdout.readline()
     began = time.monotonic()
     ui.end(processes)
-    assert not any(psutil.pid_exists(process.pid) for process in processes)
-    assert time.monotonic() - began < 5
+    for process in processes:
+        process.wait(40)  # A killed process of a loaded machine takes a moment to be gone.
+    assert time.monotonic() - began < 50
     for process in processes:
         process.stdout.close()
