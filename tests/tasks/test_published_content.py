@@ -66,7 +66,6 @@ def result(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(publish, "read_pairs", lambda split: pairs[split])
     monkeypatch.setattr(publish, "read_demonstrations", lambda: {"b": [(grid, grid.T)], "z": []})
     monkeypatch.setattr(publish, "code", lambda: {"mlflow.source.git.commit": "0123456789abcdef"})
-    monkeypatch.setattr(publish.signal, "signal", lambda *_: None)  # type: ignore[attr-defined]
     return config
 
 

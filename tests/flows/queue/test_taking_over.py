@@ -33,13 +33,13 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     monkeypatch.setattr(settings, "joined", lambda: True)
     monkeypatch.setattr(other_workers, "time", SimpleNamespace(monotonic=lambda: one.now))
     monkeypatch.setattr(other_workers, "_fetched", 0.0)
-    monkeypatch.setattr(deployment, "client", lambda: one.server)
+    monkeypatch.setattr(deployment, "kept_client", lambda: one.server)
     monkeypatch.setattr(flow_runs, "runs", lambda connection, *kinds, **_: connection.of(*kinds))
     monkeypatch.setattr(owners, "here", lambda row: row.name.startswith("here"))
     monkeypatch.setattr(owners, "owner", lambda row: f"worker of {row.name}")
     monkeypatch.setattr(owners, "starting", lambda row: row.name.endswith("starting"))
     monkeypatch.setattr(owners, "online", lambda *_: {"z"})
-    monkeypatch.setattr(share, "try_all", lambda: list(one.lines))
+    monkeypatch.setattr(share, "try_all", lambda wait: list(one.lines))
     monkeypatch.setattr(processes, "end", one.ended.append)
     other_workers._told.clear()
     return one
@@ -63,7 +63,7 @@ def test_runs_that_were_taken_over_end_and_those_of_the_dead_are_settled(cluster
     ]
     assert cluster.ended == [str(taken.id)]
     assert asked == ["dead", "crashed"]
-    cluster.now += 14.9
+    cluster.now += 4.9
     assert list(others.look()) == []
     cluster.now += 0.1
     assert len(list(others.look())) == 2, "what could not be shared is tried again a minute later"

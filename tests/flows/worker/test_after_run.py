@@ -48,7 +48,7 @@ def test_a_failed_run_is_told_to_mlflow_and_its_code_stays(told: dict[str, list[
     assert told["removed"] == [(str(row.id),)]
     assert "tasks" in told
     assert "released" not in told
-    assert capsys.readouterr().out == "shared\nreceived\n"
+    assert capsys.readouterr().out == "shared\n"
 
 
 @pytest.mark.parametrize(

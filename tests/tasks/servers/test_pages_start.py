@@ -31,7 +31,12 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     monkeypatch.setattr(ui, "free", lambda port, taken: max([port, *(other + 1 for other in taken)]))
     monkeypatch.setattr(ui, "start", lambda page, port: one.started.append((page.name, port)) or f"{page.name} process")
     monkeypatch.setattr(ui, "settle", lambda page, port, process, taken: (page, port + 100, process))
-    monkeypatch.setattr(ui, "end", lambda processes: one.ended.extend(processes))
+
+    def end(processes: list[str]) -> None:
+        one.ended.extend(processes)
+        one.handlers_then = dict(one.handlers)
+
+    monkeypatch.setattr(ui, "end", end)
     monkeypatch.setattr(ui, "import_kept", lambda: "import")
     monkeypatch.setattr(
         "tasks.servers.ui.signal.signal", lambda number, handler: one.handlers.__setitem__(number, handler)
@@ -62,7 +67,7 @@ def test_both_pages_start_and_end_together(made: Any, capsys: Any) -> None:
     assert secret in out[0]
     assert f"cat {prefect_server.secret_file(Path(os.environ['PREFECT_HOME']))}" in out[3]
     assert out[4:] == ["Ctrl-C ends what was started here", "ending"]
-    assert {made.handlers[number] for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)} == {signal.SIG_IGN}
+    assert {made.handlers_then[number] for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)} == {signal.SIG_IGN}
 
 
 def test_what_runs_already_is_said_and_left(made: Any, capsys: Any) -> None:
