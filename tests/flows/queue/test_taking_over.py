@@ -33,7 +33,8 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     monkeypatch.setattr(settings, "joined", lambda: True)
     monkeypatch.setattr(other_workers, "time", SimpleNamespace(monotonic=lambda: one.now))
     monkeypatch.setattr(other_workers, "_fetched", 0.0)
-    monkeypatch.setattr(deployment, "kept_client", lambda: one.server)
+    for name in ("client", "kept_client"):
+        monkeypatch.setattr(deployment, name, lambda: one.server)
     monkeypatch.setattr(flow_runs, "runs", lambda connection, *kinds, **_: connection.of(*kinds))
     monkeypatch.setattr(owners, "here", lambda row: row.name.startswith("here"))
     monkeypatch.setattr(owners, "owner", lambda row: f"worker of {row.name}")

@@ -164,7 +164,7 @@ def test_a_failed_stage_ends_the_run(log: Log, monkeypatch: Any, message: str | 
 
 
 def test_all_stages_run_in_order_and_the_result_is_published_here_too(log: Log, monkeypatch: Any) -> None:
-    step, commands = Step(), []
+    step, commands = Step(publish=Completed(name=flow.CACHED)), []
     done = [subprocess.CompletedProcess([], 0, "is in the store\n", ""), subprocess.CompletedProcess([], 1, "", "no\n")]
     monkeypatch.setattr(flow, "stage_task", step)
     monkeypatch.setattr(flow, "stage_names", lambda: STAGES)
