@@ -9,6 +9,7 @@ from flows.cluster import settings, share
 
 
 def test_a_run_is_shared_by_one_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ARC_HOME", str(tmp_path))
     monkeypatch.setenv("ARC_SCRATCH", str(tmp_path))
     monkeypatch.setattr(settings, "joined", lambda: True)
     begun, go_on, shared = threading.Event(), threading.Event(), []

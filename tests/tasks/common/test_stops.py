@@ -61,7 +61,7 @@ def test_a_stage_that_looks_by_itself_is_not_interrupted() -> None:
 
 
 def test_the_handlers_of_whoever_calls_a_stage_come_back() -> None:
-    handler = signal.getsignal(signal.SIGTERM)
+    handlers = [signal.getsignal(number) for number in stops.SIGNALS]
 
     @stage("outer")
     def outer() -> None:
@@ -73,8 +73,7 @@ def test_the_handlers_of_whoever_calls_a_stage_come_back() -> None:
         stops.noted()
 
     inner()
-    assert signal.getsignal(signal.SIGTERM) == handler
-    assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
+    assert [signal.getsignal(number) for number in stops.SIGNALS] == handlers
     with pytest.raises(SystemExit, match="outer: stopped"):
         outer()
 
