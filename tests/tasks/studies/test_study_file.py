@@ -140,7 +140,7 @@ def test_an_ablation_runs_from_the_tasks_to_the_predictions(label, workspace):
     paths.EXPERIMENT.write_text(yaml.safe_dump(experiment.model_dump(mode="json")))
     for stage in (fetch, prepare, augment, train, select):
         stage.main()
-    assert ("rearc" in tables.read_origins("train")) == (label == "rearc")
+    assert ("rearc" in tables.read_origins("train")) == (label == "v8-3min-rearc")
     for evaluation in asked:
         predict.main("final", evaluation)
         answered = pd.read_parquet(paths.predictions("final", evaluation))
