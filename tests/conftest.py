@@ -58,8 +58,13 @@ def _deterministic() -> Iterator[None]:
     torch.manual_seed(0)
     # What reads memory before it is written finds NaN there; a stage that ran in this process has switched it off.
     torch.utils.deterministic.fill_uninitialized_memory = True  # type: ignore[attr-defined]
-    os.environ.pop("MLFLOW_TRACKING_URI", None)  # MLflow sets it for its children; no test may inherit another's store.
+    # MLflow sets the one for its children, our commands the others; no test may inherit another's store or server.
+    os.environ.pop("MLFLOW_TRACKING_URI", None)
+    before = {name: value for name, value in os.environ.items() if name.startswith("PREFECT_")}
     yield
+    for name in [name for name in os.environ if name.startswith("PREFECT_") and name not in before]:
+        del os.environ[name]
+    os.environ.update(before)
     torch.use_deterministic_algorithms(False)
 
 

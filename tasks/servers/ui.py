@@ -86,6 +86,7 @@ def prefect_page() -> Page:
             "PREFECT_SERVER_API_HOST": HOST,
             # Not the option --port: with that the page asks for the API at 4200.
             "PREFECT_SERVER_API_PORT": str(port),
+            "PREFECT_SERVER_UI_API_URL": f"http://{HOST}:{port}/api",  # Whatever server PREFECT_API_URL names.
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "DO_NOT_TRACK": "1",
         }

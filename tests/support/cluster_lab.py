@@ -11,7 +11,8 @@ import yaml
 
 from tasks.servers import mlflow_app
 from tests.support import postgresql
-from tests.support.flows_lab import Lab, free_port, until
+from tests.support.flows_lab import Lab, until
+from tests.support.ports import free_port
 
 
 class Clone(Lab):

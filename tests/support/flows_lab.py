@@ -4,7 +4,6 @@ import base64
 import json
 import os
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -19,6 +18,8 @@ from typing import Any
 import psutil
 import pytest
 import yaml
+
+from tests.support.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 NAME = "v3/tiny/aa1-6x6"
@@ -41,13 +42,6 @@ LONG = {**SMALL, "train.optimizer_steps": 50000, "train.log_every": 20}
 """Minutes: nothing waits for its end."""
 ACTIVE = ("RUNNING", "PENDING", "CANCELLING")
 ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
-
-
-def free_port() -> int:
-    """A port that nobody uses."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Lab:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.flows_lab import free_port, until
+from tests.support.flows_lab import until
+from tests.support.ports import free_port, listens
 
 BUCKET = "bucket"
 
@@ -31,18 +32,11 @@ def server(folder: Path) -> Iterator[tuple[str, dict[str, str]]]:
             env={**os.environ, "INITIAL_NO_AUTH_ACTION_COUNT": "4"},
         )
     try:
-        until(lambda: _listens(port), 60)
+        until(lambda: listens(port), 60)
         yield address, _user(address)
     finally:
         process.kill()
         process.wait()
-
-
-def _listens(port: int) -> bool:
-    import socket
-
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def _user(address: str) -> dict[str, str]:

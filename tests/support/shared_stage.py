@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.conftest import ROOT
-from tests.support.flows_lab import free_port
+from tests.support.ports import free_port
 
 PROJECT = """
 stages:

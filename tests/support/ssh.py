@@ -5,7 +5,6 @@ import getpass
 import importlib.util
 import os
 import shutil
-import socket
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.flows_lab import free_port, until
+from tests.support.flows_lab import until
+from tests.support.ports import free_port, listens
 
 SERVER = """\
 ListenAddress 127.0.0.1
@@ -80,13 +80,8 @@ def server(folder: Path) -> Iterator[Server]:
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
     try:
-        until(lambda: _listens(port), 20)
+        until(lambda: listens(port), 20)
         yield Server(f"ssh://{user}@127.0.0.1:{port}", folder)
     finally:
         process.terminate()
         process.wait()
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0

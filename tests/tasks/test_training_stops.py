@@ -43,7 +43,7 @@ def test_two_signals_at_random_moments_lose_nothing_and_end_with_a_message(prepa
     assert ended["saved"] + ended.get("nothing to save", 0) == stops
 
 
-@pytest.mark.parametrize("starts", [pytest.param(20, marks=pytest.mark.night)])
+@pytest.mark.parametrize("starts", [3, pytest.param(20, marks=pytest.mark.night)])
 def test_a_signal_while_the_process_starts(prepared: Path, starts: int) -> None:
     """Before the stage has begun, its exit code alone says what ended it; nothing is there to lose."""
     draws, command = random.Random(5), [sys.executable, "-m", "tasks.train"]
@@ -63,7 +63,8 @@ def test_a_signal_while_the_process_starts(prepared: Path, starts: int) -> None:
             assert text.strip().splitlines()[-1].startswith("train: stopped"), text
             assert "Traceback" not in text
         if codes[-1] == -signal.SIGTERM:
-            assert text == ""
+            # The stage had not begun, or had ended.
+            assert not text or text.splitlines()[-1].startswith("self_conditioning: "), text
     print(codes)
 
 

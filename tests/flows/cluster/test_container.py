@@ -9,7 +9,8 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.support.cluster_lab import Cluster, home, started
-from tests.support.flows_lab import SHORT, free_port, until
+from tests.support.flows_lab import SHORT, until
+from tests.support.ports import free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.night]
 

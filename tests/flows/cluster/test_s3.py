@@ -1,14 +1,12 @@
 """The DVC remote in an S3 bucket, on a stand-in that refuses whoever has no secret."""
 
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from flows.cluster import checks, remote_store, saves
-from tests.support import s3
-from tests.support.shared_stage import Machines
+from flows.cluster import checks, remote_store
+from tests.support import s3, shared_remote
 
 pytestmark = [pytest.mark.slow, pytest.mark.night]
 URL = f"s3://{s3.BUCKET}/results"
@@ -27,48 +25,17 @@ def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[st
         yield address, user
 
 
-def clone(folder: Path) -> Path:
-    for command in ("git init -q", "dvc init -q", f"dvc remote add -q -d shared {URL}"):
-        subprocess.run(command.split(), cwd=folder, check=True)
-    return folder
-
-
 def test_stages_and_saves_go_over_a_bucket(
     bucket: tuple[str, dict[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     address, user = bucket
-    machines = Machines(tmp_path)
-    machines.environment |= {"AWS_ENDPOINT_URL": address, **user}
-    a, b = machines.clone("a"), machines.clone("b")
-    for folder in (a, b):
-        command = f"dvc remote add -q -f -d shared {URL}"
-        subprocess.run(command.split(), cwd=folder, check=True, env=machines.environment)
-    machines.run(a)
-    assert "is cached" in machines.run(b)
-    assert machines.computed() == 1
-    for name, text in user.items():
-        monkeypatch.setenv(name, text)
-    monkeypatch.chdir(a)
-    store = remote_store.RemoteStore()
-    first, second = (saves.Saves(store, "key", tmp_path / name) for name in ("one", "two"))
-    for one in (first, second):
-        (one.scratch / "candidates").mkdir(parents=True)
-    state = first.scratch / "state.part"
-    for step in (5, 15, 27):
-        state.write_bytes(f"state {step}".encode())
-        state.rename(first.scratch / f"state-{step:07d}-{saves._digest(state)}.safetensors")
-        assert first.share() == step
-    assert len(store.listed(first.folder)) == 4
-    [said] = second.fetch()
-    assert "after update 27" in said
-    first.remove()
-    assert store.listed(first.folder) == []
+    shared_remote.exchange(tmp_path, URL, {"AWS_ENDPOINT_URL": address, **user}, monkeypatch)
 
 
 def test_a_machine_without_the_secret_is_refused_and_told_how_to_give_it(
     bucket: tuple[str, dict[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("ARC_HOME", str(clone(tmp_path)))
+    monkeypatch.setenv("ARC_HOME", str(shared_remote.clone(tmp_path, URL)))
     monkeypatch.chdir(tmp_path)
     [(_, found, fix)] = checks.data_remote(URL)
     print(found)
@@ -90,7 +57,7 @@ def test_a_bucket_that_does_not_answer_is_away(
 ) -> None:
     for name, text in bucket[1].items():
         monkeypatch.setenv(name, text)
-    monkeypatch.chdir(clone(tmp_path))
+    monkeypatch.chdir(shared_remote.clone(tmp_path, URL))
     assert remote_store.RemoteStore().away() == ""
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     assert "127.0.0.1:9" in remote_store.RemoteStore().away()

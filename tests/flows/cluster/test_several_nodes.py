@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.cluster_lab import Cluster, started
-from tests.support.flows_lab import ENDED, NAME, SHORT, Lab, free_port, until
+from tests.support.flows_lab import ENDED, NAME, SHORT, Lab, until
+from tests.support.ports import free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.night]
 CHOSEN = [

@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from flows.cluster import checks, remote_store, saves
-from tests.support import ssh
+from flows.cluster import checks
+from tests.support import shared_remote, ssh
 from tests.support.cluster_lab import Cluster, home, started
 from tests.support.flows_lab import ENDED, SHORT, until
-from tests.support.shared_stage import Machines
 
 pytestmark = [pytest.mark.slow, pytest.mark.night]
 
@@ -21,49 +20,16 @@ def server(tmp_path: Path) -> Iterator[ssh.Server]:
         yield made
 
 
-def clone(folder: Path, url: str) -> Path:
-    folder.mkdir()
-    for command in ("git init -q", "dvc init -q", f"dvc remote add -q -d shared {url}"):
-        subprocess.run(command.split(), cwd=folder, check=True)
-    return folder
-
-
 def test_stages_and_saves_go_over_ssh(server: ssh.Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     url = f"{server.url}{tmp_path}/objects"
-    machines = Machines(tmp_path)
-    machines.environment |= server.home(tmp_path / "home")
-    a, b = machines.clone("a"), machines.clone("b")
-    for folder in (a, b):
-        command = f"dvc remote add -q -f -d shared {url}"
-        subprocess.run(command.split(), cwd=folder, check=True, env=machines.environment)
-    machines.run(a)
-    assert "is cached" in machines.run(b)
-    assert machines.computed() == 1
-    for name, text in server.home(tmp_path / "home").items():
-        monkeypatch.setenv(name, text)
-    monkeypatch.chdir(a)
-    store = remote_store.RemoteStore()
-    assert not store.local
-    first, second = (saves.Saves(store, "key", tmp_path / name) for name in ("one", "two"))
-    for one in (first, second):
-        (one.scratch / "candidates").mkdir(parents=True)
-    state = first.scratch / "state.part"
-    for step in (5, 15, 27):
-        state.write_bytes(f"state {step}".encode())
-        state.rename(first.scratch / f"state-{step:07d}-{saves._digest(state)}.safetensors")
-        assert first.share() == step
-    assert len(store.listed(first.folder)) == 4
-    [said] = second.fetch()
-    assert "after update 27" in said
-    first.remove()
-    assert store.listed(first.folder) == []
+    shared_remote.exchange(tmp_path, url, server.home(tmp_path / "home"), monkeypatch)
 
 
 def test_a_machine_without_the_key_is_refused(
     server: ssh.Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = f"{server.url}{tmp_path}/objects"
-    here = clone(tmp_path / "clone", url)
+    here = shared_remote.clone(tmp_path / "clone", url)
     subprocess.run(["git", "init", "-q", "--bare", str(tmp_path / "code.git")], check=True)
     subprocess.run(["git", "remote", "add", "origin", f"{server.url}{tmp_path}/code.git"], cwd=here, check=True)
     monkeypatch.setenv("ARC_HOME", str(here))

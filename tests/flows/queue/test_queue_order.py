@@ -12,26 +12,14 @@ from prefect.client.schemas.objects import StateType
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 
 from flows.cluster import exchange, settings, share
-from flows.queue import admission, deployment, flow_runs, queue
+from flows.queue import admission, deployment, queue
 from flows.runs import snapshots
 from flows.runs.places import FlowError
 from flows.runs.request import Request
 from tasks.servers import prefect_server
-from tests.conftest import ROOT
 from tests.support.made_up_server import Server, run
 
 NOW = datetime.now(UTC)
-
-
-@pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "presets.yaml").symlink_to(ROOT / "presets.yaml")
-    monkeypatch.setenv("ARC_HOME", str(tmp_path))
-    monkeypatch.delenv("ARC_SCRATCH", raising=False)
-    monkeypatch.delenv("PREFECT_API_URL", raising=False)
-    monkeypatch.setattr(flow_runs, "runs", lambda connection, *kinds, **_: connection.of(*kinds))
-    return tmp_path
 
 
 def queued(name: str, kind: StateType = StateType.SCHEDULED, queue: str = "normal", minutes: float = 0.0) -> Any:
@@ -43,7 +31,7 @@ def queued(name: str, kind: StateType = StateType.SCHEDULED, queue: str = "norma
     )
 
 
-def test_runs_are_listed_in_the_order_of_execution(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_are_listed_in_the_order_of_execution(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     late, early, high = queued("late", minutes=2), queued("early", minutes=1), queued("high", queue="high", minutes=9)
     begun = queued("begun", StateType.RUNNING, queue="cpu-normal")
     starts = queued("starts", StateType.PENDING)
@@ -62,7 +50,7 @@ def test_runs_are_listed_in_the_order_of_execution(place: Path, monkeypatch: pyt
     assert queue.rows(server)[0]["worker"] == "worker of begun"
 
 
-def test_a_run_is_found_by_number_id_or_name_if_only_one_is_meant(place: Path) -> None:
+def test_a_run_is_found_by_number_id_or_name_if_only_one_is_meant(checkout: Path) -> None:
     first, second, same = queued("a"), queued("b", minutes=1), queued("b", minutes=2)
     server = Server(first, second, same)
     assert queue.find(server, "1") is first
@@ -79,7 +67,7 @@ def test_a_run_is_found_by_number_id_or_name_if_only_one_is_meant(place: Path) -
                 queue.find(server, text)
 
 
-def test_a_bumped_run_is_before_all_that_wait(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bumped_run_is_before_all_that_wait(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first, high, running = queued("first", minutes=-5), queued("h", queue="gpu-high"), queued("r", StateType.RUNNING)
     chosen = queued("chosen", minutes=60)
     server, created = Server(first, high, running, chosen), []
@@ -101,7 +89,7 @@ def test_a_bumped_run_is_before_all_that_wait(place: Path, monkeypatch: pytest.M
     assert len(created) == 1
 
 
-def test_a_waiting_run_is_cancelled_at_once_and_a_running_one_saves_first(place: Path) -> None:
+def test_a_waiting_run_is_cancelled_at_once_and_a_running_one_saves_first(checkout: Path) -> None:
     waits, runs = queued("waits"), queued("runs", StateType.RUNNING)
     server = Server(waits, runs)
     assert queue.cancel(server, waits) == "waits: cancelled before it began"
@@ -113,13 +101,13 @@ def request(**fields: Any) -> Request:
     return Request(version="v3", size="tiny", dataset="aa1", **fields)
 
 
-def test_requests_are_queued_in_order_from_the_given_time(place: Path, monkeypatch: Any, capsys: Any) -> None:
+def test_requests_are_queued_in_order_from_the_given_time(checkout: Path, monkeypatch: Any, capsys: Any) -> None:
     requests = [request(seed=seed) for seed in range(3)]
     made: list[Any] = []
     shared: list[str] = []
     frozen = [snapshots.Snapshot(str(i), ("notes.txt",)) for i in range(3)]
     monkeypatch.setattr(deployment, "identity", lambda _: "d")
-    monkeypatch.setattr("flows.queue.queue.places.tree", lambda: place)
+    monkeypatch.setattr("flows.queue.queue.places.tree", lambda: checkout)
     monkeypatch.setattr(snapshots, "freeze", lambda given, tree: frozen[: len(given)])
     monkeypatch.setattr(exchange, "share_frozen", shared.extend)
     monkeypatch.setattr(settings, "joined", lambda: True)
@@ -190,7 +178,7 @@ class Objects:
     [(False, 4, True, 4), (True, None, True, "unset"), (True, 4, False, None), (False, None, True, 1)],
 )
 def test_pool_queues_and_deployment_are_made_once_and_kept_as_the_code_says(
-    place: Path, monkeypatch: Any, known: bool, slots: int | None, alone: bool, limit: Any
+    checkout: Path, monkeypatch: Any, known: bool, slots: int | None, alone: bool, limit: Any
 ) -> None:
     monkeypatch.setattr(deployment, "git", lambda *_, **__: "abc")
     monkeypatch.setattr(deployment, "template", dict)

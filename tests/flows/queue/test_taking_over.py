@@ -11,23 +11,17 @@ import pytest
 from prefect.client.schemas.objects import StateType
 
 from flows.cluster import dvc_remote, exchange, lease, owners, settings, share
-from flows.queue import admission, deployment, flow_runs, other_workers, queue, several_nodes
+from flows.queue import admission, deployment, other_workers, queue, several_nodes
 from flows.runs import processes, snapshots
 from flows.runs.flow import NODES
 from flows.runs.places import FlowError
 from flows.runs.request import Request
-from tests.conftest import ROOT
 from tests.support.made_up_server import Server, run
 
 
 @pytest.fixture
-def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+def cluster(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """A clone that has joined a cluster; `now` is the clock."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "presets.yaml").symlink_to(ROOT / "presets.yaml")
-    monkeypatch.setenv("ARC_HOME", str(tmp_path))
-    monkeypatch.delenv("ARC_SCRATCH", raising=False)
-    monkeypatch.delenv("PREFECT_API_URL", raising=False)
     one = SimpleNamespace(now=1000.0, server=Server(), ended=[], lines=[])
     monkeypatch.setattr(settings, "alone", lambda: False)
     monkeypatch.setattr(settings, "joined", lambda: True)
@@ -35,7 +29,6 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     monkeypatch.setattr(other_workers, "_fetched", 0.0)
     for name in ("client", "kept_client"):
         monkeypatch.setattr(deployment, name, lambda: one.server)
-    monkeypatch.setattr(flow_runs, "runs", lambda connection, *kinds, **_: connection.of(*kinds))
     monkeypatch.setattr(owners, "here", lambda row: row.name.startswith("here"))
     monkeypatch.setattr(owners, "owner", lambda row: f"worker of {row.name}")
     monkeypatch.setattr(owners, "starting", lambda row: row.name.endswith("starting"))

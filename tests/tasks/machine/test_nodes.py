@@ -19,7 +19,7 @@ from tasks.common import paths
 from tasks.common.stage import StageError
 from tasks.machine import nodes
 from tests.conftest import ROOT, experiment, puzzles
-from tests.support.flows_lab import free_port
+from tests.support.ports import free_port
 
 STEPS = 40
 

@@ -51,6 +51,7 @@ def begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
             str(prefect),
         ]
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "PREFECT_HOME": str(tmp_path / ".prefect")}
+        environment["PREFECT_API_URL"] = "http://127.0.0.1:4200/api"  # The page must not ask that one.
         process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
         processes.append(process)
         ports: dict[str, int] = {}
@@ -97,7 +98,6 @@ def test_both_pages_answer_on_this_machine_alone_and_sigterm_leaves_no_process(b
     assert "<html" in get(ports["Prefect"], "/").lower()
     found = json.loads(get(ports["MLflow"], "/ajax-api/2.0/mlflow/experiments/search", {"max_results": 5}))
     assert [e["artifact_location"] for e in found["experiments"]] == [str(tmp_path / "mlartifacts" / "0")]
-    # The page would ask a Prefect at 4200 if the port were set by an option.
     settings = json.loads(get(ports["Prefect"], "/ui-settings"))
     assert settings["api_url"] == f"http://127.0.0.1:{ports['Prefect']}/api"
     for name, path in (("Prefect", "/api/flow_runs/count"), ("MLflow", "/ajax-api/2.0/mlflow/experiments/search")):

@@ -8,19 +8,9 @@ from typing import Any
 
 import pytest
 
-from flows.cluster import checks, dvc_remote, exchange, owners, settings, share
+from flows.cluster import checks, dvc_remote, exchange, settings, share
 from flows.cluster.settings import Settings
 from flows.runs.places import FlowError, git
-
-
-@pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(os, "environ", {**os.environ, "ARC_HOME": str(tmp_path)})
-    for name in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME", "ARC_SCRATCH", settings.SECRET):
-        os.environ.pop(name, None)
-    monkeypatch.setattr(owners, "machine", lambda: "here")
-    return tmp_path
 
 
 def test_settings_are_kept_in_git_and_the_secret_in_a_file_of_this_user(place: Path, monkeypatch: Any) -> None:
