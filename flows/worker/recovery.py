@@ -82,8 +82,9 @@ def _resume_elsewhere(connection: SyncPrefectClient, run: Any, reason: str) -> s
     message = f"died on another machine: {reason}"
     end_tasks(connection, run.id, Crashed(message=message))
     if (count := records.add_lost_machine(str(run.id), reason)) >= LOST_MACHINES:
-        connection.set_flow_run_state(run.id, Failed(message=f"{message}; the machine number {count}"), force=True)
-        return f"{run.name}: {message}; {count} machines have died with it, so it is not resumed"
+        why = f"{message}; {count} machines have died with it, so it is not resumed"
+        connection.set_flow_run_state(run.id, Failed(message=why), force=True)
+        return f"{run.name}: {why}"
     _queue_again(connection, run.id, message)
     return f"{run.name}: {message}; queued again"
 
