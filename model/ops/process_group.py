@@ -6,6 +6,7 @@ each update instead of DistributedDataParallel's hooks, so that the computation 
 CUDA graphs.
 """
 
+import atexit
 import os
 
 import torch
@@ -20,6 +21,8 @@ class Workers:
         if self.count > 1 and not distributed.is_initialized():
             backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
             distributed.init_process_group(backend)
+            # A thread of gloo that drops a tensor after Python has ended aborts the process: one exit in four.
+            atexit.register(_destroy)
 
     def mine(self, micro_batches: int) -> range:
         """Indices of this worker's micro-batches. Raises ValueError unless `count` divides their number."""
@@ -47,3 +50,8 @@ class Workers:
         """Block until all workers have called this."""
         if self.count > 1:
             self.any(True)
+
+
+def _destroy() -> None:
+    if distributed.is_initialized():
+        distributed.destroy_process_group()

@@ -155,6 +155,14 @@ def test_an_update_that_cannot_be_shared_is_refused(prepared, monkeypatch):
     assert [list(worker.mine(n)) for n in (2, 4)] == [[1], [1, 3]]
 
 
+def test_the_workers_end_without_a_crash():
+    """Eight exits, each of which crashed about one time in four before the process group was destroyed."""
+    command = [sys.executable, "-c", "from model.ops.process_group import Workers; w = Workers(); w.wait(); w.wait()"]
+    run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "8", "--no-python"]
+    done = subprocess.run([*run, *command], cwd=ROOT, capture_output=True, text=True, env=_environment(1), timeout=300)
+    assert done.returncode == 0, done.stderr
+
+
 def test_locks_of_all_gpus_outlive_the_exec_that_torchrun_needs(tmp_path, monkeypatch):
     monkeypatch.setenv("ARC_LOCKS", str(tmp_path))
     monkeypatch.setenv("ARC_LOCK_CPU", "1")
