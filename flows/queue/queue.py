@@ -93,11 +93,11 @@ def cancel(connection: SyncPrefectClient, chosen: Any) -> str:
 
 
 def find(connection: SyncPrefectClient, text: str) -> Any:
-    """The active run given by the start of its id, its title or its number in the list. Raises FlowError."""
+    """The active run given by its number in the list, its title or the start of its id. Raises FlowError."""
     known = waiting(connection)
     if re.fullmatch(r"\d{1,3}", text) and 1 <= int(text) <= len(known):
         return known[int(text) - 1]
-    matches = [run for run in known if str(run.id).startswith(text)] or [run for run in known if run.name == text]
+    matches = [run for run in known if run.name == text] or [run for run in known if str(run.id).startswith(text)]
     if len(matches) != 1:
         count = f"{len(matches)} runs match" if matches else "no run matches"
         raise FlowError(f"{count} {text!r}; `arc queue --list` shows ids and numbers")

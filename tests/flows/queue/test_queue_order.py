@@ -51,13 +51,13 @@ def test_runs_are_listed_in_the_order_of_execution(checkout: Path, monkeypatch: 
 
 
 def test_a_run_is_found_by_number_id_or_name_if_only_one_is_meant(checkout: Path) -> None:
-    first, second, same = queued("a"), queued("b", minutes=1), queued("b", minutes=2)
+    first, second, same = queued("x"), queued("y", minutes=1), queued("y", minutes=2)  # No id begins with these.
     server = Server(first, second, same)
     assert queue.find(server, "1") is first
     assert queue.find(server, "3") is same
     assert queue.find(server, str(second.id)) is second
-    assert queue.find(server, "a") is first
-    for text, says in (("4", "no run matches '4'"), ("0", "no run"), ("b", "2 runs match 'b'")):
+    assert queue.find(server, "x") is first
+    for text, says in (("4", "no run matches '4'"), ("0", "no run"), ("y", "2 runs match 'y'")):
         if (
             not str(first.id).startswith(text)
             and not str(second.id).startswith(text)
@@ -65,6 +65,12 @@ def test_a_run_is_found_by_number_id_or_name_if_only_one_is_meant(checkout: Path
         ):
             with pytest.raises(FlowError, match=says):
                 queue.find(server, text)
+
+
+def test_a_title_that_is_the_start_of_an_id_is_the_title(checkout: Path) -> None:
+    other = queued("x")
+    named = queued(str(other.id)[:4])
+    assert queue.find(Server(other, named), named.name) is named
 
 
 def test_a_bumped_run_is_before_all_that_wait(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
