@@ -1,6 +1,7 @@
 """The pages of the queue as a person uses them: a real server, and Debian's chromium."""
 
 from collections.abc import Iterator
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
@@ -54,6 +55,8 @@ def submit(page: Page) -> None:
 
 
 def test_the_form_offers_what_there_is_and_refuses_what_is_wrong(lab: Lab, page: Page) -> None:
+    elsewhere = []
+    page.on("requestfailed", lambda request: elsewhere.append((request.url, request.failure)))
     lab.arc("queue", "--list")
     log_in(page, lab)
     fill_in(page, lab)
@@ -77,6 +80,8 @@ def test_the_form_offers_what_there_is_and_refuses_what_is_wrong(lab: Lab, page:
     [run] = until(lab.runs, 30)
     assert run["parameters"]["request"]["overrides"] == ["train.optimizer.name=muon"]
     assert run["state"]["type"] == "SCHEDULED"
+    tried = {failure for url, failure in elsewhere if urlsplit(url).hostname != "127.0.0.1"}
+    assert tried <= {"csp"}, "no page may connect to another machine"
 
 
 def test_the_pages_show_stages_progress_scores_and_links(lab: Lab, page: Page) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import httpx
 import pytest
+from fastapi import FastAPI
 
 from tasks.servers import calm, prefect_server
 from tests.conftest import ROOT
@@ -78,6 +79,29 @@ def test_a_heartbeat_that_met_a_locked_database_is_no_line_of_the_log_and_all_el
         worker_channel.logger.removeFilter(calm.is_alarm)
     shown = [(str(record.exc_info[1]) if record.exc_info else "", record.getMessage()) for record in caplog.records]
     assert shown == [("disk I/O error", "Worker channel heartbeat persistence failed: work_pool=gpu"), ("", "another")]
+
+
+@pytest.mark.parametrize(
+    ("api", "allowed"),
+    [
+        ("http://127.0.0.1:4299/api", "connect-src 'self' http://127.0.0.1:4299 ws://127.0.0.1:4299"),
+        ("https://lab.example/api", "connect-src 'self' https://lab.example wss://lab.example"),
+    ],
+)
+def test_the_pages_may_connect_to_their_server_only(api: str, allowed: str) -> None:
+    given = []
+
+    def create(ephemeral: bool) -> FastAPI:
+        given.append(ephemeral)
+        app = FastAPI()
+        app.get("/page")(lambda: "text")
+        return app
+
+    for ephemeral in (True, False):
+        answer = App(calm.connecting_here_only(create, api)(ephemeral)).ask("GET", "/page")
+        assert answer.json() == "text"
+        assert answer.headers["content-security-policy"] == allowed
+    assert given == [True, False]
 
 
 @pytest.mark.slow
