@@ -79,14 +79,21 @@ def report(lab: Lab, queued: list[str]) -> None:
     assert {row["run_count"] for row in rows} == {1}, "each once"
     start = {row["id"][:8]: datetime.fromisoformat(row["start_time"]) for row in rows}
     order = sorted(queued, key=lambda run: start[run])
-    moved = max(abs(order.index(run) - place) for place, run in enumerate(queued))
+    moved = {run: abs(order.index(run) - place) for place, run in enumerate(queued)}
+    far = [run for run in queued if moved[run] > 3 * WORKERS]
+    whole = {row["id"][:8]: row["id"] for row in rows}
+    states = {run: lab.states(whole[run]) for run in far}
+    for run in far:
+        print(f"{run} started {moved[run]} places from its own: {states[run]}")
     seconds = (max(datetime.fromisoformat(row["end_time"]) for row in rows) - min(start.values())).total_seconds()
     by_worker = Counter(row["labels"]["prefect.worker.name"] for row in rows)
     print(
         f"{RUNS} runs of 1 s on {len(by_worker)} workers in {seconds:.0f} s: {60 * RUNS / seconds:.0f} a minute; "
-        f"each worker {min(by_worker.values())} to {max(by_worker.values())}; no run started more than {moved} places "
-        f"from its own"
+        f"each worker {min(by_worker.values())} to {max(by_worker.values())}; {len(far)} started more than "
+        f"{3 * WORKERS} places from their own, the others up to {max(n for r, n in moved.items() if r not in far)}"
     )
     server = lab.process(None, "server", "start")
     print(f"the server took {sum(server.cpu_times()[:2]):.0f} s of the CPU and {server.memory_info().rss >> 20} MiB")
-    assert moved <= 3 * WORKERS
+    late = [run for run in far if not any("died" in message for _, message in states[run])]
+    assert not late, "only a run whose worker failed to start it may start late"
+    assert len(far) <= RUNS / 100
