@@ -136,7 +136,7 @@ def test_a_model_is_loaded_from_its_artifacts(
     one.load_context(SimpleNamespace(artifacts=artifacts))
     assert torch.are_deterministic_algorithms_enabled() == deterministic
     assert asked == [(tmp_path / "best", torch.device(name or "cpu"), "raw")]
-    assert (one.network, one.description) == ("network", "description")
+    assert [vars(one)[name] for name in ("network", "description")] == ["network", "description"]
     assert (one.evaluation, one.rule) == (config.evaluations["votes"], config.score)
     assert list(one.trained) == [("a", 0), ("a", 1)]
     given, answer = one.trained["a", 0]

@@ -83,7 +83,7 @@ def test_every_new_owner_of_a_device_is_told_once(locks: Path, monkeypatch: Any,
     ]
     assert waits == [1.0] * 3
     assert gpu_lock.held() == {locks / "gpu-u1.lock"}
-    assert [event.device for event in events.Reader(Path("events.jsonl")).new()] == ["cuda:1"]  # type: ignore[union-attr]
+    assert [event.device for event in events.Reader(Path("events.jsonl")).new()] == ["cuda:1"]
     first.file.close()
 
 

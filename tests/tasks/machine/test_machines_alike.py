@@ -112,7 +112,7 @@ def begin(wire: Wire, rank: int, scratch: Path, differs: bool = False) -> list[A
         any=lambda *flags: told.append(flags) or tuple(flag or differs for flag in flags),
         wait=lambda: told.append("waited"),
     )
-    nodes.begin_alike(workers, scratch)  # type: ignore[arg-type]
+    nodes.begin_alike(workers, scratch)
     return told
 
 
