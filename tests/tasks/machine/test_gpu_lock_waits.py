@@ -165,10 +165,29 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path, monkeypatch: Any)
     assert gpu_lock.folder() == tmp_path / "new" / "locks", "with the folders around it"
 
 
-def test_a_folder_of_the_user_alone_stays_as_it_is(locks: Path) -> None:
-    locks.mkdir(mode=0o700)
+@pytest.mark.parametrize("mode", [0o700, 0o755, 0o1777])
+def test_a_folder_into_which_no_other_user_writes_stays_as_it_is(locks: Path, mode: int) -> None:
+    locks.mkdir()
+    locks.chmod(mode)
     assert gpu_lock.folder() == locks
-    assert locks.stat().st_mode & 0o7777 == 0o700
+    assert locks.stat().st_mode & 0o7777 == mode
+
+
+def test_a_file_that_was_replaced_before_it_was_locked_does_not_count(tmp_path: Path, monkeypatch: Any) -> None:
+    path, lock = tmp_path / "a.lock", fcntl.flock
+    replaced: list[Path] = []
+
+    def flock(number: int, operation: int) -> None:
+        if not replaced:  # The other process ends, its user cleans up, and a third makes a new file.
+            replaced.append(path.rename(tmp_path / "old"))
+            path.write_text("")
+        lock(number, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    waits = waiting(monkeypatch, lambda: None)
+    gpu_lock.take_file(path, "it")
+    assert len(waits) == 1
+    assert os.fstat(gpu_lock._held[path]).st_ino == path.stat().st_ino
 
 
 def test_the_record_says_who_runs_what_where(tmp_path: Path, monkeypatch: Any) -> None:
