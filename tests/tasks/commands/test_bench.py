@@ -208,14 +208,14 @@ GPU = SimpleNamespace(type="cuda")
 
 def test_a_gpu_is_waited_for_after_every_call(gpu: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "time", Clock())
-    assert bench.timed(lambda: gpu.append("work"), GPU, 2) == 1.0  # type: ignore[arg-type]
+    assert bench.timed(lambda: gpu.append("work"), GPU, 2) == 1.0
     assert gpu == ["work", "synchronize"] * 5
     gpu.clear()
     bench.timed(lambda: gpu.append("work"), CPU, 2)
     assert gpu == ["work"] * 5
     bench.synchronize(CPU)
     assert "synchronize" not in gpu
-    bench.synchronize(GPU)  # type: ignore[arg-type]
+    bench.synchronize(GPU)
     assert gpu[-1] == "synchronize"
 
 
@@ -229,7 +229,7 @@ def test_a_product_on_a_gpu_is_large_and_of_half_precision(monkeypatch: pytest.M
     types: list[Any] = []
     monkeypatch.setattr(torch, "randn", randn)
     monkeypatch.setattr(bench, "timed", lambda work, device, repeats: types.append(work().dtype) or 2.0)
-    assert bench.product_rate(GPU) == 8192**3  # type: ignore[arg-type]
+    assert bench.product_rate(GPU) == 8192**3
     assert made == [((8192, 8192), "cuda")] * 2
     assert types == [torch.bfloat16]
     monkeypatch.setattr(torch, "randn", lambda *shape, device: torch.zeros(2, 2))
@@ -239,7 +239,7 @@ def test_a_product_on_a_gpu_is_large_and_of_half_precision(monkeypatch: pytest.M
 
 def test_the_kernel_of_a_gpu_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "model.ops.flash", SimpleNamespace(kernel_name=lambda device: device.type))
-    assert bench.attention_kernel(GPU) == "cuda"  # type: ignore[arg-type]
+    assert bench.attention_kernel(GPU) == "cuda"
 
 
 @pytest.mark.parametrize(("device", "kind", "order"), [(CPU, "CPU", "self_cpu"), (GPU, "CUDA", "self_cuda")])

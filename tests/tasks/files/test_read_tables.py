@@ -183,7 +183,7 @@ def test_an_output_at_the_first_cell_is_one(workspace: Path) -> None:
     for key, (given, answer) in tables.read_pairs("train").items():
         assert answer is not None
         assert before[key][1] is not None
-        assert (given.tolist(), answer.tolist()) == (before[key][1].tolist(), before[key][0].tolist())  # type: ignore[union-attr]
+        assert (given.tolist(), answer.tolist()) == (before[key][1].tolist(), before[key][0].tolist())
 
 
 def test_without_validation_tasks_a_training_cannot_measure_itself(workspace: Path) -> None:

@@ -167,7 +167,7 @@ def test_a_training_costs_once_and_an_unknown_cost_is_unknown() -> None:
         return pool._spent(members)
 
     again = member(5, seed=0, data="0" * 64)
-    again = again._replace(values=again.values | {"title": "title 0"}, cost=member(0).cost)
+    again = again._replace(values={**again.values, "title": "title 0"}, cost=member(0).cost)
     assert again.training == member(0).training
     assert spent(member(0), again, member(1)) == {"seconds": 30.0, "device": "GPU 0, GPU 1"}
     assert spent(member(1), member(0)) == {"seconds": 30.0, "device": "GPU 0, GPU 1"}
