@@ -97,6 +97,37 @@ def test_a_pair_shows_points_and_the_corrected_p_only_among_several() -> None:
     ]
 
 
+SCORES = """\
+40 tasks, 50 test grids; shares in %, 95 % intervals over tasks
+                               pass  pass       95 %           any  sizes
+experiment              seeds    @1    @2   interval  strict  view  right  min
+──────────────────────────────────────────────────────────────────────────────
+A  x                        0  10.0  20.0  15.0–25.0    17.5  30.0   90.0  1.2
+   best-votes                                                              GPU
+B  y                           10.0  20.0  15.0–25.0    17.5  30.0   90.0  1.2
+   best-votes               3        18.0                                  GPU
+                            5        22.0"""
+PAIRS = """\
+
+Second minus first in points of pass@2, paired over tasks; p by a
+sign-flip test over tasks
+pair   points           95 %       p  p, Holm  won  lost  verdict
+──────────────────────────────────────────────────────────────────
+A → B    +5.0  -1.0 to +11.0  0.0400   0.0500    2     0  B higher
+B → C    +5.0  -1.0 to +11.0  0.0400   0.0500    2     0  C higher"""
+
+
+def test_the_tables_fit_a_terminal_of_84_columns() -> None:
+    def printed(table: Any) -> str:
+        file = io.StringIO()
+        Console(file=file, width=84).print(table)
+        return "\n".join(line.rstrip() for line in file.getvalue().splitlines())
+
+    names = {"x": "A", "y": "B", "z": "C"}
+    assert printed(compare._scores([row("x"), row("y", seeds=(3, 5), seed_scores=(0.18, 0.22))], names)) == SCORES
+    assert printed(compare._pairs([pair("x", "y"), pair("y", "z")], names)) == PAIRS
+
+
 @pytest.mark.parametrize(("p", "bold"), [(0.05, True), (0.0501, False)])
 def test_what_holds_after_the_correction_is_bold(p: float, bold: bool) -> None:
     file = io.StringIO()

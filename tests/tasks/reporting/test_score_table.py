@@ -106,40 +106,75 @@ def test_settings_are_told_in_words(name: str, changes: dict[str, Any], says: st
     assert score_table._row(score).settings == says
 
 
-def cells(table: Any) -> list[list[str]]:
+def printed(table: Any, width: int = 84) -> str:
     file = io.StringIO()
-    Console(file=file, width=250).print(table)
-    return [line.split() for line in file.getvalue().splitlines()]
+    Console(file=file, width=width).print(table)
+    return "\n".join(line.rstrip() for line in file.getvalue().splitlines())
+
+
+TABLE = """\
+a title
+checkpoint             pass  pass      95 %          any view  sizes    grids
+evaluation               @1    @2  interval  strict     right  right   solved  tasks
+────────────────────────────────────────────────────────────────────────────────────
+best-votes             12.3  25.0  5.0–45.0    20.0      37.5   50.0  3 of 12     10
+a longer caveat of it
+another
+final-votes            12.3  25.0  5.0–45.0    20.0      37.5   50.0  3 of 12     10"""
+PLAIN = """\
+a title
+checkpoint        pass  pass      95 %          any view  sizes    grids
+evaluation          @1    @2  interval  strict     right  right   solved  tasks
+───────────────────────────────────────────────────────────────────────────────
+final-votes       12.3  25.0  5.0–45.0    20.0      37.5   50.0  3 of 12     10"""
+LONG = """\
+copies and trajectories of the first attempts
+checkpoint          right         copied     kept    to   edited    last  lock    at
+evaluation           size  cells       %  right %  edit  right %  change     %  step
+────────────────────────────────────────────────────────────────────────────────────
+best-votes              6  1,234    50.0     90.0   234     50.0     2.2  25.0     –
+final-votes             6  1,234    50.0     90.0   234     50.0     3.0  75.0   1.5
+a longer caveat of
+it
+another
+halfway-votes           0      0       –        –     0        –       –     –     –"""
+NARROW = """\
+a title
+ pass  pass      95 %          any view  siz…    grids
+   @1    @2  interval  strict     right  rig…   solved  tas…
+────────────────────────────────────────────────────────────
+ 12.3  25.0  5.0–45.0    20.0      37.5  50.0  3 of 12    10"""
+CAVEATS = ("a longer caveat of it", "another")
 
 
 def test_the_table_shows_every_share_and_count() -> None:
     one, two = (score_table._row(made(name)) for name in ("best", "final"))
-    marked = one._replace(caveats=("first caveat", "second"))
-    lines = cells(score_table.draw("a title", [marked, two]))
-    numbers = ["12.3", "25.0", "5.0–45.0", "20.0", "37.5", "50.0", "3", "of", "12", "10"]
-    assert lines[0] == ["a", "title"]
-    at = lines.index(["best-votes", *numbers])
-    assert lines[at + 1 : at + 4] == [["first", "caveat"], ["second"], ["final-votes", *numbers]]
-    heads = [word for line in lines[1 : at - 1] for word in line]
-    named = "checkpoint evaluation pass @1 pass @2 95 % interval strict any view right sizes right grids solved tasks"
-    assert sorted(heads) == sorted(named.split())
+    assert printed(score_table.draw("a title", [one._replace(caveats=CAVEATS), two])) == TABLE
+    assert printed(score_table.draw("a title", [two])) == PLAIN
+    assert printed(score_table.draw("a title", [two]), 60) == NARROW, "numbers never wrap"
 
 
 def test_copies_and_trajectories_are_a_table_of_their_own() -> None:
     one = score_table._row(made())
     steps = {"last_change": 3.0, "early_locks": 3, "grids": 4, "early_lock_step": 1.5}
-    other = score_table._row(made("final") | {"trajectory": steps})._replace(caveats=("a", "b"))
+    other = score_table._row(made("final") | {"trajectory": steps})._replace(caveats=CAVEATS)
     none = score_table._row(made("halfway") | {"trajectory": None, "copying": dict.fromkeys(COPIES, 0)})
-    lines = cells(score_table.draw_behaviour([one, other, none]))
-    assert lines[0] == ["copies", "and", "trajectories", "of", "the", "first", "attempts"]
-    shares = ["6", "1,234", "50.0", "90.0", "234", "50.0"]
-    at = lines.index(["best-votes", *shares, "2.2", "25.0", "–"])
-    assert lines[at + 1 : at + 5] == [
-        ["final-votes", *shares, "3.0", "75.0", "1.5"],
-        ["a"],
-        ["b"],
-        ["halfway-votes", "0", "0", "–", "–", "0", "–", "–", "–", "–"],
-    ]
+    assert printed(score_table.draw_behaviour([one, other, none])) == LONG
+    narrow = printed(score_table.draw_behaviour([one]), 200).splitlines()
+    assert narrow[-1] == "best-votes            6  1,234    50.0     90.0   234     50.0     2.2  25.0     –"
+
+
+def test_by_itself_the_command_is_short_and_no_number_of_its_texts_is_coloured(capsys: Any, monkeypatch: Any) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "150")
+    for checkpoint in ("best", "final"):
+        for name in ("attempts", "votes"):
+            written(made(checkpoint, name) | {"warnings": ["12 of 'x'"] * (checkpoint == "best" and name == "votes")})
+    score_table.main()
+    assert "copies and trajectories" not in (text := capsys.readouterr().out)
+    assert text.splitlines()[-1] == "open next: data/reports/report.html; make ui"
+    score_table.main(long=True)
+    assert capsys.readouterr().out.splitlines()[-2] == "best-votes: 12 of 'x'"
 
 
 @pytest.mark.parametrize("long", [False, True])
@@ -149,15 +184,15 @@ def test_the_command_prints_what_to_open_and_the_long_form_warnings(long: bool, 
         for name in ("attempts", "votes"):
             written(made(checkpoint, name) | {"warnings": [f"{checkpoint} {i}" for i in range(name == "votes" and 2)]})
     score_table.main(long=long)
-    printed = capsys.readouterr().out
-    assert printed.splitlines()[0].rstrip() == f"{experiment().title}, seed 0, shares in %"
-    assert printed.endswith("open next: data/reports/report.html; make ui\n")
-    said = [line for line in printed.splitlines() if ": " in line and "open next" not in line]
+    text = capsys.readouterr().out
+    assert text.splitlines()[0].rstrip() == f"{experiment().title}, seed 0, shares in %"
+    assert text.endswith("open next: data/reports/report.html; make ui\n")
+    said = [line for line in text.splitlines() if ": " in line and "open next" not in line]
     told = [f"{name}-votes: {name} {i}" for name in ("final", "best") for i in (0, 1)]
     assert said == (told if long else [])
-    assert ("copies and trajectories of the first attempts" in printed) == long
-    assert printed.count("best-votes") == (2 + 2 if long else 1)
-    assert SELECTED_ON not in printed
+    assert ("copies and trajectories of the first attempts" in text) == long
+    assert text.count("best-votes") == (2 + 2 if long else 1)
+    assert SELECTED_ON not in text
 
 
 @pytest.mark.parametrize(
