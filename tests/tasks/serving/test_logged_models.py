@@ -1,16 +1,19 @@
 """What MLflow is given of a model: its files, its types, its version, and the errors that may be passed over."""
 
 import importlib.metadata
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import mlflow.pyfunc
 import pytest
 from mlflow.exceptions import INVALID_STATE, RESOURCE_ALREADY_EXISTS, MlflowException
 
 from tasks.tracking import models
 from tasks.tracking.models import Model
+
+with warnings.catch_warnings(action="ignore"):  # MLflow warns of its own type hints.
+    import mlflow.pyfunc
 
 MODEL = Model(
     name="best",
