@@ -1,6 +1,7 @@
 """`arc compare` in a terminal: every cell of its tables, how many tasks it lists, and its letters."""
 
 import io
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -191,3 +192,32 @@ def test_many_experiments_show_neighbours_and_twenty_tasks() -> None:
 def test_letters_go_on_after_z() -> None:
     names = compare.letters([row(str(i)) for i in range(53)])
     assert [names[str(i)] for i in (0, 1, 25, 26, 27, 51, 52)] == ["A", "B", "Z", "A1", "B1", "Z1", "A2"]
+
+
+def test_the_command_compares_seeds_together_over_all_tasks_and_writes_what_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    asked: list[Any] = []
+    one = Comparison([row("x"), row("y")], [pair("x", "y", factors=(("a", "1", "2"), ("b", "3", "4")))], [])
+    monkeypatch.setattr(compare, "compare", lambda *given: asked.append(given) or one)
+    compare.main(["x", "y"])
+    assert asked == [(["x", "y"], "best", "votes", False, False)]
+    assert "A → B" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
+    compare.main(["x"], csv_file=Path("a.csv"))
+    header, *lines = Path("a.csv").read_text().splitlines()
+    assert header.split(",") == list(Row._fields)
+    assert [line.split(",")[0] for line in lines] == ["x", "y"]
+    header, line = Path("a-pairs.csv").read_text().splitlines()
+    assert header.split(",") == list(Pair._fields)
+    assert line.endswith(",t1; t2,,a 1 2; b 3 4")
+    alone = Comparison([row("x")], [], [])
+    monkeypatch.setattr(compare, "compare", lambda *_: alone)
+    compare.main(["x"], csv_file=Path("b.csv"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a-pairs.csv", "a.csv", "b.csv"]
+    for option in ("csv_file", "html"):
+        with pytest.raises(SystemExit) as refused:
+            compare.main(["x"], **{option: Path("none/c")})
+        says = f"compare: none/c cannot be written: the folder {tmp_path}/none does not exist"
+        assert str(refused.value) == says
