@@ -1,6 +1,7 @@
 """Where a member of a pool is read from: a worktree or a kept result, and what is refused of them."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -41,10 +42,20 @@ def put(path: Path, name: str = "votes", digest: str = "c" * 64, **evaluation: A
     return path
 
 
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("built")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        (folder / "data").mkdir()
+        build()
+    return folder
+
+
 @pytest.fixture
-def worktree(workspace: Path) -> Path:
+def worktree(workspace: Path, built: Path) -> Path:
     (workspace / "presets.yaml").write_text((ROOT / "presets.yaml").read_text())
-    build()
+    shutil.copytree(built, workspace, dirs_exist_ok=True)
     put(paths.predictions("final", "votes"))
     return workspace
 
