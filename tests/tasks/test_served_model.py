@@ -2,15 +2,18 @@
 
 import json
 import warnings
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
+from model.storage import checkpoints
 from tasks.serving import solving
-from tests.conftest import puzzles
+from tests.conftest import experiment, puzzles
 
 with warnings.catch_warnings(action="ignore"):  # MLflow warns of its own type hints.
     from tasks.serving import served_model
@@ -107,3 +110,53 @@ def test_unknown_tasks_wrong_grids_and_failures_are_told(monkeypatch: pytest.Mon
         solver(monkeypatch, []).predict(None, {"bbbbbbbb": TASKS["bbbbbbbb"] | {"test": [{"input": [[12]]}]}})
     with pytest.raises(RuntimeError, match=r"^one; two$"):
         solver(monkeypatch, ["one", "two"]).predict(None, {"bbbbbbbb": TASKS["bbbbbbbb"]})
+
+
+@pytest.mark.parametrize(("name", "deterministic"), [(None, True), ("", True), ("cpu", True), ("meta", False)])
+def test_a_model_is_loaded_from_its_artifacts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str | None, deterministic: bool
+) -> None:
+    config = experiment(evaluations={"votes": {"weights": "raw"}}, score={"size_first": True})
+    settings = {"evaluation": config.evaluations["votes"].model_dump(mode="json"), "score": config.score.model_dump()}
+    pairs = [
+        {"task": "a", "number": 0, "input": [[1, 2]], "output": [[3], [4]]},
+        {"task": "a", "number": 1, "input": [[5]], "output": None},
+    ]
+    for file, contents in (("settings.json", settings), ("pairs.json", pairs)):
+        (tmp_path / file).write_text(json.dumps(contents))
+    artifacts = {part: str(tmp_path / f"{part}.json") for part in ("settings", "pairs")}
+    artifacts["weights"] = str(tmp_path / "best.safetensors")
+    asked: list[Any] = []
+    monkeypatch.setattr(checkpoints, "load", lambda *given: asked.append(given) or ("network", "description"))
+    monkeypatch.delenv("ARC_DEVICE", raising=False)
+    if name is not None:
+        monkeypatch.setenv("ARC_DEVICE", name)
+    torch.use_deterministic_algorithms(False)
+    one = Solver()
+    one.load_context(SimpleNamespace(artifacts=artifacts))
+    assert torch.are_deterministic_algorithms_enabled() == deterministic
+    assert asked == [(tmp_path / "best", torch.device(name or "cpu"), "raw")]
+    assert [vars(one)[name] for name in ("network", "description")] == ["network", "description"]
+    assert (one.evaluation, one.rule) == (config.evaluations["votes"], config.score)
+    assert list(one.trained) == [("a", 0), ("a", 1)]
+    given, answer = one.trained["a", 0]
+    assert (given.tolist(), answer.tolist(), given.dtype) == ([[1, 2]], [[3], [4]], np.uint8)
+    assert (one.trained["a", 1][0].tolist(), one.trained["a", 1][1]) == ([[5]], None)
+
+
+def test_a_refusal_shows_the_beginning_of_what_was_found() -> None:
+    with pytest.raises(Refusal) as refused:
+        _contents(["y" * 60])
+    assert refused.value.message == f"tasks must be an object of tasks by id, found ['{'y' * 38}"
+    with pytest.raises(Refusal) as refused:
+        _contents("[1, 2]")
+    assert refused.value.message == "tasks must be an object of tasks by id, found [1, 2]"
+
+
+@pytest.mark.parametrize("count", [10, 11])
+def test_at_most_ten_unknown_tasks_are_named(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    names = [f"{i:08}" for i in range(count)]
+    with pytest.raises(Refusal) as refused:
+        solver(monkeypatch, []).predict(None, dict.fromkeys(names, TASKS["aaaaaaaa"]))
+    named = ", ".join(f"{name} (not in its task index)" for name in names[:10]) + ", ..." * (count > 10)
+    assert refused.value.message == f"{count} of {count} tasks are not known to the checkpoint: {named}"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -187,3 +188,78 @@ def test_the_numbers_are_written_and_shown_by_the_first_process(
     assert shown[-1] == "shown in MLflow live: 0.250 ms a row, 0.03% of a training at 100 updates/s"
     if both:
         assert shown[-2] == "smol: 16 answers to 8 grids, 3 steps: 2.00 s (4.00 grids/s; first time 4.00 s)"
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What is asked of a GPU that is made up."""
+    asked: list[Any] = []
+    cuda = SimpleNamespace(
+        synchronize=lambda: asked.append("synchronize"),
+        reset_peak_memory_stats=lambda: asked.append("reset"),
+        max_memory_allocated=lambda: 2.5e9,
+    )
+    monkeypatch.setattr(torch, "cuda", cuda)
+    return asked
+
+
+GPU = SimpleNamespace(type="cuda")
+
+
+def test_a_gpu_is_waited_for_after_every_call(gpu: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "time", Clock())
+    assert bench.timed(lambda: gpu.append("work"), GPU, 2) == 1.0
+    assert gpu == ["work", "synchronize"] * 5
+    gpu.clear()
+    bench.timed(lambda: gpu.append("work"), CPU, 2)
+    assert gpu == ["work"] * 5
+    bench.synchronize(CPU)
+    assert "synchronize" not in gpu
+    bench.synchronize(GPU)
+    assert gpu[-1] == "synchronize"
+
+
+def test_a_product_on_a_gpu_is_large_and_of_half_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Any] = []
+
+    def randn(*shape: int, device: Any) -> torch.Tensor:
+        made.append((shape, device.type))
+        return torch.ones(2, 2)
+
+    types: list[Any] = []
+    monkeypatch.setattr(torch, "randn", randn)
+    monkeypatch.setattr(bench, "timed", lambda work, device, repeats: types.append(work().dtype) or 2.0)
+    assert bench.product_rate(GPU) == 8192**3
+    assert made == [((8192, 8192), "cuda")] * 2
+    assert types == [torch.bfloat16]
+    monkeypatch.setattr(torch, "randn", lambda *shape, device: torch.zeros(2, 2))
+    bench.product_rate(CPU)
+    assert types[1] == torch.float32
+
+
+def test_the_kernel_of_a_gpu_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "model.ops.flash", SimpleNamespace(kernel_name=lambda device: device.type))
+    assert bench.attention_kernel(GPU) == "cuda"
+
+
+@pytest.mark.parametrize(("device", "kind", "order"), [(CPU, "CPU", "self_cpu"), (GPU, "CUDA", "self_cuda")])
+def test_a_profile_is_of_the_device(gpu: list[Any], monkeypatch: Any, device: Any, kind: str, order: str) -> None:
+    asked: list[Any] = []
+
+    class Profile:
+        def __init__(self, activities: list[Any]) -> None:
+            asked.append(activities)
+
+        def __enter__(self) -> "Profile":
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            asked.append(gpu[:])
+
+        def key_averages(self) -> Any:
+            return SimpleNamespace(table=lambda sort_by, **_: asked.append(sort_by) or "table")
+
+    monkeypatch.setattr(torch.profiler, "profile", Profile)
+    bench.show_profile(lambda: gpu.append("work"), device)
+    work = ["work"] * 4 + ["synchronize"] * (kind == "CUDA")
+    assert asked == [[getattr(torch.profiler.ProfilerActivity, kind)], work, f"{order}_time_total"]

@@ -75,3 +75,17 @@ def test_an_empty_store_says_what_fills_it(tmp_path, monkeypatch):
     place = store.configured_store()
     with pytest.raises(StageError, match=r"the MLflow store sqlite:.* is empty; `arc import` publishes"):
         list_runs.listed(place)
+
+
+@pytest.mark.parametrize(("limit", "more"), [(2, "1 more; --limit shows them"), (3, None)])
+def test_the_lines_that_are_left_out_are_counted(monkeypatch: Any, capsys: Any, limit: int, more: str | None) -> None:
+    rows = [(f"{i}.0 [x]", "best-votes", f"run {i}", "700", "1.5", "today") for i in range(3)]
+    asked: list[Any] = []
+    monkeypatch.setattr(list_runs, "listed", lambda place, dataset: asked.append(dataset) or rows)
+    list_runs.main(limit=limit)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[1 : limit + 1]] == ["0.0", "1.0", "2.0"][:limit]
+    assert "[x]" in lines[1]
+    assert lines[limit + 1 :] == ([more] if more else [])
+    assert asked == [None]
+    assert lines[0].split() == ["pass@2", "%", "[95", "%]", "of", "run", "updates", "minutes", "ended"]

@@ -1,6 +1,7 @@
 """The device that ARC_DEVICE names."""
 
 import os
+import sys
 from types import SimpleNamespace
 from typing import Any
 
@@ -80,3 +81,81 @@ def test_sharding_is_asked_for(monkeypatch: pytest.MonkeyPatch, text: str, shard
     monkeypatch.setenv("ARC_SHARD", "yes")
     with pytest.raises(StageError, match="ARC_SHARD is 'yes'"):
         device.sharded()
+
+
+@pytest.fixture
+def gpus(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """A machine with two GPUs; what is asked of them."""
+    asked: dict[str, Any] = {"set": []}
+    cuda = {"is_available": lambda: True, "device_count": lambda: 2, "set_device": asked["set"].append}
+    monkeypatch.setattr(torch, "cuda", SimpleNamespace(**cuda))
+    monkeypatch.setattr(os, "environ", {**os.environ})
+    for name in ("ARC_DEVICE", "ARC_GPUS", "LOCAL_RANK", "RANK", "OMP_NUM_THREADS"):
+        os.environ.pop(name, None)
+    monkeypatch.setattr(
+        device, "take", lambda devices: asked.setdefault("take", list(map(str, devices))) and devices[-1]
+    )
+    monkeypatch.setattr(device, "take_all", lambda devices: asked.setdefault("all", list(map(str, devices))))
+    monkeypatch.setattr(device, "keep_across_exec", lambda: asked.setdefault("kept", True))
+    monkeypatch.setattr(os, "execv", lambda program, command: asked.setdefault("ran", command))
+    monkeypatch.setattr(device, "_keep_memory", lambda: asked.setdefault("memory", True))
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("wanted", "asked", "chosen"),
+    [
+        (None, ["cuda:0", "cuda:1"], "cuda:1"),
+        ("cuda", ["cuda:0", "cuda:1"], "cuda:1"),
+        ("cuda:0", ["cuda:0"], "cuda:0"),
+        ("cuda:1", ["cuda:1"], "cuda:1"),
+    ],
+)
+def test_the_first_free_gpu_is_taken_or_the_one_that_is_named(
+    gpus: dict[str, Any], wanted: str | None, asked: list[str], chosen: str
+) -> None:
+    if wanted:
+        os.environ["ARC_DEVICE"] = wanted
+    assert str(device.choose()) == chosen
+    assert gpus == {"take": asked, "set": [torch.device(chosen)]}, "deterministic torch and its memory are for CPUs"
+
+
+def test_a_process_of_torchrun_takes_the_gpu_of_its_rank(gpus: dict[str, Any]) -> None:
+    os.environ["LOCAL_RANK"] = "1"
+    assert str(device.choose()) == "cuda:1"
+    assert gpus == {"set": [torch.device("cuda:1")]}
+    os.environ["ARC_DEVICE"] = "cpu"
+    assert device.choose() == torch.device("cpu")
+    assert gpus == {"set": [torch.device("cuda:1")], "take": ["cpu"], "memory": True}
+
+
+def test_gpus_that_there_are_not_are_named(gpus: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    os.environ["ARC_DEVICE"] = "cuda:2"
+    with pytest.raises(StageError, match=r"^ARC_DEVICE is 'cuda:2', but torch sees 2 GPUs, from cuda:0 on$"):
+        device.choose()
+    os.environ["ARC_GPUS"] = "3"
+    with pytest.raises(StageError, match=r"^ARC_GPUS is 3, but torch sees 2 GPUs$"):
+        device.spread("tasks.train")
+    assert gpus == {"set": []}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    os.environ["ARC_DEVICE"] = "cuda"
+    with pytest.raises(StageError, match=r"^ARC_DEVICE is 'cuda', but torch sees no GPU; unset it to run on the CPU$"):
+        device.choose()
+    del os.environ["ARC_DEVICE"]
+    assert device.choose() == torch.device("cpu")
+
+
+@pytest.mark.parametrize(("threads", "given", "each"), [(7, None, "3"), (1, None, "1"), (7, "5", "5")])
+def test_processes_share_the_threads_and_inherit_the_locks(
+    gpus: dict[str, Any], monkeypatch: pytest.MonkeyPatch, threads: int, given: str | None, each: str
+) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    os.environ["ARC_GPUS"] = "2"
+    if given:
+        os.environ["OMP_NUM_THREADS"] = given
+    device.spread("tasks.train", "x", others=["--nnodes", "2"])
+    assert gpus["all"] == ["cuda:0", "cuda:1"]
+    assert gpus["kept"]
+    torchrun = ["-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "2", "-m", "tasks.train", "x"]
+    assert gpus["ran"] == [sys.executable, *torchrun]
+    assert os.environ["OMP_NUM_THREADS"] == each
