@@ -72,6 +72,7 @@ def same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None
 def test_two_workers_that_hold_a_part_each_train_as_one(two: Any, whole: Training) -> None:
     def work(one: Sharded) -> Any:
         run(one)
+        assert {p.requires_grad for p in one.average.module.parameters()} == {False}
         held = [len(sharding._part(p)) for p in one.network.parameters()]
         averages = [len(sharding._part(p)) for p in one.average.module.parameters()]
         return one.history, one.weights("ema"), one.weights("raw"), one.state(), held, averages, one.probe(), kinds(one)
