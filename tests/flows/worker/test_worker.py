@@ -72,7 +72,7 @@ def test_the_process_of_a_run_is_recorded_as_it_starts(place: Path) -> None:
 
 
 def test_cancelled_runs_that_prefect_missed_are_ended(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    kinds = {"fresh": 1.0, "ours": 4.0, "elsewhere": 4.0, "left": 4.0}
+    kinds = {"fresh": 2.5, "ours": 3.5, "elsewhere": 3.5, "left": 3.5}
     runs = {name: run(StateType.CANCELLING, name, age=age) for name, age in kinds.items()}
     server = serve(monkeypatch, *runs.values())
     ended, settled, closed = [], [], []
