@@ -1,7 +1,6 @@
 """Which dead runs are resumed, closed or kept suspended, and what is said about each; the server is made up."""
 
 import os
-import uuid
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -41,10 +40,6 @@ class Tasks(Server):
     def set_task_run_state(self, task: Any, state: Any, force: bool) -> None:
         assert force, "Prefect would refuse to change the state of a running task"
         self.ended.append((task, state))
-
-    def set_flow_run_state(self, wanted: uuid.UUID, state: Any, force: bool = False) -> None:
-        assert force
-        super().set_flow_run_state(wanted, state)
 
 
 @pytest.fixture

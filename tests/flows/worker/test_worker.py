@@ -136,10 +136,10 @@ def test_a_run_that_another_took_over_is_left_to_it(monkeypatch: pytest.MonkeyPa
     removed, handled = [], []
     monkeypatch.setattr(snapshots, "remove", removed.append)
     monkeypatch.setattr(after_run, "after", lambda _, row: handled.append(row) or ["a line"])
-    for ours in (True, False):
+    for number, ours in ((7, True), (8, False)):
         monkeypatch.setattr(other_workers, "still_ours", lambda _, ours=ours: ours)
-        worker._after(UUID(int=7))
-    assert removed == [str(UUID(int=7))]
+        worker._after(UUID(int=number))
+    assert removed == [str(UUID(int=8))]
     assert handled == [UUID(int=7)]
     assert capsys.readouterr().out == "a line\n"
 
