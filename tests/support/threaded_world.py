@@ -5,8 +5,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
 from torch import distributed
-from torch._C import _distributed_c10d
 from torch.testing._internal.distributed import multi_threaded_pg as threaded
 
 from model.ops.process_group import Workers
@@ -25,7 +25,7 @@ def run(monkeypatch: pytest.MonkeyPatch, count: int, work: Callable[[], Any]) ->
     monkeypatch.setattr(trainer, "Workers", _Threads)
     results: list[Any] = [None] * count
     errors: list[BaseException] = []
-    store = distributed.HashStore()
+    store = distributed.HashStore()  # type: ignore[attr-defined]
 
     def one(rank: int) -> None:
         try:
@@ -38,8 +38,9 @@ def run(monkeypatch: pytest.MonkeyPatch, count: int, work: Callable[[], Any]) ->
             if distributed.is_initialized():
                 distributed.destroy_process_group()
 
+    isolate = torch._C._distributed_c10d._set_thread_isolation_mode  # type: ignore[attr-defined]
     threaded._install_threaded_pg()
-    _distributed_c10d._set_thread_isolation_mode(True)
+    isolate(True)
     try:
         members = [threading.Thread(target=one, args=(rank,), daemon=True) for rank in range(count)]
         for member in members:
@@ -48,7 +49,7 @@ def run(monkeypatch: pytest.MonkeyPatch, count: int, work: Callable[[], Any]) ->
             member.join(60)
     finally:
         threaded.ProcessLocalGroup.reset()
-        _distributed_c10d._set_thread_isolation_mode(False)
+        isolate(False)
         threaded._uninstall_threaded_pg()
     if errors:
         raise errors[0]

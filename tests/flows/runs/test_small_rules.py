@@ -15,6 +15,7 @@ from flows.runs import flow, places, process_identity, processes
 from flows.runs.places import FlowError, git
 from flows.runs.process_identity import Identity
 from flows.runs.request import Request
+from tasks.common import paths
 from tasks.common.stage import StageError
 from tasks.tracking import mlflow_runs, store
 from tests.conftest import ROOT
@@ -60,9 +61,9 @@ def test_the_living_processes_of_a_run(place: Path, monkeypatch: pytest.MonkeyPa
     ]
     monkeypatch.setattr(psutil, "process_iter", lambda: iter([others[0], first, *others[1:], second]))
     monkeypatch.setattr(processes, "recorded", lambda _: None)
-    assert processes.living("r") == [first, second]  # type: ignore[comparison-overlap]
+    assert processes.living("r") == [first, second]
     monkeypatch.setattr(processes, "recorded", lambda _: second)
-    assert processes.living("r") == [second, first], "each once"  # type: ignore[comparison-overlap]
+    assert processes.living("r") == [second, first], "each once"
 
 
 def test_a_run_ends_with_a_signal_and_the_stubborn_are_killed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,7 +183,7 @@ def test_the_branch_of_a_result_is_named_in_mlflow(place: Path, monkeypatch: pyt
     monkeypatch.setattr(mlflow_runs, "set_branch", lambda *given: named.append(given))
     flow._name_branch_in_mlflow(place, "exp/a")
     assert named == []
-    file = place / flow.paths.PUBLISHED
+    file = place / paths.PUBLISHED
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text('{"key": "k"}')
     flow._name_branch_in_mlflow(place, "exp/a")

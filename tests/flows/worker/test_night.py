@@ -74,7 +74,7 @@ def test_the_night_has_what_ran_in_it_the_best_first_and_then_by_its_start(
     keep(scratch, "good", "best-votes", score(4))
     keep(scratch, "good", "best-attempts", score(3))
     start = NOW - timedelta(hours=8)
-    rows = night_report.rows("server", start)  # type: ignore[arg-type]
+    rows = night_report.rows("server", start)
     assert [row.name for row in rows] == ["good", "across", "at the start", "within", "damaged", "late"]
     active = (StateType.RUNNING, StateType.PENDING, StateType.CANCELLING)
     over = (StateType.COMPLETED, StateType.FAILED, StateType.CRASHED, StateType.CANCELLED)

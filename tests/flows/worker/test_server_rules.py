@@ -69,7 +69,7 @@ def test_who_listens_on_the_port_is_found_among_those_that_can_be_asked(monkeypa
     wanted = Listening(4200)
     others = [Listening(4200, closed=True), Listening(4201), Listening(4200, psutil.CONN_ESTABLISHED)]
     monkeypatch.setattr(psutil, "process_iter", lambda: iter([*others, wanted, Listening(4200)]))
-    assert server.listener() is wanted  # type: ignore[comparison-overlap]
+    assert server.listener() is wanted
     monkeypatch.setattr(psutil, "process_iter", lambda: iter(others))
     assert server.listener() is None
 
