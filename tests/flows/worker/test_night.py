@@ -90,6 +90,21 @@ def test_the_night_has_what_ran_in_it_the_best_first_and_then_by_its_start(
     assert rows[4].why == "its records are damaged: AttributeError: 'NoneType' object has no attribute 'total_seconds'"
 
 
+def test_a_difference_is_resampled_2000_times_and_no_number_is_missing(
+    scratch: Path, monkeypatch: Any, capsys: Any
+) -> None:
+    asked = []
+    difference = night_report.paired_difference
+    monkeypatch.setattr(night_report, "paired_difference", lambda a, b, n: asked.append(n) or difference(a, b, n))
+    night_report.against(score(2), "e", "mine", {"other": {"e": score(1)}})
+    assert asked == [2000]
+    folder = scratch / "runs" / "a" / "scores"
+    folder.mkdir(parents=True)
+    (folder / "e.json").write_text(json.dumps({**score(1), "pass_at_2": float("nan")}))
+    assert night_report.every_score() == {}
+    assert "e.json is damaged" in capsys.readouterr().err
+
+
 def test_a_row_without_a_score_or_a_message() -> None:
     none = Row("id", "name")
     assert (none.headline, none.pass_at_2, none.score) == ("", -1.0, "")
