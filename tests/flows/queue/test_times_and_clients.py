@@ -49,8 +49,11 @@ def test_a_time_of_the_server_is_shown_in_this_machines_zone() -> None:
 
 
 def test_the_client_needs_no_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(deployment, "get_client", lambda **options: options)
-    assert deployment.client() == {"sync_client": True}
+    asked: list[Any] = []
+    monkeypatch.setattr(deployment, "get_client", lambda **options: asked.append(options) or asked)
+    made: Any = deployment.client()
+    assert made is asked
+    assert asked == [{"sync_client": True}]
 
 
 def test_what_waits_is_admitted_and_what_fails_stays(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from flows.queue import flow_runs
 from flows.runs import records
 from flows.worker import night_report, night_text, server
 from flows.worker.night_report import Row
+from model.scoring.statistics import paired_difference
 from tests.support.made_up_server import Server
 
 NOW = datetime.now(UTC)
@@ -94,8 +95,9 @@ def test_a_difference_is_resampled_2000_times_and_no_number_is_missing(
     scratch: Path, monkeypatch: Any, capsys: Any
 ) -> None:
     asked = []
-    difference = night_report.paired_difference
-    monkeypatch.setattr(night_report, "paired_difference", lambda a, b, n: asked.append(n) or difference(a, b, n))
+    monkeypatch.setattr(
+        night_report, "paired_difference", lambda a, b, n: asked.append(n) or paired_difference(a, b, n)
+    )
     night_report.against(score(2), "e", "mine", {"other": {"e": score(1)}})
     assert asked == [2000]
     folder = scratch / "runs" / "a" / "scores"
