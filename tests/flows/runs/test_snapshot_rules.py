@@ -147,6 +147,8 @@ def test_the_name_of_a_branch_fits_git_and_a_line() -> None:
     assert snapshots.slug(asked(longest)) == f"v3/tiny/aa1/seed-7,{longest}"
     longer = "x" * 49 + "=" + "y" * 11
     assert snapshots.slug(asked(longer)) == f"v3/tiny/aa1/seed-7,{'x' * 49}-{digest_text(longer)[:8]}"
+    plain = "ab" * 31
+    assert snapshots.slug(asked(plain)) == f"v3/tiny/aa1/seed-7,{'ab' * 25}-{digest_text(plain)[:8]}"
     assert snapshots.slug(asked("a=..lock.lock")) == "v3/tiny/aa1/seed-7,a=-lock"
 
 
