@@ -72,12 +72,19 @@ def test_the_process_of_a_run_is_recorded_as_it_starts(place: Path) -> None:
 
 
 def test_cancelled_runs_that_prefect_missed_are_ended(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    kinds = {"fresh": 2.5, "ours": 3.5, "elsewhere": 3.5, "left": 3.5}
+    kinds = {"fresh": 2.5, "broken": 3.5, "ours": 3.5, "elsewhere": 3.5, "left": 3.5}
     runs = {name: run(StateType.CANCELLING, name, age=age) for name, age in kinds.items()}
     server = serve(monkeypatch, *runs.values())
     ended, settled, closed = [], [], []
     monkeypatch.setattr(processes, "end", ended.append)
-    monkeypatch.setattr(recovery, "settle", lambda _, row, why: settled.append((row.name, why)) or f"{row.name} ended")
+
+    def settle(_: Any, row: Any, why: str) -> str:
+        if row.name == "broken":
+            raise OSError("full")
+        settled.append((row.name, why))
+        return f"{row.name} ended"
+
+    monkeypatch.setattr(recovery, "settle", settle)
     monkeypatch.setattr(after_run, "close", lambda _, row: closed.append(row))
     one = fake()
     one.started = {str(runs["ours"].id)}
@@ -85,7 +92,7 @@ def test_cancelled_runs_that_prefect_missed_are_ended(monkeypatch: pytest.Monkey
     assert ended == [str(runs["ours"].id)]
     assert settled == [("left", "cancelled")]
     assert closed == [runs["left"].id]
-    assert capsys.readouterr().out == "left ended\n"
+    assert capsys.readouterr() == ("left ended\n", f"{runs['broken'].id}: OSError: full\n")
 
 
 def test_runs_that_stayed_crashed_are_resumed(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:

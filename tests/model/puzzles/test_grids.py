@@ -39,7 +39,8 @@ def test_what_is_no_grid(value: Any, says: str) -> None:
 def test_the_smallest_and_the_largest_grid() -> None:
     for value in ([[0]], [[9] * 30] * 30, [[0, 9], [5, 1], [2, 3]]):
         made = grids.grid(value, "here")
-        assert (made.tolist(), made.dtype) == (value, np.uint8)
+        assert made.tolist() == value
+        assert made.dtype == np.uint8
 
 
 @pytest.mark.parametrize(
