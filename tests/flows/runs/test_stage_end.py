@@ -3,6 +3,7 @@
 import os
 import queue
 import signal
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -93,6 +94,7 @@ def test_a_stage_reads_nothing_and_its_last_exit_code_counts(tmp_path: Path, mon
     script = r"""
     cat
     printf 'a\377b  \n\n'
+    while [ ! -e seen ]; do sleep 0.01; done
     echo "To track the changes with git, run:"
     echo "	git add dvc.lock"
     echo "ERROR: failed to reproduce 'a': it exited with 3"
@@ -102,9 +104,19 @@ def test_a_stage_reads_nothing_and_its_last_exit_code_counts(tmp_path: Path, mon
     monkeypatch.setattr(stage_process, "_command", lambda _: ["sh", "-c", script])
     monkeypatch.setattr(stage_process, "POLL_SECONDS", 60.0)
     monkeypatch.setattr(places, "environment", lambda: {"PATH": os.environ["PATH"]})
+    monkeypatch.chdir(tmp_path)
+    before, readers = set(threading.enumerate()), []
     lines: list[str] = []
+
+    def on_line(text: str) -> None:
+        lines.append(text)
+        if not (tmp_path / "seen").exists():
+            readers.extend(thread.daemon for thread in set(threading.enumerate()) - before)
+            (tmp_path / "seen").touch()
+
     outcome, began = Outcome(), time.monotonic()
-    stage_process.run_stage("train", tmp_path / "none.jsonl", lines.append, lambda _: None, outcome)
+    stage_process.run_stage("train", tmp_path / "none.jsonl", on_line, lambda _: None, outcome)
+    assert readers == [True], "a flow that ends does not wait for its reader"
     assert time.monotonic() - began < 50
     assert lines[0] == "a�b"
     assert [line.split(" ")[0] for line in lines] == ["a�b", "ERROR:", "ERROR:"]
