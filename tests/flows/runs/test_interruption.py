@@ -14,6 +14,7 @@ import yaml
 
 from flows.runs import interruption, records
 from tasks.common import paths
+from tasks.common.params import flatten
 from tasks.tracking import mlflow_runs, store
 from tests.conftest import experiment
 
@@ -140,6 +141,7 @@ def test_an_interrupted_run_is_written_ended_before_its_parameters(client: Clien
     assert [len(rows) for rows in batches[:-1]] == [100] * (len(batches) - 1), "as many as MLflow takes at once"
     assert 0 < len(batches[-1]) <= 100
     assert len(batches) > 1
+    assert params == flatten(ours.model_dump(mode="json")), "every one, each once"
     assert sum(map(len, batches)) == len(params)
     assert (params["train.network.width"], params["seed"]) == ("32", "0")
 
