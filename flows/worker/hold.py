@@ -94,6 +94,8 @@ class Hold:
         self.reason = ""
         """What is short; empty while nothing is."""
         self.told = "?"
+        self.log: list[str] = []
+        """Lines that `check` has not returned yet, since the server was away."""
         self.looked = 0.0
         self.missing = ""
         self.shares = settings.joined() and dvc_remote.configured(places.home())
@@ -129,9 +131,8 @@ class Hold:
     def check(self, connection: SyncPrefectClient) -> list[str]:
         """Look, and tell the page where something changed. Returns log lines."""
         before, self.reason = self.reason, self.shortage()
-        log = []
         if bool(before) != bool(self.reason):
-            log.append(f"the queue is held: {self.reason}" if self.reason else "the queue goes on")
+            self.log.append(f"the queue is held: {self.reason}" if self.reason else "the queue goes on")
         # Free space changes with every look; the page gets it when it is held or goes on.
         wanted = f"Held: {self.reason}" if self.reason else ""
         if bool(wanted) != bool(self.told) or self.told == "?":
@@ -140,6 +141,7 @@ class Hold:
             connection.update_work_pool(deployment.POOL, WorkPoolUpdate(description=text))
             show(connection, wanted, flow_runs.runs(connection, StateType.SCHEDULED))
             self.told = told
+        log, self.log = self.log, []
         return log
 
 

@@ -1,6 +1,7 @@
 """The commands of `arc`, with what they call made up: what is asked of it, what is printed, and the exit code."""
 
 import os
+import runpy
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from typer.testing import CliRunner
 
 from flows import arc, console
 from flows.cluster import join, share
-from flows.queue import queue, several_nodes, times
+from flows.queue import deployment, queue, several_nodes, times
 from flows.runs import products, restore
 from flows.runs.places import FlowError
 from flows.worker import (
@@ -201,3 +202,47 @@ def test_a_stage_is_a_command_with_its_own_arguments(monkeypatch: pytest.MonkeyP
     with pytest.raises(SystemExit):
         command(["3", "--much"])
     assert given == [(3, True)]
+
+
+def test_a_client_is_given_once_the_deployment_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+
+    @contextmanager
+    def client() -> Iterator[str]:
+        done.append("open")
+        yield "connection"
+        done.append("closed")
+
+    monkeypatch.setattr(deployment, "client", client)
+    monkeypatch.setattr(deployment, "ensure", lambda connection: done.append(f"ensured {connection}"))
+    with console.connected() as connection:
+        done.append(connection)
+    assert done == ["open", "ensured connection", "connection", "closed"]
+
+
+def test_without_an_address_the_environment_keeps_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(os, "environ", {**os.environ, "ARC_HOME": str(tmp_path), "PREFECT_API_URL": "http://x:1/api"})
+    console.environment()
+    assert os.environ["PREFECT_API_URL"] == "http://x:1/api"
+    assert os.environ["ARC_SCRATCH"] == str(tmp_path / ".scratch")
+
+
+@pytest.mark.parametrize(("answers", "ours"), [(False, True), (True, False)])
+def test_a_server_of_others_is_not_asked_by_the_doctor(
+    told: list[Any], monkeypatch: pytest.MonkeyPatch, answers: bool, ours: bool
+) -> None:
+    os.environ.pop("PREFECT_API_URL", None)
+    monkeypatch.setattr(server, "find", lambda: None)
+    monkeypatch.setattr(server, "answers", lambda: answers)
+    monkeypatch.setattr(server, "ours", lambda: ours)
+    monkeypatch.setattr(doctor, "examine", lambda: told.append(os.environ.get("PREFECT_API_URL")) or [])
+    call("doctor")
+    assert told[1] is None
+
+
+def test_the_module_is_the_program(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["arc", "--version"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(arc.__file__), run_name="__main__")
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.startswith("arc-diffusion ")

@@ -3,12 +3,14 @@
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from uuid import UUID
 
 import pytest
+from prefect.blocks.core import Block
 from prefect.client.schemas.objects import StateType
 
-from flows.queue import admission, deployment, flow_runs
-from flows.runs import interruption, snapshots
+from flows.queue import admission, deployment, flow_runs, suspension
+from flows.runs import interruption, processes, snapshots
 from flows.worker import after_run, night_report, night_text, notification, recovery
 from tests.support.made_up_server import Server, run
 
@@ -116,7 +118,7 @@ def test_the_report_of_the_night_waits_a_minute_and_is_not_forgotten(monkeypatch
     monkeypatch.setattr(after_run, "_due", False)
     monkeypatch.setattr(night_report, "rows", lambda *_: [])
     monkeypatch.setattr(night_text, "publish", lambda *_: published.append(clock.now))
-    monkeypatch.setattr(deployment, "client", Server)
+    monkeypatch.setattr(deployment, "kept_client", Server)
     for clock.now in (1000.0, 1059.0, 1059.5):
         after_run.report(Server())
         after_run.late_report()
@@ -125,3 +127,119 @@ def test_the_report_of_the_night_waits_a_minute_and_is_not_forgotten(monkeypatch
     clock.now = 1200.0
     after_run.late_report()
     assert published == [1000.0, 1060.0]
+
+
+@pytest.mark.parametrize(
+    ("kind", "status"),
+    [(StateType.CANCELLED, "KILLED"), (StateType.FAILED, "FAILED"), (StateType.CRASHED, ""), (StateType.COMPLETED, "")],
+)
+def test_the_end_of_a_run_is_told_before_its_worktree_goes(
+    told: dict[str, list[Any]], monkeypatch: pytest.MonkeyPatch, kind: StateType, status: str
+) -> None:
+    row, asked = run(kind, commit="abcdef"), []
+    monkeypatch.setattr(
+        flow_runs, "runs", lambda _, *kinds, tag: asked.append((kinds, tag)) or [SimpleNamespace(commit="abcde")]
+    )
+    monkeypatch.setattr("flows.worker.after_run.settings.joined", lambda: False)
+    server = Server(row)
+    after_run.close(server, row.id)
+    ends = [*(["tasks", "mlflow"] if status else []), "mark", "report", "sent", "removed"]
+    assert list(told) == [*ends, *(["released"] if kind == StateType.COMPLETED else [])]
+    assert told["report"] == [(server,)]
+    assert told["mark"] == told["removed"] == [(str(row.id),)]
+    waiting = (StateType.SCHEDULED, StateType.PAUSED, StateType.RUNNING, StateType.PENDING, StateType.CANCELLING)
+    assert asked == ([(waiting, "abcd")] if kind == StateType.COMPLETED else [])
+    if status:
+        [(connection, name, state)] = told["tasks"]
+        assert (connection, name, state.type, state.message) == (server, row.id, StateType.CRASHED, "killed")
+        assert [given[2:] for given in told["mlflow"]] == [(status, "killed")]
+
+
+def test_a_completed_run_that_was_never_frozen_releases_nothing(told: dict[str, list[Any]]) -> None:
+    row = run(StateType.COMPLETED, commit=None)
+    after_run.close(Server(row), row.id)
+    assert list(told) == ["mark", "report", "sent", "removed"]
+
+
+def test_a_run_that_saved_because_it_was_suspended_stays_so(
+    told: dict[str, list[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = run(StateType.CRASHED, "a run", message="killed", commit=None)
+    monkeypatch.setattr(recovery, "was_cancelled", lambda *_: False)
+    monkeypatch.setattr(recovery, "settle_suspended", lambda _, given: f"{given.name} is suspended")
+    monkeypatch.setattr(recovery, "resume", lambda *_: "resumed")
+    assert after_run.after(Server(row), row.id) == ["a run is suspended"]
+    monkeypatch.setattr(recovery, "settle_suspended", lambda *_: "")
+    monkeypatch.setattr(recovery, "resume", lambda _, *given: str(given))
+    assert after_run.after(Server(row), row.id) == [f"({row.id!r}, 'a run', 'killed')"]
+    monkeypatch.setattr(recovery, "was_cancelled", lambda *_: True)
+    assert after_run.after(Server(row), row.id) == []
+
+
+def test_what_was_suspended_meanwhile_ends_and_what_is_so_no_longer_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [run(StateType.PAUSED, name) for name in ("new", "before", "of another worker")]
+    server, ended, kept, closed = Server(*rows), [], [], []
+    gone = UUID(int=1)
+    monkeypatch.setattr(recovery, "suspended", lambda _: {row.id: row for row in rows})
+    monkeypatch.setattr(processes, "end", ended.append)
+    monkeypatch.setattr(suspension, "keep", lambda *given: kept.append(given))
+    monkeypatch.setattr(after_run, "close", lambda *given: closed.append(given))
+    started = {str(row.id) for row in rows[:2]}
+    assert after_run.suspend(server, started, {rows[1].id, gone}) == {row.id for row in rows}
+    assert kept == [(server, rows[0], "it saves and ends, which takes at most 30 s")]
+    assert ended == [str(rows[0].id)]
+    assert closed == [(server, gone)]
+
+
+def test_a_report_has_the_results_of_other_machines(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    made, asked = [], []
+    monkeypatch.setattr(after_run, "_next_report", 0.0)
+    monkeypatch.setattr(after_run, "_due", True)
+    monkeypatch.setattr("flows.worker.after_run.share.receive", lambda: ["one", "two"])
+    monkeypatch.setattr(night_report, "since", lambda hours: f"{hours} h ago")
+    monkeypatch.setattr(night_report, "rows", lambda *given: asked.append(given) or ["a row"])
+    monkeypatch.setattr(night_text, "publish", lambda *given: made.append(given))
+    server = Server()
+    after_run.report(server)
+    assert asked == [(server, "16.0 h ago")]
+    assert made == [(server, ["a row"])]
+    assert capsys.readouterr().out == "one\ntwo\n"
+    assert not after_run._due
+    after_run.late_report()
+    assert len(made) == 1
+
+
+def test_a_block_of_prefect_is_notified_and_its_errors_are_printed(
+    monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    said = []
+
+    class Made:
+        def notify(self, body: str, subject: str) -> None:
+            said.append((body, subject))
+            if body == "too long":
+                raise ValueError("no")
+
+    def load(name: str) -> Any:
+        return {"slack/lab": Made(), "odd/lab": object()}[name]
+
+    monkeypatch.setattr(Block, "load", load)
+    for name in (None, "", "slack/lab"):
+        if name is None:
+            monkeypatch.delenv("ARC_NOTIFY", raising=False)
+        else:
+            monkeypatch.setenv("ARC_NOTIFY", name)
+        notification.send("a run: Failed", "NaN")
+    assert said == [("NaN", "a run: Failed")]
+    assert capsys.readouterr().err == ""
+    notification.send("s", "too long")
+    monkeypatch.setenv("ARC_NOTIFY", "odd/lab")
+    notification.send("s", "b")
+    monkeypatch.setenv("ARC_NOTIFY", "none/lab")
+    notification.send("s", "b")
+    attribute = AttributeError("'object' object has no attribute 'notify'")
+    assert capsys.readouterr().err.splitlines() == [
+        "slack/lab (ARC_NOTIFY) could not be notified of 's': ValueError('no')",
+        f"odd/lab (ARC_NOTIFY) could not be notified of 's': {attribute!r}",
+        "none/lab (ARC_NOTIFY) could not be notified of 's': KeyError('none/lab')",
+    ]

@@ -1,6 +1,9 @@
 """`arc run` in the foreground: what it starts, with which server, and what it leaves when it ends."""
 
 import os
+import runpy
+import signal
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -96,3 +99,31 @@ def test_what_is_left_is_removed_and_told_however_it_ends(
     assert told[0] == "dismissed"
     assert told[-1] == ("now-1-2", place)
     assert [row[:3] for row in told[1:-1]] == ([("r", worktree, status)] if status else [])
+
+
+def test_the_module_runs_the_request_that_it_is_given(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    done = SimpleNamespace(is_completed=lambda: True, message="")
+    made = lambda given, return_state: seen.append((given, return_state)) or done  # noqa: E731
+    monkeypatch.setattr(flow, "experiment", SimpleNamespace(with_options=lambda flow_run_name: made))
+    monkeypatch.setattr(several_nodes, "dismiss", lambda: seen.append(signal.getsignal(signal.SIGTERM)))
+    monkeypatch.setattr(snapshots, "remove", seen.append)
+    monkeypatch.setattr(sys, "argv", ["foreground", request().model_dump_json(), "more"])
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        runpy.run_path(foreground.__file__, run_name="__main__")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert seen == [(request(), True), signal.default_int_handler, place.name]
+
+
+def test_nothing_is_warned_of_where_all_is_frozen(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    (place / "tree").mkdir()
+    monkeypatch.setattr("flows.worker.foreground.places.tree", lambda: place)
+    monkeypatch.setattr(snapshots, "freeze", lambda given, _: [snapshots.Snapshot("c" * 40, ())])
+    monkeypatch.setattr(snapshots, "create_worktree", lambda *_: place / "tree")
+    for name in ("find", "answers", "ours", "address"):
+        monkeypatch.setattr(foreground, name, lambda name=name: name)
+    monkeypatch.setattr(os, "execve", lambda program, command, _: print(program == command[0] == sys.executable))
+    foreground.run(request(), {})
+    assert capsys.readouterr() == ("True\n", "")

@@ -72,12 +72,19 @@ def test_the_process_of_a_run_is_recorded_as_it_starts(place: Path) -> None:
 
 
 def test_cancelled_runs_that_prefect_missed_are_ended(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    kinds = {"fresh": 1.0, "ours": 4.0, "elsewhere": 4.0, "left": 4.0}
+    kinds = {"fresh": 2.5, "broken": 3.5, "ours": 3.5, "elsewhere": 3.5, "left": 3.5}
     runs = {name: run(StateType.CANCELLING, name, age=age) for name, age in kinds.items()}
     server = serve(monkeypatch, *runs.values())
     ended, settled, closed = [], [], []
     monkeypatch.setattr(processes, "end", ended.append)
-    monkeypatch.setattr(recovery, "settle", lambda _, row, why: settled.append((row.name, why)) or f"{row.name} ended")
+
+    def settle(_: Any, row: Any, why: str) -> str:
+        if row.name == "broken":
+            raise OSError("full")
+        settled.append((row.name, why))
+        return f"{row.name} ended"
+
+    monkeypatch.setattr(recovery, "settle", settle)
     monkeypatch.setattr(after_run, "close", lambda _, row: closed.append(row))
     one = fake()
     one.started = {str(runs["ours"].id)}
@@ -85,7 +92,7 @@ def test_cancelled_runs_that_prefect_missed_are_ended(monkeypatch: pytest.Monkey
     assert ended == [str(runs["ours"].id)]
     assert settled == [("left", "cancelled")]
     assert closed == [runs["left"].id]
-    assert capsys.readouterr().out == "left ended\n"
+    assert capsys.readouterr() == ("left ended\n", f"{runs['broken'].id}: OSError: full\n")
 
 
 def test_runs_that_stayed_crashed_are_resumed(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
@@ -136,10 +143,10 @@ def test_a_run_that_another_took_over_is_left_to_it(monkeypatch: pytest.MonkeyPa
     removed, handled = [], []
     monkeypatch.setattr(snapshots, "remove", removed.append)
     monkeypatch.setattr(after_run, "after", lambda _, row: handled.append(row) or ["a line"])
-    for ours in (True, False):
+    for number, ours in ((7, True), (8, False)):
         monkeypatch.setattr(other_workers, "still_ours", lambda _, ours=ours: ours)
-        worker._after(UUID(int=7))
-    assert removed == [str(UUID(int=7))]
+        worker._after(UUID(int=number))
+    assert removed == [str(UUID(int=8))]
     assert handled == [UUID(int=7)]
     assert capsys.readouterr().out == "a line\n"
 

@@ -4,9 +4,17 @@ import itertools
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest, ttest_ind
+from scipy.stats import binomtest, t, ttest_ind
 
-from model.scoring.statistics import bootstrap_interval, holm, paired_difference, permutation_p, seed_error
+from model.scoring import statistics
+from model.scoring.statistics import (
+    Spread,
+    bootstrap_interval,
+    holm,
+    paired_difference,
+    permutation_p,
+    seed_error,
+)
 
 EXPERIMENTS = 1000
 RESAMPLES = 2000
@@ -166,3 +174,32 @@ def test_what_cannot_be_compared_is_refused():
         bootstrap_interval(np.array([]), 100)
     with pytest.raises(ValueError, match="3 and 4 tasks"):
         paired_difference(np.zeros(3), np.zeros(4), 100)
+
+
+@pytest.mark.parametrize("freedom", [1, 4, 30])
+def test_few_seeds_stretch_an_interval_to_students(freedom):
+    """Means that vary as much as the seeds do: the quantiles are Student's at their common degrees of freedom."""
+    draws = np.random.default_rng(9)
+    means, error = 0.4 + 0.03 * draws.standard_normal(400_000), 0.04
+    spread = Spread(error, 0.05**4 / freedom)
+    found = statistics._spread(means, spread, 3)
+    assert found.mean() == pytest.approx(0.4, abs=1e-3)
+    for level in (0.025, 0.975):
+        assert np.quantile(found, level) == pytest.approx(0.4 + 0.05 * t(freedom).ppf(level), rel=0.01)
+    assert statistics._spread(means, Spread(0.0, 1.0), 3) is means
+
+
+def test_two_seeds_widen_the_interval_of_a_difference():
+    """Both recipes are as good on average; one of the two trainings of each went better on every task."""
+    tasks = np.linspace(0.1, 0.6, 60)
+    close, apart = np.stack([tasks, tasks + 0.001]), np.stack([tasks, tasks + 0.2])
+    alone = paired_difference(close, close + 0.05, 2000)
+    varied = paired_difference(apart, apart + 0.05, 2000)
+    assert (alone.shown, varied.shown) == (True, False)
+    assert varied.mean == pytest.approx(alone.mean) == pytest.approx(0.05)
+    assert varied.p > 0.05 >= alone.p
+    assert varied.low < -0.1 < 0.2 < varied.high
+    # Seeds that differ by d in two trainings: the mean of them has the error d / 2.
+    assert seed_error(apart).error == pytest.approx(0.1)
+    assert seed_error(apart).doubt == pytest.approx(0.1**4)
+    assert seed_error(apart[:1]) == seed_error(apart[:, :1]) == Spread(0.0, 0.0)

@@ -1,4 +1,4 @@
-"""How a training goes on with half the micro-batch, which of its states it takes, and what sharding refuses."""
+"""How a training goes on with half the micro-batch and which of its states it takes."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from model.training import sharding, watch
+from model.training import watch
 from model.training.objective import size_loss
 from tests.conftest import experiment
 from tests.support.packed import ROWS, network, packed_rows
@@ -59,25 +59,6 @@ def test_it_goes_on_from_its_state_and_in_the_next_chunk_where_its_batch_changed
     [(tensors, plain)] = training.restored
     assert tensors == {"w": 1}
     assert (tuple(plain["place"]), plain["step"], plain["rest"]) == (place, 7, "same")
-
-
-@pytest.mark.parametrize(
-    ("workers", "changes", "says"),
-    [
-        (1, {}, "more than one GPU"),
-        (2, {"optimizer": {"name": "muon"}}, "'muon'"),
-        (2, {"optimizer": {"name": "adamw"}, "finetune": {"adapters": "lora", "start": "x"}}, "'lora'"),
-        (2, {"optimizer": {"name": "adamw"}, "finetune": {"task_table": "frozen"}}, "'frozen'"),
-    ],
-)
-def test_what_cannot_be_sharded_is_refused(workers: int, changes: Any, says: str) -> None:
-    one: Any = object.__new__(sharding.Sharded)
-    one.workers = SimpleNamespace(count=workers)
-    finetune = SimpleNamespace(**{"adapters": "none", "task_table": "trained", **changes.get("finetune", {})})
-    chosen = SimpleNamespace(name=changes.get("optimizer", {"name": "adamw"})["name"])
-    one.config = SimpleNamespace(optimizer=chosen, finetune=finetune)
-    with pytest.raises(ValueError, match=says):
-        one._place_weights()
 
 
 def test_sizes_of_which_none_counts_cost_nothing_and_divide_by_no_zero() -> None:
