@@ -53,6 +53,15 @@ def test_a_sample_has_one_mutant_a_place_and_is_the_same_for_a_seed(tree: Path) 
     assert all(mutant.change(MODULE) for mutant in drawn)
 
 
+def test_a_dotted_exception_that_cannot_be_replaced_is_drawn_again(tree: Path) -> None:
+    module = "try:\n    pass\nexcept (OSError, os.error) as error:\n    pass\n"
+    (tree / "model" / "scoring" / "scaled.py").write_text(module)
+    for seed in range(5):
+        assert [mutant.change(module) for mutant in sample.sample(tree, 9, seed)] == [
+            "except (OSError, os.error) as error: -> except (CosmicRayTestingException, os.error) as error:"
+        ]
+
+
 def test_a_statement_has_all_its_lines_and_a_compound_one_those_before_its_body() -> None:
     assert sample.statement(MODULE, 15) == range(13, 17)
     assert sample.statement(MODULE, 11) == range(11, 12)
