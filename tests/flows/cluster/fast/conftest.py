@@ -3,6 +3,7 @@
 import logging
 import os
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -58,3 +59,31 @@ def clone(place: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]
         return path
 
     return made
+
+
+@pytest.fixture
+def program(place: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
+    """Puts a script of the shell in the place of `dvc` or `python`; it notes its folder and arguments."""
+    (place / "bin").mkdir()
+    os.environ["PATH"] = os.pathsep.join([str(place / "bin"), os.environ["PATH"]])
+    monkeypatch.setattr(sys, "executable", str(place / "bin" / "python"))
+
+    def write(name: str, text: str) -> None:
+        file = place / "bin" / name
+        file.write_text(f'#!/bin/sh\necho "$PWD $*" >> {place}/asked\n{text}\n')
+        file.chmod(0o755)
+
+    return write
+
+
+@pytest.fixture
+def asked(place: Path) -> Callable[[], list[str]]:
+    """Folder and arguments of each start of such a script since the last call of this."""
+
+    def lines() -> list[str]:
+        file = place / "asked"
+        found = file.read_text().splitlines() if file.exists() else []
+        file.unlink(missing_ok=True)
+        return found
+
+    return lines
