@@ -18,7 +18,7 @@ stages:
     deps: [given.txt]
     outs: [counted.txt]
   other:
-    cmd: cat counted.txt > other.txt
+    cmd: printf other > other.txt
     deps: [counted.txt]
     outs: [other.txt]
   always:

@@ -69,7 +69,7 @@ def test_all_stages_are_pushed_where_none_is_named(clone: Clone, place: Path) ->
     store = RemoteStore()
     store.push()
     objects = files(place / "objects" / "files")
-    assert objects == sorted(stored(text).removeprefix("files/") for text in ("1", "always\n"))
+    assert objects == sorted(stored(text).removeprefix("files/") for text in ("1", "other", "always\n"))
     runs = files(place / "objects" / "runs")
     keys = {store.key(name) for name in ("count", "other")}
     assert {run.split("/")[1] for run in runs} == keys
