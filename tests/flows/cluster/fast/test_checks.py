@@ -166,7 +166,7 @@ def test_a_dvc_remote_is_written_or_its_fix_is_named(place: Path, monkeypatch: A
 @pytest.mark.parametrize(("gib", "fix"), [(9.99, "free space, or join elsewhere"), (10.0, ""), (10.01, "")])
 def test_ten_gibibytes_are_free(place: Path, monkeypatch: Any, gib: float, fix: str) -> None:
     usage = {place: SimpleNamespace(free=gib * 1024**3)}
-    monkeypatch.setattr(checks.shutil, "disk_usage", usage.__getitem__)
+    monkeypatch.setattr("flows.cluster.checks.shutil.disk_usage", usage.__getitem__)
     assert list(checks.space()) == [("space", f"{gib:.1f} GiB free at {place}", fix)]
 
 

@@ -100,10 +100,14 @@ def test_a_remote_that_is_known_gets_a_new_address_and_keeps_its_key(
 
 
 def test_an_error_of_dvc_is_raised_with_the_command_that_failed(program: Any) -> None:
-    program("dvc", "echo no >&2; echo project >&2; exit 3")
-    with pytest.raises(FlowError) as failed:
-        join._use_remote("s3://b")
-    assert str(failed.value) == "dvc remote list: no project"
+    for script, message in (
+        ("echo no >&2; echo project >&2; exit 3", "dvc remote list: no project"),
+        ('[ "$2" = list ] || { echo locked >&2; exit 1; }', "dvc remote add: locked"),
+    ):
+        program("dvc", script)
+        with pytest.raises(FlowError) as failed:
+            join._use_remote("s3://b")
+        assert str(failed.value) == message
 
 
 def test_shared_saves_need_a_remote_and_minutes(checked: list[Any], program: Any, monkeypatch: Any) -> None:
