@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 from dvc.stage.cache import StageCache
 from dvc.ui import ui
+from dvc_objects.fs.local import LocalFileSystem
+
+from flows.cluster.remote_store import RemoteStore
 
 PROJECT = """
 stages:
@@ -87,3 +90,12 @@ def asked(place: Path) -> Callable[[], list[str]]:
         return found
 
     return lines
+
+
+@pytest.fixture
+def folder_store(place: Path) -> RemoteStore:
+    """A remote in the folder `remote`, without a project of DVC."""
+    made = object.__new__(RemoteStore)
+    made.fs, made.path, made.local = LocalFileSystem(), str(place / "remote"), True
+    (place / "remote").mkdir()
+    return made

@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 from dvc import cli
 from dvc.exceptions import DvcException
-from dvc_objects.fs.local import LocalFileSystem
 
 from flows.cluster import dvc_remote, lease, remote_store, saves, stage
 from flows.runs.places import FlowError
@@ -24,16 +23,13 @@ from tasks.files import cost
 
 
 @pytest.fixture
-def store(place: Path, monkeypatch: Any) -> Any:
-    """A remote in a folder, where an experiment whose digest is `digest` saves every 5 minutes."""
-    made = object.__new__(remote_store.RemoteStore)
-    made.fs, made.path, made.local = LocalFileSystem(), str(place / "remote"), True
-    (place / "remote").mkdir()
+def store(folder_store: Any, place: Path, monkeypatch: Any) -> Any:
+    """A remote to which an experiment whose digest is `digest` sends its saves every 5 minutes."""
     monkeypatch.setattr(paths, "SCRATCH", place / "scratch")
     monkeypatch.setattr(params, "resolved", lambda: "the experiment")
     monkeypatch.setattr(cost, "training_key", {"the experiment": "digest"}.__getitem__)
     monkeypatch.setitem(os.environ, dvc_remote.SAVES, "5")
-    return made
+    return folder_store
 
 
 def save(folder: Path, text: str) -> str:
