@@ -173,8 +173,9 @@ def test_records_are_written_unless_they_are_old_or_of_no_run(remote: Remote, pl
 
 def test_records_are_written_again_only_where_they_have_changed(remote: Remote, place: Path) -> None:
     title = places.folder_of(RUNS[0]) / "title"
-    for text, wanted in (("one", "one"), ("one", "as it is here"), ("two", "two")):
-        git("update-ref", f"refs/arc/records/{RUNS[0]}", commit(place, text, 1.0), cwd=place)
+    one, two = commit(place, "one"), commit(place, "two")
+    for records, wanted in ((one, "one"), (one, "as it is here"), (two, "two")):
+        git("update-ref", f"refs/arc/records/{RUNS[0]}", records, cwd=place)
         exchange.fetch_records()
         assert title.read_text() == wanted
         title.write_text("as it is here")

@@ -3,6 +3,7 @@
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -101,6 +102,24 @@ def test_an_error_of_our_own_leaves_the_others_their_turn(did: list[Any], monkey
     monkeypatch.setattr(share, "share", did.append)
     assert list(share.try_all(wait=False)) == []
     assert did == ["r"]
+
+
+@pytest.mark.parametrize(("busy", "released"), [(False, 1), (True, 0)])
+def test_a_thread_waits_for_the_one_that_shares_unless_it_is_told_not_to(
+    did: list[Any], monkeypatch: Any, busy: bool, released: int
+) -> None:
+    asked: list[Any] = []
+
+    def acquire(blocking: bool) -> bool:
+        asked.append(blocking)
+        return not busy
+
+    monkeypatch.setattr(share, "_sharing", SimpleNamespace(acquire=acquire, release=lambda: asked.append("released")))
+    share.mark("r")
+    assert list(share.try_all()) == list(share.try_all(wait=True)) == list(share.try_all(wait=False)) == []
+    after = ["released"] * released
+    assert asked == [True, *after, True, *after, False, *after]
+    assert did == [("records", "r")] * released
 
 
 def test_a_clone_on_its_own_shares_and_receives_nothing(did: list[Any], monkeypatch: Any) -> None:
