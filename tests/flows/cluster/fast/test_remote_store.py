@@ -236,4 +236,5 @@ def test_what_comes_from_the_remote_appears_whole(clone: Clone, monkeypatch: Any
         store.fetch_run("aa11")
     folder = Path(".dvc/cache/runs/aa/aa11").absolute()
     assert got == [(f"{store.path}/runs/aa/aa11/entry", f"{folder}/entry.{os.getpid()}.part")]
-    assert not (folder / "entry").exists()
+    assert list(folder.iterdir()) == []
+    assert not store.run_is_here("aa11"), "or the stage would be computed without a lease"
