@@ -2,8 +2,8 @@
 
 import os
 import subprocess
-import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +12,8 @@ from flows.cluster import exchange, settings
 from flows.cluster.settings import Settings
 from flows.runs import places
 from flows.runs.places import FlowError, git
+
+NOW, SECOND = 1_800_000_000, 1 / 86400
 
 
 def test_git_asks_nobody_for_a_password(program: Any, asked: Any, place: Path) -> None:
@@ -70,6 +72,7 @@ def remote(place: Path, monkeypatch: Any) -> Remote:
     """The remote `origin` of a clone that has joined."""
     made = Remote()
     monkeypatch.setattr(exchange, "remote", made)
+    monkeypatch.setattr(exchange, "time", SimpleNamespace(time=lambda: NOW))
     monkeypatch.setattr(settings, "read", lambda: Settings(remote="origin"))
     git("init", "-q", cwd=place)
     os.environ["GIT_CONFIG_GLOBAL"] = os.devnull
@@ -148,7 +151,7 @@ def commit(place: Path, title: str, days: float = 0.0) -> str:
     (place / "title").write_text(title)
     git("add", "title", cwd=place)
     who = {f"GIT_{role}_{what}": "t@t" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
-    when = f"{time.time() - days * 86400:.0f} +0000"
+    when = f"{NOW - days * 86400:.0f} +0000"
     return git("commit-tree", git("write-tree", cwd=place), "-m", "x", cwd=place, GIT_COMMITTER_DATE=when, **who)
 
 
@@ -159,7 +162,7 @@ def refs(place: Path) -> dict[str, str]:
 
 def test_records_are_written_unless_they_are_old_or_of_no_run(remote: Remote, place: Path) -> None:
     names = [RUNS[0], "a-run", RUNS[1], RUNS[2]]
-    commits = [commit(place, f"title {name}", days) for name, days in zip(names, (13.99, 0, 14.01, 0), strict=True)]
+    commits = [commit(place, f"title {name}", days) for name, days in zip(names, (14, 0, 14 + SECOND, 0), strict=True)]
     for name, one in zip(names, commits, strict=True):
         git("update-ref", f"refs/arc/records/{name}", one, cwd=place)
     exchange.fetch_records()
@@ -187,7 +190,7 @@ def test_records_are_written_again_only_where_they_have_changed(remote: Remote, 
 
 
 def test_old_records_are_deleted_here_and_there_where_they_are(remote: Remote, place: Path) -> None:
-    for name, days in zip("abcd", (14.01, 13.99, 15.0, 20.0), strict=True):
+    for name, days in zip("abcd", (14 + SECOND, 14, 15.0, 20.0), strict=True):
         git("update-ref", f"refs/arc/records/{name}", commit(place, name, days), cwd=place)
     remote.answers["ls-remote"] = ["1 refs/arc/records/b\n1 refs/arc/records/c\n1 refs/arc/records/a"]
     exchange.forget_old_records()

@@ -85,6 +85,14 @@ def test_what_is_there_is_not_uploaded_again(machine: Machine, folder_store: Any
     assert sent == []
 
 
+def test_a_state_after_the_first_update_is_shared(machine: Machine, there: Path) -> None:
+    a = machine("a")
+    for step in (0, 1, 2):
+        save(a.scratch, step)
+        assert a.share() == step
+        assert a.share() is None
+
+
 def test_an_upload_that_is_cut_off_leaves_no_list_and_no_link(machine: Machine, folder_store: Any, there: Path):
     a = machine("a")
     save(a.scratch, 20)
@@ -211,9 +219,11 @@ def test_saves_are_removed_with_their_folder_where_it_is_one(machine: Machine, f
 
 
 def test_of_a_training_the_last_save_counts_and_damaged_ones_do_not(
-    machine: Machine, folder_store: Any, place: Path
+    machine: Machine, place: Path, monkeypatch: Any
 ) -> None:
-    old, new = time.time() - 15 * 86400, time.time()
+    now = time.time()
+    old, new = now - 14 * 86400 - 0.5, now - 14 * 86400
+    monkeypatch.setattr(saves, "time", SimpleNamespace(time=lambda: now))
     folders = {name: place / "remote" / "arc-saves" / name for name in ("gone", "kept", "odd", "key")}
     for folder in folders.values():
         folder.mkdir(parents=True)
