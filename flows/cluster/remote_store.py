@@ -86,8 +86,11 @@ class RemoteStore:
             if not target.exists():
                 target.parent.mkdir(parents=True, exist_ok=True)
                 part = target.with_name(f"{target.name}.{os.getpid()}.part")
-                self.fs.get_file(path, str(part))
-                part.replace(target)
+                try:
+                    self.fs.get_file(path, str(part))
+                    part.replace(target)
+                finally:
+                    part.unlink(missing_ok=True)  # It would count as an entry, and be pushed as one.
         return bool(found)
 
     def push(self, *names: str) -> None:
