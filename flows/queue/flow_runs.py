@@ -3,11 +3,17 @@
 from typing import Any
 
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.filters import DeploymentFilter, FlowFilter, FlowRunFilter
+from prefect.client.schemas.filters import (
+    DeploymentFilter,
+    FlowFilter,
+    FlowRunFilter,
+    WorkPoolFilter,
+    WorkQueueFilter,
+)
 from prefect.client.schemas.objects import StateType
 from prefect.client.schemas.sorting import FlowRunSort
 
-from flows.queue.deployment import DEPLOYMENT
+from flows.queue.deployment import DEPLOYMENT, POOL
 from flows.runs import places
 from flows.runs.flow import NAME
 
@@ -32,6 +38,19 @@ def runs(connection: SyncPrefectClient, *types: StateType, tag: str = "", ended_
     # Anybody may have a flow of this name; a run of ours has its records here.
     own = [run for run in alone if places.folder_of(str(run.id)).exists()]
     return sorted((run for run in queued + own if run.state), key=lambda run: run.expected_start_time or run.created)
+
+
+def first_due(connection: SyncPrefectClient, queues: dict[str, Any], until: Any) -> Any | None:
+    """The first run that waits in these queues of our pool and is to start at or before a time; None for none."""
+    query = {"state": {"type": {"any_": [StateType.SCHEDULED]}}, "next_scheduled_start_time": {"before_": until}}
+    found = connection.read_flow_runs(
+        flow_run_filter=FlowRunFilter.model_validate(query),
+        work_pool_filter=WorkPoolFilter.model_validate({"name": {"any_": [POOL]}}),
+        work_queue_filter=WorkQueueFilter.model_validate(queues),
+        sort=FlowRunSort.NEXT_SCHEDULED_START_TIME_ASC,
+        limit=1,
+    )
+    return found[0] if found else None
 
 
 def _pages(connection: SyncPrefectClient, query: dict[str, Any], deployments: DeploymentFilter | None) -> list[Any]:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Collection, Iterator
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -69,6 +70,24 @@ class OtherWorkers:
             living = owners.online(connection, deployment.POOL) if queued else set()
             for run in self.orphans.of(queued, living, now):
                 yield self.settle(connection, run, f"its worker {owners.owner(run) or ''} sends no heartbeat")
+
+
+def passed_over(first: Any) -> bool:
+    """Whether another run should have come before `first`, the first of those that the server gave to this worker.
+
+    PostgreSQL leaves out what it has locked for another worker at that moment (3.8.8).
+    """
+    if settings.alone():
+        return False
+    with deployment.kept_client() as connection:
+        until = first.next_scheduled_start_time
+        own = flow_runs.first_due(connection, {"id": {"any_": [first.work_queue_id]}}, until)
+        if own is None:
+            return False  # It was taken meanwhile.
+        priority = deployment.QUEUES.get(own.work_queue_name, max(deployment.QUEUES.values()))
+        higher = [name for name in deployment.served() or () if deployment.QUEUES.get(name, priority) < priority]
+        now = datetime.now().astimezone()
+        return own.id != first.id or bool(higher and flow_runs.first_due(connection, {"name": {"any_": higher}}, now))
 
 
 def still_ours(run: str) -> bool:

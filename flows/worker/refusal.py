@@ -4,10 +4,16 @@ Whoever can write to the server could otherwise name a command, an entry point o
 execute it.
 """
 
+import functools
 from collections.abc import Collection, Mapping
 from typing import Any
+from uuid import UUID
 
-from flows.queue import admission, deployment
+import httpx
+from prefect.exceptions import PrefectException
+from prefect.states import Failed
+
+from flows.queue import admission, deployment, other_workers
 
 CODE = ("pull_steps", "job_variables", "path", "storage_document_id", "infrastructure_document_id")
 """Fields of a deployment that change what is executed; ours are empty."""
@@ -30,3 +36,28 @@ def reason(run: Any, its_deployment: Any | None, template: Mapping[str, Any], fr
     if template != deployment.template():
         return f"the job template of the pool {deployment.POOL} was changed; `arc worker` resets it"
     return admission.foreign_variables(run.job_variables, frozen)
+
+
+def choose(runs: list[Any], template: dict[str, Any], count: int) -> set[UUID]:
+    """Ids of the first `count` runs that this worker executes. Those before them that it does not execute fail."""
+    chosen = set[UUID]()
+    if not runs:
+        return chosen
+    with deployment.kept_client() as connection:
+        frozen, away = other_workers.frozen(runs)
+        read = functools.cache(connection.read_deployment)
+        for run in (run for run in runs if run.id not in away):
+            if len(chosen) == count:
+                break
+            try:
+                its_deployment = read(run.deployment_id) if run.deployment_id else None
+                why = reason(run, its_deployment, template, frozen)
+                if why:
+                    connection.set_flow_run_state(run.id, Failed(message=f"refused: {why}"), force=True)
+            except (PrefectException, httpx.HTTPError) as error:  # It was deleted, or the server is away.
+                why = f"not yet, the server says {error}"
+            if why:
+                print(f"{run.name}: refused: {why}", flush=True)
+            else:
+                chosen.add(run.id)
+    return chosen

@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import json
 import os
+import random
 import shlex
 import signal
 import sys
@@ -20,11 +21,8 @@ from typing import Any, TypeVar, cast
 from uuid import UUID
 
 import anyio
-import httpx
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import StateType
-from prefect.exceptions import PrefectException
-from prefect.states import Failed
 from prefect.workers.process import ProcessJobConfiguration, ProcessWorker, ProcessWorkerResult
 
 from flows.cluster import owners, settings, share
@@ -44,6 +42,8 @@ RESUME_SECONDS = 10.0
 WATCH_SECONDS = 2.0
 CANCEL_SECONDS = 3.0
 """Prefect ends a cancelled run within this time, unless it missed the cancellation."""
+ASKED_AGAIN, ASK_AGAIN_SECONDS = 2, (0.1, 0.4)
+"""How often at most, and after which time, the least and the most."""
 
 
 class Worker(ProcessWorker):
@@ -62,7 +62,7 @@ class Worker(ProcessWorker):
         return "arc-process"
 
     async def get_and_submit_flow_runs(self) -> list[Any]:
-        """Admit runs that were queued in the UI, then poll the queue."""
+        """Admit runs that were queued in the UI, then poll the queue if there is a free slot."""
         try:
             if await asyncio.to_thread(_held, self):
                 return []
@@ -70,19 +70,33 @@ class Worker(ProcessWorker):
         except Exception as error:  # Git failed, or the server is away: the next poll tries again.
             print(f"admitting: {type(error).__name__}: {one_line(error)}", file=sys.stderr, flush=True)
             return []
-        return await super().get_and_submit_flow_runs()
+        return await super().get_and_submit_flow_runs() if self._free() else []
+
+    def _free(self) -> int:
+        return int(self._limiter.available_tokens) if self._limiter else 1
+
+    async def _get_scheduled_flow_runs(self) -> list[Any]:
+        """What waits, in order; asked again if the server has left out the first because another worker asked too."""
+        rows: list[Any] = await super()._get_scheduled_flow_runs()
+        for _ in range(ASKED_AGAIN):
+            if not rows or not await asyncio.to_thread(other_workers.passed_over, rows[0].flow_run):
+                break
+            await asyncio.sleep(random.uniform(*ASK_AGAIN_SECONDS))
+            rows = await super()._get_scheduled_flow_runs()
+        return rows
 
     async def _submit_scheduled_flow_runs(self, flow_run_response: list[Any]) -> list[Any]:
-        """Submit what is ours; whatever else is in our pool fails with the reason."""
+        """Submit what is ours, as far as slots are free; whatever else stands before it fails with the reason."""
         # What somebody resumes or retries while it still ends is taken then: Prefect would end this worker (3.8.8).
         known = {*self.started, *map(str, self._submitting_flow_run_ids)}
         new = [row for row in flow_run_response if str(row.flow_run.id) not in known]
         try:
-            refused = await asyncio.to_thread(_refuse, [row.flow_run for row in new], self.work_pool.base_job_template)
+            template = self.work_pool.base_job_template
+            chosen = await asyncio.to_thread(refusal.choose, [row.flow_run for row in new], template, self._free())
         except Exception as error:  # As above.
             print(f"checking: {type(error).__name__}: {one_line(error)}", file=sys.stderr, flush=True)
             return []
-        return await super()._submit_scheduled_flow_runs([row for row in new if row.flow_run.id not in refused])
+        return await super()._submit_scheduled_flow_runs([row for row in new if row.flow_run.id in chosen])
 
     async def run(
         self,
@@ -263,28 +277,6 @@ def _after(run: UUID) -> None:
     with deployment.kept_client() as connection:
         for line in after_run.after(connection, run):
             print(line, flush=True)
-
-
-def _refuse(runs: list[Any], template: dict[str, Any]) -> set[UUID]:
-    """Fail those of the runs that this worker does not execute; returns their ids."""
-    if not runs:
-        return set()
-    refused = set()
-    with deployment.kept_client() as connection:
-        frozen, away = other_workers.frozen(runs)
-        refused |= away
-        for run in (run for run in runs if run.id not in away):
-            try:
-                its_deployment = connection.read_deployment(run.deployment_id) if run.deployment_id else None
-                why = refusal.reason(run, its_deployment, template, frozen)
-                if why:
-                    connection.set_flow_run_state(run.id, Failed(message=f"refused: {why}"), force=True)
-            except (PrefectException, httpx.HTTPError) as error:  # It was deleted, or the server is away.
-                why = f"not yet, the server says {error}"
-            if why:
-                refused.add(run.id)
-                print(f"{run.name}: refused: {why}", flush=True)
-    return refused
 
 
 def _admit() -> None:

@@ -56,13 +56,18 @@ def connecting_here_only(create: Callable[[bool], FastAPI], api: str) -> Callabl
     return created
 
 
-def main() -> None:
-    """Run the module that the first argument names, with the others."""
+def guard_pages() -> None:
+    """Let the pages of the server that this process starts connect to it only."""
     from prefect.server.api import server  # Seconds, which only a server has to spend.
     from prefect.settings import PREFECT_UI_API_URL
 
     pages = connecting_here_only(server.create_ui_app, PREFECT_UI_API_URL.value())
     server.create_ui_app = pages  # type: ignore[assignment]
+
+
+def main() -> None:
+    """Run the module that the first argument names, with the others."""
+    guard_pages()
     logging.getLogger(LOGGER).addFilter(is_alarm)
     event.listen(Engine, "before_cursor_execute", lock_at_once, retval=True)
     del sys.argv[0]

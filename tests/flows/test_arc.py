@@ -51,6 +51,7 @@ def test_the_version_names_the_commit() -> None:
     assert head.startswith(commit)
 
 
+@pytest.mark.slow
 def test_a_shell_completes_experiments_of_the_presets(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(ROOT)
     every = {f"{v}/{s}/{d}" for v in PRESETS["versions"] for s in PRESETS["sizes"] for d in PRESETS["datasets"]}

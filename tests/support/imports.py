@@ -1,6 +1,7 @@
 """Which project files a module needs, by its import statements: the truth that dvc.yaml and the layout are held to."""
 
 import ast
+import functools
 from collections import Counter
 from pathlib import Path
 
@@ -17,8 +18,13 @@ def files(folder: str, root: Path) -> list[Path]:
 
 def imported(path: Path, root: Path) -> set[Path]:
     """Project files that one file imports anywhere in it, packages' __init__.py left out."""
+    return set(_imported((root / path).read_text(), path, root))
+
+
+@functools.cache
+def _imported(source: str, path: Path, root: Path) -> frozenset[Path]:
     found: set[Path] = set()
-    for node in ast.walk(ast.parse((root / path).read_text())):
+    for node in ast.walk(ast.parse(source)):
         names: list[str] = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -26,7 +32,7 @@ def imported(path: Path, root: Path) -> set[Path]:
             names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
         candidates = (Path(*name.split(".")).with_suffix(".py") for name in names)
         found |= {candidate for candidate in candidates if (root / candidate).exists()}
-    return found - {path}
+    return frozenset(found - {path})
 
 
 def needed(module: str, root: Path) -> set[str]:

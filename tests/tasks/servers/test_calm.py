@@ -34,6 +34,7 @@ def test_a_transaction_begins_with_the_lock_and_nothing_else_changes() -> None:
 def test_the_module_runs_as_the_program_with_its_own_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[Any] = []
     monkeypatch.setattr(sys, "argv", ["calm.py", "prefect", "server", "start"])
+    monkeypatch.setattr(calm, "guard_pages", lambda: order.append("pages"))
     monkeypatch.setattr(calm.event, "listen", lambda *given, **named: order.append((given[1:], named)))  # type: ignore[attr-defined]
     monkeypatch.setattr(runpy, "run_module", lambda *given, **named: order.append((given, named, list(sys.argv))))
     logger = logging.getLogger(calm.LOGGER)
@@ -44,6 +45,7 @@ def test_the_module_runs_as_the_program_with_its_own_arguments(monkeypatch: pyte
     finally:
         logger.filters[:] = before
     assert order == [
+        "pages",
         (("before_cursor_execute", calm.lock_at_once), {"retval": True}),
         (("prefect",), {"run_name": "__main__", "alter_sys": True}, ["prefect", "server", "start"]),
     ]

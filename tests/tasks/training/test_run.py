@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import rich
 import torch
 
 from model.storage import checkpoints
@@ -54,6 +55,7 @@ def test_another_process_prints_and_tells_nothing(log: Path, capsys: pytest.Capt
 
 def test_a_terminal_gets_the_bar_alone(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setattr(rich, "_console", None)  # Another test's has that one's width.
     monkeypatch.setenv("COLUMNS", "200")
     begun = MadeUp(lambda *_: None)
     begun.step = 5
