@@ -72,8 +72,8 @@ class OtherWorkers:
                 yield self.settle(connection, run, f"its worker {owners.owner(run) or ''} sends no heartbeat")
 
 
-def passed_over(first: Any) -> bool:
-    """Whether another run should have come before `first`, the first of those that the server gave to this worker.
+def passed_over(first: Any, served: Collection[str]) -> bool:
+    """Whether another run of the queues `served` should have come before `first`, the first that the server gave.
 
     PostgreSQL leaves out what it has locked for another worker at that moment (3.8.8).
     """
@@ -85,7 +85,7 @@ def passed_over(first: Any) -> bool:
         if own is None:
             return False  # It was taken meanwhile.
         priority = deployment.QUEUES.get(own.work_queue_name, max(deployment.QUEUES.values()))
-        higher = [name for name in deployment.served() or () if deployment.QUEUES.get(name, priority) < priority]
+        higher = [name for name in served if deployment.QUEUES.get(name, priority) < priority]
         now = datetime.now().astimezone()
         return own.id != first.id or bool(higher and flow_runs.first_due(connection, {"name": {"any_": higher}}, now))
 

@@ -79,7 +79,7 @@ class Worker(ProcessWorker):
         """What waits, in order; asked again if the server has left out the first because another worker asked too."""
         rows: list[Any] = await super()._get_scheduled_flow_runs()
         for _ in range(ASKED_AGAIN):
-            if not rows or not await asyncio.to_thread(other_workers.passed_over, rows[0].flow_run):
+            if not rows or not await asyncio.to_thread(other_workers.passed_over, rows[0].flow_run, self._work_queues):
                 break
             await asyncio.sleep(random.uniform(*ASK_AGAIN_SECONDS))
             rows = await super()._get_scheduled_flow_runs()

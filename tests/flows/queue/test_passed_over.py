@@ -48,11 +48,10 @@ def waits(name: str, seconds: float, queue: str = "normal") -> Any:
 @pytest.fixture
 def passed_over(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(settings, "alone", lambda: False)
-    monkeypatch.setattr(deployment, "served", lambda: SERVED)
 
     def asked(first: Any, *others: Any) -> bool:
         monkeypatch.setattr(deployment, "kept_client", lambda: contextlib.nullcontext(Waiting(first, *others)))
-        return other_workers.passed_over(first)
+        return other_workers.passed_over(first, SERVED)
 
     return asked
 
@@ -92,4 +91,4 @@ def test_a_run_that_was_taken_meanwhile_is_nobodys_and_a_worker_alone_does_not_a
     assert not passed_over(waits("taken", -60), waits("high", -61, "high"))
     monkeypatch.undo()
     monkeypatch.setattr(settings, "alone", lambda: True)
-    assert not other_workers.passed_over(waits("first", -60))
+    assert not other_workers.passed_over(waits("first", -60), SERVED)
