@@ -101,7 +101,7 @@ def test_a_working_cluster_is_joined_and_left(server: Server, clone: Path, monke
         "MLFLOW_TRACKING_PASSWORD": SECRET.partition(":")[2],
     }
     remotes = subprocess.run(["dvc", "remote", "list"], capture_output=True, text=True).stdout
-    assert str(data) in remotes
+    assert str(data) in "".join(remotes.split())  # DVC breaks long paths.
     assert SECRET not in (clone / ".git" / "config").read_text()
     # The clone that runs Prefect's server, and one that has the secret in its environment, log in too.
     login = {"MLFLOW_TRACKING_USERNAME": "arc", "MLFLOW_TRACKING_PASSWORD": "x" * 32}
