@@ -22,6 +22,9 @@ def test_copying_by_hand():
     # Counts are sums over grids, rates are means over grids.
     both = copying({"a": answer, "b": given}, {"a": [attempt], "b": [given]}, {"a": given, "b": given})
     assert (both["cells_copied"], both["cells"], both["copy_rate"]) == (8, 10, round((4 / 6 + 1) / 2, 4))
+    # A grid without an attempt of its shape is left out, wherever it stands.
+    for left_out in ({"b": [given]}, {"a": [given], "b": [given]}):
+        assert copying({"a": answer, "b": given}, left_out, {"a": given, "b": given}) == same
     assert signs(None, found) == {"identity_attractor": True, "input_gravity": False}
     assert warnings(signs(None, found)) == [SIGNS["identity_attractor"]]
     assert warnings(signs(None, other_size)) == []
