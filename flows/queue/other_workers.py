@@ -75,7 +75,7 @@ class OtherWorkers:
 def passed_over(first: Any, served: Collection[str]) -> bool:
     """Whether another run of the queues `served` should have come before `first`, the first that the server gave.
 
-    PostgreSQL leaves out what it has locked for another worker at that moment (3.8.8).
+    On PostgreSQL, Prefect's server leaves out the runs that another worker's request has locked at that moment (3.8.8).
     """
     if settings.alone():
         return False

@@ -95,7 +95,7 @@ class Hold:
         """What is short; empty while nothing is."""
         self.told = "?"
         self.log: list[str] = []
-        """Lines that `check` has not returned yet, since the server was away."""
+        """Lines that `check` has still to return: it did not where the server was away."""
         self.looked = 0.0
         self.missing = ""
         self.shares = settings.joined() and dvc_remote.configured(places.home())

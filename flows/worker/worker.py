@@ -43,7 +43,7 @@ WATCH_SECONDS = 2.0
 CANCEL_SECONDS = 3.0
 """Prefect ends a cancelled run within this time, unless it missed the cancellation."""
 ASKED_AGAIN, ASK_AGAIN_SECONDS = 2, (0.1, 0.4)
-"""How often at most, and after which time, the least and the most."""
+"""How often the queue is asked again in one poll, at most, and the range of the random wait before it."""
 
 
 class Worker(ProcessWorker):
@@ -76,7 +76,7 @@ class Worker(ProcessWorker):
         return int(self._limiter.available_tokens) if self._limiter else 1
 
     async def _get_scheduled_flow_runs(self) -> list[Any]:
-        """What waits, in order; asked again if the server has left out the first because another worker asked too."""
+        """The waiting runs in order; asked for again if the server left out the first for another worker's request."""
         rows: list[Any] = await super()._get_scheduled_flow_runs()
         for _ in range(ASKED_AGAIN):
             if not rows or not await asyncio.to_thread(other_workers.passed_over, rows[0].flow_run, self._work_queues):
