@@ -1,24 +1,20 @@
-"""A 3x3 depthwise convolution over the cells of packed grids, inside the gated feed-forward (as in URM and Loop-ViT).
+"""The neighbours of the cells of packed grids, for a 3x3 depthwise convolution inside the gated feed-forward (as in URM
+and Loop-ViT).
 
 Rows hold valid cells only, of several grids, so the neighbours of a cell are found by index, once for a batch. They
 are those in the frame of its view, never of another grid; beyond the edge are zeros. Prefix rows have no neighbours.
 
-Dimensions: S sequences, C context rows, T target rows, N rows of either kind, F feed-forward width.
+Dimensions: S sequences, C context rows, T target rows, N rows of either kind.
 """
 
 import functools
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from model.network.packing import Packed
 from model.ops.compilation import maybe_compile
-
-OFFSETS = tuple((row, column) for row in (-1, 0, 1) for column in (-1, 0, 1))
-"""Rows and columns from a cell to its nine neighbours, itself included, in the order of a kernel of conv2d. The
-neighbour opposite to k is 8 - k."""
+from model.ops.convolution import OFFSETS
 
 
 @functools.partial(maybe_compile, static=True)
@@ -37,40 +33,6 @@ def neighbours(packed: Packed) -> tuple[Tensor, Tensor]:
         _neighbours(packed.context_position, is_input, cells_start[of_context], *context_sides),
         _neighbours(packed.target_position, torch.ones_like(packed.target_real), target_start, *target_sides),
     )
-
-
-@maybe_compile
-def convolve(x: Tensor, kernel: Tensor, near: Tensor) -> Tensor:
-    """x (N, F) plus its depthwise convolution, zero at rows without neighbours.
-
-    `kernel` float (9, F) has a weight for each neighbour and column, `near` int64 (N, 9) is from `neighbours`.
-    """
-    return x + _Convolution.apply(x, kernel, near)  # type: ignore[no-any-return, no-untyped-call]
-
-
-class _Convolution(torch.autograd.Function):
-    """The convolution; its gradients are gathered too, where torch's would scatter rows one by one."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, kernel: Tensor, near: Tensor) -> Tensor:
-        ctx.save_for_backward(x, kernel, near)
-        return _weighted(x, kernel, near)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
-        x, kernel, near = ctx.saved_tensors
-        padded, wide = functional.pad(x, (0, 0, 0, 1)), gradient.to(kernel.dtype)
-        of_kernel = torch.stack([(wide * padded.index_select(0, near[:, k])).sum(0) for k in range(len(OFFSETS))])
-        # Whatever reads row i as its neighbour k is the neighbour 8 - k of row i.
-        return _weighted(gradient, kernel.flip(0), near), of_kernel.to(kernel.dtype), None
-
-
-def _weighted(x: Tensor, kernel: Tensor, near: Tensor) -> Tensor:
-    padded = functional.pad(x, (0, 0, 0, 1))
-    total = padded.index_select(0, near[:, 0]) * kernel[0]
-    for k in range(1, len(OFFSETS)):
-        total.addcmul_(padded.index_select(0, near[:, k]), kernel[k])
-    return total.to(x.dtype)
 
 
 def _shown(height: Tensor, width: Tensor, swapped: Tensor) -> tuple[Tensor, Tensor]:

@@ -36,7 +36,7 @@ from model.config.network import Network
 from model.config.training import Train
 from model.diffusion.self_conditioning import Projection
 from model.network import layers
-from model.network.convolution import convolve, neighbours
+from model.network.convolution import neighbours
 from model.network.hidden_dropout import drop_hidden
 from model.network.initialisation import initialise
 from model.network.layers import COLUMNS, TIME_FEATURES
@@ -44,6 +44,7 @@ from model.network.packing import Packed
 from model.network.weights import Block, BlockWeights, IOWeights
 from model.ops.attention import attention
 from model.ops.casting import cast_for_two_passes
+from model.ops.convolution import convolve
 from model.ops.dropout import Drop
 from model.ops.qkv import Rotation, rotation_of, scale_heads, scatter_context_kv, scatter_target_kv
 from model.ops.swiglu import swiglu

@@ -3,9 +3,11 @@
 import pytest
 import torch
 
+from model.network.convolution import neighbours
 from model.ops import compilation, dropout
 from model.ops import qkv as heads
 from model.ops.attention import attention
+from model.ops.convolution import convolve
 from model.ops.segments import make_segments
 from model.ops.swiglu import swiglu
 from model.training.trainer import Training
@@ -13,6 +15,7 @@ from model.training.validation import CROSS_ENTROPY
 from tasks.common.presets import merge
 from tests.conftest import experiment
 from tests.support.masked_attention import masked_attention
+from tests.support.packed import network, packed_rows
 from tests.support.small_training import dataset, held_out
 
 pytestmark = [
@@ -95,6 +98,21 @@ def test_the_gate_kernel_and_its_gradient_equal_plain_torch(rows, width):
         by_device.append([result, *torch.autograd.grad((result * weight.to(device)).sum(), own)])
     for a, b in zip(*by_device, strict=True):
         assert torch.allclose(a, b.cpu(), atol=1e-5)
+
+
+@pytest.mark.parametrize("width", [24, 300, 1024])
+def test_the_convolution_kernel_and_its_gradients_equal_gathered_rows(width):
+    examples = [(0, view, 0, height, 11, 0, 3, 6) for view in range(8) for height in (1, 9, 17)]
+    for near in neighbours(packed_rows(network(), examples)):
+        rows = len(near)
+        x, weight, kernel = torch.randn(rows, width), torch.randn(rows, width), torch.randn(9, width)
+        by_device = []
+        for device in ("cpu", "cuda"):
+            own = [v.to(device).requires_grad_() for v in (x, kernel)]
+            result = convolve(*own, near.to(device))
+            by_device.append([result, *torch.autograd.grad((result * weight.to(device)).sum(), own)])
+        for a, b in zip(*by_device, strict=True):
+            assert torch.allclose(a, b.cpu(), rtol=1e-4, atol=1e-3)
 
 
 def test_a_gpu_drops_what_a_cpu_drops():

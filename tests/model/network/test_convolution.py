@@ -5,8 +5,9 @@ import pytest
 import torch
 from torch.nn.functional import conv2d
 
-from model.network.convolution import OFFSETS, convolve, neighbours
+from model.network.convolution import neighbours
 from model.network.packing import Budget
+from model.ops.convolution import OFFSETS, convolve
 from tests.support.packed import ROWS, network, packed_rows, run
 
 BUDGET = Budget(8, 256, 192, 64, 64)
