@@ -6,6 +6,7 @@ reads (data/scores) and `arc import` publishes: predictions, score, submission, 
 """
 
 import contextlib
+import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -56,8 +57,9 @@ class Member(NamedTuple):
 
     @property
     def training(self) -> tuple[Any, ...]:
-        """What is equal for checkpoints of one training."""
-        return self.source.experiment, str(self.values.get("title")), self.source.seed, self.source.data
+        """What is equal for checkpoints of one training; a title leaves out what differs in many parameters."""
+        trained = json.dumps(self.values.get("train"), sort_keys=True)
+        return self.source.experiment, str(self.values.get("title")), trained, self.source.seed, self.source.data
 
 
 @stage("pool")

@@ -171,6 +171,8 @@ def test_a_training_costs_once_and_an_unknown_cost_is_unknown() -> None:
     assert again.training == member(0).training
     assert spent(member(0), again, member(1)) == {"seconds": 30.0, "device": "GPU 0, GPU 1"}
     assert spent(member(1), member(0)) == {"seconds": 30.0, "device": "GPU 0, GPU 1"}
+    longer = again._replace(values={**again.values, "train": {"optimizer_steps": 7}}, cost=member(1).cost)
+    assert spent(member(0), longer)["seconds"] == 30.0, "another training, though seed and title are the same"
     assert spent(member(0), member(1, cost=None)) == {"seconds": None, "device": "GPU 0"}
     assert spent(member(0), member(1, cost={"commit": "x"})) == {"seconds": None, "device": "GPU 0"}
     assert spent(member(0, cost=None)) == {"seconds": None, "device": None}
