@@ -21,6 +21,8 @@ from tasks.common import params
 from tasks.common.documents import read_json
 from tasks.common.presets import ConfigurationError
 from tasks.common.stage import stage
+from tasks.comparison import growth_page
+from tasks.comparison.growth import Run
 from tasks.ledger import facts
 from tasks.tracking.store import KEPT
 
@@ -49,7 +51,9 @@ class Study(NamedTuple):
     """Kept results, in the table's order."""
     claims: list[Claim]
     figure: str
-    """Picture to write, seen from the root; '' for none."""
+    """Picture of the results to write, seen from the root; '' for none."""
+    growth: str
+    """Picture of how they grow with the minutes of training, likewise."""
 
 
 class Finding(NamedTuple):
@@ -78,7 +82,10 @@ def main(
         write_text(written[0], "\n".join(page(study, scores, kept)) + "\n")
         if study.figure:
             written.append(out.parent.parent / study.figure)
-            draw(study.folders, scores, written[1])
+            draw(study.folders, scores, written[-1])
+        if study.growth:
+            written.append(out.parent.parent / study.growth)
+            growth_page.draw(runs(study.folders, scores, kept), written[-1])
         print(f"written: {', '.join(map(str, written))}")
 
 
@@ -87,9 +94,8 @@ def read_claims(file: Path) -> Study:
     values = params.read(file)
     try:
         claims = [Claim(row["claim"], row["expects"], row["a"], row["b"]) for row in values["claims"]]
-        study = Study(
-            str(values["title"]), [str(name) for name in values["results"]], claims, str(values.get("figure", ""))
-        )
+        pictures = [str(values.get(name, "")) for name in ("figure", "growth")]
+        study = Study(str(values["title"]), [str(name) for name in values["results"]], claims, *pictures)
     except (KeyError, TypeError) as error:
         raise ConfigurationError(
             f"{file}: {error}; expected `title`, `results` and `claims` of claim, expects, a, b"
@@ -149,6 +155,9 @@ def page(study: Study, scores: Mapping[str, Mapping[str, Any]], kept: Path) -> I
             minutes = f"{cost['seconds'] / 60:.1f} min" + (", GPU shared" if cost.get("gpu_shared") else "")
             yield f"| {' | '.join(cells)} | {score['grids_solved']} | {minutes} | `{code}` |"
     yield ""
+    if study.growth:
+        yield from growth_page.section(runs(study.folders, scores, kept))
+        yield ""
     yield "Claims, each a paired difference in points of pass@2 over the same tasks; p adjusted for all (Holm)."
     yield "A claim that cannot be told says how many tasks would show a difference of this size (80 % power at 5 %)."
     yield ""
@@ -159,6 +168,17 @@ def page(study: Study, scores: Mapping[str, Mapping[str, Any]], kept: Path) -> I
         by = f"{100 * d.mean:+.1f} | {100 * d.low:+.1f} to {100 * d.high:+.1f} | {finding.p_holm:.4f}"
         pair = f"`{claim.b}` against `{claim.a}`"
         yield f"| {claim.text} | {pair} | {by} | {finding.won} | {finding.lost} | {finding.verdict} |"
+
+
+def runs(folders: Sequence[str], scores: Mapping[str, Mapping[str, Any]], kept: Path) -> list[Run]:
+    """The trainings behind the final votes, with what they cost."""
+    found = []
+    for folder in folders:
+        score, cost = scores[f"{folder}/final-votes"], read_json(kept / folder / "cost.json")
+        size = str(params.read(kept / folder / "experiment.yaml")["size"])
+        minutes, device = cost["seconds"] / 60, str(cost["device"])
+        found.append(Run(folder, size, minutes, device, shares(score), (score["ci95"][0], score["ci95"][1])))
+    return found
 
 
 def draw(folders: Sequence[str], scores: Mapping[str, Mapping[str, Any]], path: Path) -> None:

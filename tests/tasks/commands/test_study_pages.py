@@ -73,6 +73,22 @@ def test_a_page_has_every_score_and_claim(study: Path, monkeypatch: pytest.Monke
     assert none.endswith("| 1.0000 | 0 | 0 | cannot be told (no difference at all) |")
 
 
+def test_a_study_of_growth_has_its_trainings_by_size_and_minutes(study: Path) -> None:
+    for name, size in (("v1-smol-aa1", "tiny"), ("v3-smol-aa1", "smol")):
+        (study / "kept" / name / "experiment.yaml").write_text(f"size: {size}\n")
+        cost = json.loads((study / "kept" / name / "cost.json").read_text())
+        cost |= {"device": "GPU 1", "seconds": 240 if size == "smol" else cost["seconds"]}
+        (study / "kept" / name / "cost.json").write_text(json.dumps(cost))
+    file = study / "docs/studies/x-claims.yaml"
+    file.write_text(file.read_text().replace("figure: docs/x.png", "growth: docs/y.png"))
+    claims.main([file], study / "kept", study / "docs" / "studies")
+    assert (study / "docs" / "y.png").read_bytes()[:4] == b"\x89PNG"
+    assert not (study / "docs" / "x.png").exists()
+    page = (study / "docs/studies/x.md").read_text()
+    assert "| smol | 4.0 | GPU 1 | 90.0 | 77.5–102.5 | v3-smol-aa1 |\n| tiny | 1.5 | GPU 1 | 10.0" in page
+    assert f"Twice the minutes add {80 / np.log2(4 / 1.5):.1f} [" in page
+
+
 def test_the_picture_has_ours_and_the_labs_highest(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import matplotlib.pyplot as plt
 
@@ -101,7 +117,7 @@ def test_the_picture_has_ours_and_the_labs_highest(study: Path, monkeypatch: pyt
 def test_claims_need_title_results_and_the_words_higher_or_lower(study: Path) -> None:
     read = claims.read_claims(study / "docs/studies/x-claims.yaml")
     first = Claim("c1", "higher", "v1-smol-aa1/final-votes", "v3-smol-aa1/final-votes")
-    assert read == Study("X", ["v1-smol-aa1", "v3-smol-aa1"], [first, read.claims[1]], "docs/x.png")
+    assert read == Study("X", ["v1-smol-aa1", "v3-smol-aa1"], [first, read.claims[1]], "docs/x.png", "")
 
 
 GRIDS = [np.full((1, 2), i, dtype=np.uint8) for i in range(6)]
