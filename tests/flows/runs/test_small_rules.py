@@ -156,6 +156,7 @@ def test_an_error_is_a_line_of_300_printable_characters() -> None:
     assert places.one_line("x" * 301) == "x" * 300
 
 
+@pytest.mark.slow
 def test_invalid_params_are_replaced_by_those_of_the_request(place: Path) -> None:
     (place / "presets.yaml").symlink_to(ROOT / "presets.yaml")
     asked = Request(version="v3", size="tiny", dataset="aa1-6x6")

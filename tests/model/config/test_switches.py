@@ -219,6 +219,7 @@ def test_a_switch_of_the_training_changes_what_it_claims_and_only_that(base, swi
     assert {name for name in before if before[name] != after[name]} == changes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weight", [1.0, 10.0])
 def test_the_evaluation_weight_is_that_of_the_pairs_of_evaluation_tasks(raw, monkeypatch, weight):
     raw(puzzles())

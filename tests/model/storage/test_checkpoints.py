@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from typing import Any
@@ -45,12 +46,21 @@ result = {"logits": logits.contiguous(), "sizes": encoded.size_logits.contiguous
 """
 
 
+@pytest.fixture(scope="module")
+def once(tmp_path_factory):
+    """Where the first test leaves its training for the others."""
+    return tmp_path_factory.mktemp("trained") / "place"
+
+
 @pytest.fixture
-def trained(raw):
+def trained(raw, once):
     """A small training, its candidates chosen."""
-    raw(puzzles())
-    for stage in (prepare, augment, train, select):
-        stage.main()
+    if not once.exists():
+        raw(puzzles())
+        for stage in (prepare, augment, train, select):
+            stage.main()
+        shutil.copytree(".", once)
+    shutil.copytree(once, ".", dirs_exist_ok=True)
     return paths.CHECKPOINTS / "final"
 
 

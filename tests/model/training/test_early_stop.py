@@ -75,6 +75,7 @@ def test_other_looks_do_not_move_its_decisions():
     assert sum(CROSS_ENTROPY in row for row in often.history) == often.step > len(often.history) // 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weights", ["raw", pytest.param("ema", marks=pytest.mark.slow)])
 def test_an_interrupted_training_stops_at_the_same_update_with_the_same_weights(weights):
     config = _config(EVERY_2, optimizer={"learning_rate": 0.1}, evaluated_weights=weights)

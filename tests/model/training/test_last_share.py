@@ -78,6 +78,7 @@ def _training(share, weight=None, until=None, state=None):
     return subject
 
 
+@pytest.mark.slow
 def test_updates_before_it_are_as_without_it_and_a_resumed_training_ends_the_same():
     torch.use_deterministic_algorithms(True)
     without, whole = _training(0.0), _training(0.25)

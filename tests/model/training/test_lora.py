@@ -36,9 +36,14 @@ def _run(subject: Training) -> Training:
     return subject
 
 
-@pytest.fixture
-def start() -> dict[str, torch.Tensor]:
+@pytest.fixture(scope="module")
+def trained() -> dict[str, torch.Tensor]:
     return _run(_training(experiment(train={"optimizer_steps": 12}).train)).weights("raw")
+
+
+@pytest.fixture
+def start(trained: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: weight.clone() for name, weight in trained.items()}
 
 
 def _look(subject: Training) -> noised_batch.NoisedBatch:

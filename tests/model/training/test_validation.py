@@ -109,6 +109,7 @@ def test_a_resumed_training_has_the_looks_of_an_unbroken_one(weights):
         assert run(resumed).history == whole.history
 
 
+@pytest.mark.slow
 def test_looks_change_no_draw_and_no_weight():
     plain = run(training(_config()))
     state = torch.random.get_rng_state()

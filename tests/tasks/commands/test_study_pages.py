@@ -73,6 +73,7 @@ def test_a_page_has_every_score_and_claim(study: Path, monkeypatch: pytest.Monke
     assert none.endswith("| 1.0000 | 0 | 0 | cannot be told (no difference at all) |")
 
 
+@pytest.mark.slow
 def test_a_study_of_growth_has_its_trainings_by_size_and_minutes(study: Path) -> None:
     for name, size in (("v1-smol-aa1", "tiny"), ("v3-smol-aa1", "smol")):
         (study / "kept" / name / "experiment.yaml").write_text(f"size: {size}\n")

@@ -126,6 +126,7 @@ def test_a_start_that_saw_none_of_it_and_one_with_only_the_demonstrations_are_ta
     assert json.loads(stem.read_text())["leaks"] == 0
 
 
+@pytest.mark.slow
 def test_validation_tasks_that_the_start_saw_are_said(raw, capsys):
     files = puzzles()
     draws = {s: np.random.Generator(np.random.Philox(key=s)).permutation(["aaaaaaaa", "bbbbbbbb"])[0] for s in range(9)}

@@ -17,6 +17,7 @@ from tasks.machine import gpu_lock, nodes
 from tests.support.whole_training import Whole, saved, scratch
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("lacks", "fills"), [(2, False), (1, True)])
 def test_a_second_lack_or_a_batch_that_one_example_fills_ends_it(begin: Any, lacks: int, fills: bool) -> None:
     Whole.lacks, Whole.fills = lacks, fills

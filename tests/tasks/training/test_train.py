@@ -146,6 +146,7 @@ def test_a_save_that_must_not_be_used_is_told_and_its_candidates_go(
     assert not (paths.CANDIDATES / "left").exists()
 
 
+@pytest.mark.slow
 def test_a_lack_of_memory_is_tried_again_with_half_the_batch(begin: Any, capsys: Any) -> None:
     Whole.lacks = 1
     told = begin()
