@@ -150,14 +150,14 @@ def train(experiment: Experiment, scratch: Path) -> None:
         atomic.copy(file, paths.CANDIDATES / file.name)
     atomic.write_json(paths.HISTORY, training.history)
     atomic.write_json(paths.PROBES, probes)
-    for name, measured in probes.items():
-        print(f"{name}: {measured}")
+    print(*(f"{name}: {measured}" for name, measured in probes.items()), sep="\n")
     if probes.get("reverse_step") == {"cells_moved": 0.0}:
         print("warning: the reverse step moves no cell, which is known of the lab's argmax (version ledger, B3)")
     done = scratch.with_name(f"{scratch.name}.done")
     shutil.rmtree(done, ignore_errors=True)
     scratch.rename(done)
     shutil.rmtree(done)
+    cost.finish(experiment)
     events.emit(events.Trained())
 
 

@@ -23,17 +23,28 @@ def training_key(experiment: Experiment) -> str:
 
 
 def add(experiment: Experiment, seconds: float, device: str, began: float | None = None) -> None:
-    """Add `seconds` that a start of the training, begun at Unix time `began` and ending now, spent on `device`."""
+    """Add `seconds` that a start of the training, begun at Unix time `began` and ending now, spent on `device`.
+
+    After `finish` they are those of another training of the same inputs, by other code, and counted anew.
+    """
     path, now = _path(experiment), time.time()
     try:
         before = read(experiment) or {"seconds": 0.0}
     except StageError as error:  # A training of hours must not end with it.
         print(f"{error}; counted anew from here", flush=True)
         before = {"seconds": 0.0}
+    if before.get("finished"):
+        before = {"seconds": 0.0}
     path.parent.mkdir(parents=True, exist_ok=True)
     started = before.get("started", now - seconds if began is None else began)
     times = {"started": started, "ended": now}
     sealed.write(path, {"seconds": before["seconds"] + seconds, "device": device, **times})
+
+
+def finish(experiment: Experiment) -> None:
+    """Note that the training came to its end."""
+    if spent := read(experiment):
+        sealed.write(_path(experiment), {**spent, "finished": True})
 
 
 def read(experiment: Experiment) -> dict[str, Any] | None:

@@ -43,6 +43,23 @@ def test_the_results_replace_those_before_and_scratch_is_gone(begin: Any, capsys
     assert spent
     assert spent["device"] == "cpu"
     assert 0 < spent["seconds"] < 60
+    assert spent["finished"]
+
+
+def test_a_training_made_again_is_not_charged_for_the_one_before(begin: Any) -> None:
+    def spent() -> float:
+        known = cost.read(resolved())
+        assert known
+        return float(known["seconds"])
+
+    begin()
+    cost.add(resolved(), 1000.0, "cpu")
+    assert spent() == 1000.0, "what finished does not count"
+    cost.add(resolved(), 500.0, "cpu")
+    assert spent() == 1500.0, "a start that did not finish does"
+    cost.finish(resolved())
+    begin()
+    assert spent() < 60
 
 
 def test_a_reverse_step_that_moves_cells_is_no_warning(begin: Any, capsys: Any) -> None:
