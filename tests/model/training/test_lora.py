@@ -37,13 +37,13 @@ def _run(subject: Training) -> Training:
 
 
 @pytest.fixture(scope="module")
-def trained() -> dict[str, torch.Tensor]:
+def weights_once() -> dict[str, torch.Tensor]:
     return _run(_training(experiment(train={"optimizer_steps": 12}).train)).weights("raw")
 
 
 @pytest.fixture
-def start(trained: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: weight.clone() for name, weight in trained.items()}
+def start(weights_once: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: weight.clone() for name, weight in weights_once.items()}
 
 
 def _look(subject: Training) -> noised_batch.NoisedBatch:
