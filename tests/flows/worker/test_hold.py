@@ -138,8 +138,12 @@ def small_disk(tmp_path: Path) -> Iterator[Lab]:
 def fill(lab: Lab, left: int) -> Path:
     """A file that leaves `left` bytes."""
     path = lab.folder / ".scratch" / "filler"
-    size = shutil.disk_usage(path.parent).free - left
-    subprocess.run(["fallocate", "-l", str(size), str(path)], check=True)
+
+    def filled() -> bool:  # A save may take some of what was free a moment ago.
+        size = shutil.disk_usage(path.parent).free - left
+        return not subprocess.run(["fallocate", "-l", str(size), str(path)]).returncode
+
+    until(filled, 10)
     return path
 
 
