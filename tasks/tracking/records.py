@@ -84,7 +84,7 @@ def training(finished: Finished) -> Record:
         name=run_name(finished.parameters),
         tags={
             **finished.tags,
-            "arc.pass_at_2": headline(finished.scores),
+            view.HEADLINE: headline(finished.scores),
             **{view.scored("-".join(pair)): _with_interval(score) for pair, score in finished.scores.items()},
             "arc.selected_on_the_reported_set": _text(finished.selection["on_the_reported_set"]),
             "arc.leaks": str(max(leaks, default=0)),
@@ -147,10 +147,14 @@ def _edition(score: Mapping[str, Any]) -> dict[str, str]:
 
 def headline(scores: Mapping[Pair, Mapping[str, Any]]) -> str:
     """The evaluation that stands for the experiment and its pass@2 in per cent: "best-votes 33.5 [28.9–38.2]"."""
-    asked = {pair: score for pair, score in scores.items() if subset(score) == "evaluation"}
-    names = {"-".join(pair): score for pair, score in (asked or scores).items()}
-    chosen = stands_for(names)
-    return f"{chosen} {_with_interval(names[chosen])}"
+    pair = _chosen(scores)
+    return f"{'-'.join(pair)} {_with_interval(scores[pair])}"
+
+
+def _chosen(scores: Mapping[Pair, Mapping[str, Any]]) -> Pair:
+    asked = [pair for pair, score in scores.items() if subset(score) == "evaluation"]
+    names = {"-".join(pair): pair for pair in asked or scores}
+    return names[stands_for(names)]
 
 
 def note(finished: Finished) -> str:
@@ -208,6 +212,7 @@ def _summary(scores: Mapping[Pair, Mapping[str, Any]]) -> Iterator[tuple[str, fl
         yield f"pass_at_2/{checkpoint}-{name}", score["pass_at_2"]
         yield f"pass_at_2_low/{checkpoint}-{name}", low
         yield f"pass_at_2_high/{checkpoint}-{name}", high
+    yield view.METRIC, scores[_chosen(scores)]["pass_at_2"]
 
 
 def _with_interval(score: Mapping[str, Any]) -> str:

@@ -12,6 +12,10 @@ KEY = "scores"
 """Of the view that comes with the store."""
 TAG = f"mlflow.sharedViewState.{KEY}"
 
+HEADLINE = "arc.pass_at_2"
+"""The tag with the evaluation that stands for a run, its pass@2 and interval: final-votes 40.8 [36.0–45.6]."""
+METRIC = "headline/pass_at_2"
+"""Its pass@2 as a number, 0..1: runs are sorted and drawn by it."""
 SCORES = ("best-votes", "final-votes")
 """Evaluations with a column each."""
 
@@ -25,14 +29,14 @@ _CREATED = 1767225600000  # Any constant: equal views give equal tags.
 _PINNED = {"attributes.`Run Name`": 220, "runDateAndNestInfo": 130}
 """Widths in pixels of the columns that MLflow shows at the left of every table: the name, and when it was created."""
 _WIDTHS = {
-    f"tags.`{scored(SCORES[0])}`": 175,
+    f"tags.`{HEADLINE}`": 230,
     "tags.`arc.version`": 90,
     "tags.`arc.size`": 80,
     "tags.`arc.dataset`": 90,
     "tags.`arc.differs`": 230,
     "params.`train.optimizer_steps`": 140,
     "metrics.`cost/training_minutes`": 150,
-    f"tags.`{scored(SCORES[1])}`": 175,
+    **{f"tags.`{scored(name)}`": 175 for name in SCORES},
 }
 """Widths in pixels of the view's columns, in order: at 1600 pixels the score is beside the name."""
 
@@ -75,17 +79,16 @@ def tag() -> str:
 
 def _state() -> dict[str, Any]:
     """Columns, filter, order and charts; MLflow fills the rest with its defaults."""
-    score = f"pass_at_2/{SCORES[0]}"
     charts = [
-        _chart("SCATTER", "score-by-version", xaxis=_axis("version", "PARAM"), yaxis=_axis(score)),
-        _chart("BAR", "score", metricKey=score, dataAccessKey=None),
-        _chart("SCATTER", "score-by-cost", xaxis=_axis("cost/training_minutes"), yaxis=_axis(score)),
+        _chart("SCATTER", "score-by-version", xaxis=_axis("version", "PARAM"), yaxis=_axis(METRIC)),
+        _chart("BAR", "score", metricKey=METRIC, dataAccessKey=None),
+        _chart("SCATTER", "score-by-cost", xaxis=_axis("cost/training_minutes"), yaxis=_axis(METRIC)),
         _chart("LINE", "training-loss", metricKey="train/loss", **_line("train/loss")),
         _chart("LINE", "validation", metricKey="validation/pass_at_2", **_line("validation/pass_at_2")),
     ]
     return {
         "searchFilter": "tags.`arc.run` != 'evaluation'",
-        "orderByKey": f"metrics.`{score}`",
+        "orderByKey": f"metrics.`{METRIC}`",
         "orderByAsc": False,
         "startTime": "ALL",
         "lifecycleFilter": "Active",
@@ -100,7 +103,7 @@ def _state() -> dict[str, Any]:
             | {"isGenerated": False}
         ],
         "isAccordionReordered": True,
-        "runsHiddenMode": "FIRST_20_RUNS",
+        "runsHiddenMode": "SHOWALL",
     }
 
 

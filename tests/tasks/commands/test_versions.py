@@ -168,10 +168,12 @@ def test_the_kept_results_are_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/none.db")
     found = our_scores.find()
     assert [(o.experiment, o.pair, round(100 * o.pass_at_2, 1)) for o in found] == [
+        ("v8/mediom-deep+20min/aa1", "final-votes", 40.8),
         ("v8/mediom-wide+20min/aa1", "best-votes", 36.1),
         ("v8/mediom-wide+20min/aa1", "final-votes", 35.4),
         ("ours/mediom/aa1", "best-votes", 33.5),
         ("v8/smol+20min/aa1", "final-votes", 26.9),
+        ("v8-one-step/smol+20min/aa1", "final-votes", 22.6),
         ("v8/mediom-deep+20min/aa1", "final-votes", 21.6),
         ("v3/smol/aa1", "best-votes", 19.2),
         ("v8-one-step/mediom-deep+3min/aa1", "final-votes", 17.1),

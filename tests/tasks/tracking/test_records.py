@@ -81,6 +81,7 @@ def test_the_run_of_a_training_has_every_parameter_curve_and_score() -> None:
         ("pass_at_2/best-attempts", 0): 0.5,
         ("pass_at_2_low/best-attempts", 0): 0.375,
         ("pass_at_2_high/best-attempts", 0): 0.625,
+        ("headline/pass_at_2", 0): 0.25,
         ("cost/training_seconds", 0): 90.0,
         ("cost/training_minutes", 0): 1.5,
     }
@@ -164,9 +165,9 @@ def test_the_note_is_a_table_of_the_scores_with_their_caveats() -> None:
 
 def test_the_saved_view_sorts_by_the_headline_and_shows_its_columns() -> None:
     state = json.loads(json.loads(view.tag())["state"])
-    assert state["orderByKey"] == "metrics.`pass_at_2/best-votes`"
+    assert state["orderByKey"] == "metrics.`headline/pass_at_2`"
     assert state["orderByAsc"] is False
-    assert state["selectedColumns"][0] == "tags.`arc.pass_at_2.best-votes`"
+    assert state["selectedColumns"][0] == "tags.`arc.pass_at_2`"
     assert state["columnOrder"] == list(state["columnWidths"])
     # At 1600 pixels, less MLflow's bar at the left, the score is beside the name.
     shown = [*state["columnWidths"].values()][:3]

@@ -20,7 +20,6 @@ from tests.support.browser import browser
 
 pytestmark = pytest.mark.slow
 KEPT = [place.relative_to(ROOT) for place in sorted((ROOT / "docs" / "baselines").iterdir())]
-BEST = [place for place in KEPT if (ROOT / place / f"{view.SCORES[0]}.parquet").exists()]
 
 
 def two_free_ports() -> list[int]:
@@ -70,13 +69,12 @@ def test_the_printed_page_shows_the_kept_scores_sorted_and_without_a_click(addre
         page.goto(addresses["MLflow"])
         rows = page.locator(".ag-center-cols-container .ag-row")
         expect(rows).to_have_count(len(KEPT), timeout=60_000)
-        cell = f"[col-id='tags.`{view.scored(view.SCORES[0])}`']"
+        cell = f"[col-id='tags.`{view.HEADLINE}`']"
         texts = page.locator(f".ag-center-cols-container {cell}").all_inner_texts()
-        scores = [float(text.split()[0]) for text in texts if text != "-"]  # Ablations have the final one alone.
-        assert len(texts) == len(KEPT)
-        assert [text != "-" for text in texts] == [True] * len(BEST) + [False] * (len(KEPT) - len(BEST))
+        scores = [float(text.split()[1]) for text in texts]
+        assert len(scores) == len(KEPT)
         assert scores == sorted(scores, reverse=True)
-        assert texts[0].startswith("36.1 [31.5–40.9]")
+        assert texts[0].startswith("final-votes 40.8 [36.0–45.6]")
         heads = """() => [...document.querySelectorAll('[role=columnheader]')]
             .sort((a, b) => a.getBoundingClientRect().left - b.getBoundingClientRect().left)
             .map(e => e.getAttribute('col-id') || '')"""
@@ -90,9 +88,9 @@ def test_at_1600_pixels_each_row_shows_its_score_and_no_assistant_opens(addresse
     with browser() as page:
         page.set_viewport_size({"width": 1600, "height": 900})
         page.goto(addresses["MLflow"])
-        score = page.locator(".ag-center-cols-container", has_text=re.compile(r"36\.1 \[\d\d\.\d–\d\d\.\d\]"))
+        score = page.locator(".ag-center-cols-container", has_text=re.compile(r"40\.8 \[\d\d\.\d–\d\d\.\d\]"))
         expect(score).to_be_visible(timeout=60_000)
-        box = page.locator("[id^='cell-tags.`arc.pass_at_2.best-votes`']", has_text="36.1 [").bounding_box()
+        box = page.locator("[id^='cell-tags.`arc.pass_at_2`']", has_text="40.8 [").bounding_box()
         assert box
         assert box["x"] + box["width"] < 1600
         expect(page.get_by_text("Welcome to MLflow Assistant")).to_have_count(0)
@@ -104,7 +102,7 @@ def test_the_printed_charts_show_version_against_score(addresses):
         page.set_viewport_size({"width": 2800, "height": 1000})
         page.goto(addresses["charts"])
         axis = page.locator(".xtick text")
-        for version in {params.read(ROOT / place / "experiment.yaml")["version"] for place in BEST}:
+        for version in {params.read(ROOT / place / "experiment.yaml")["version"] for place in KEPT}:
             name = axis.filter(has_text=re.compile(f"^{re.escape(version)}$")).first
             expect(name).to_be_visible(timeout=60_000)
-        expect(page.locator(".ytitle").first).to_contain_text("pass_at_2/best-votes")
+        expect(page.locator(".ytitle").first).to_contain_text(view.METRIC)
