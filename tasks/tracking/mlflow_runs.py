@@ -202,8 +202,18 @@ def experiment_id(client: Any, store: Store, name: str) -> str:
             f"--experiment-id {experiment.experiment_id}`, or choose another name in publish.experiment"
         )
     if experiment.tags.get(view.TAG) != view.tag():
+        _complete(client, experiment.experiment_id)
         client.set_experiment_tag(experiment.experiment_id, view.TAG, view.tag())
     return str(experiment.experiment_id)
+
+
+def _complete(client: Any, experiment: str) -> None:
+    """Log what the view sorts by for runs that are older than this metric."""
+    for run in client.search_runs([experiment], f"tags.`{KIND}` = 'experiment'", max_results=50_000):
+        evaluation = run.data.tags.get(view.HEADLINE, "").partition(" ")[0]
+        score = run.data.metrics.get(f"pass_at_2/{evaluation}")
+        if score is not None and view.METRIC not in run.data.metrics:
+            client.log_metric(run.info.run_id, view.METRIC, score, step=0)
 
 
 def _write(client: Any, experiment: str, key: str, result: Result) -> None:

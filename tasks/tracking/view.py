@@ -31,7 +31,7 @@ _PINNED = {"attributes.`Run Name`": 220, "runDateAndNestInfo": 130}
 _WIDTHS = {
     f"tags.`{HEADLINE}`": 230,
     "tags.`arc.version`": 90,
-    "tags.`arc.size`": 80,
+    "tags.`arc.size`": 105,
     "tags.`arc.dataset`": 90,
     "tags.`arc.differs`": 230,
     "params.`train.optimizer_steps`": 140,
