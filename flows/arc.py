@@ -278,6 +278,7 @@ for _panel, _name, _module, _help in (
     (LOOK, "task", "commands.draw_task", "Draw a task: its attempts, the vote, and the denoising steps."),
     (LOOK, "ui", "servers.ui", "Start the pages of MLflow (results) and Prefect (the queue) on 127.0.0.1."),
     (USE, "solve", "commands.solve", "Predict the answers to an official ARC file with a checkpoint."),
+    (USE, "export", "commands.export", "Write a checkpoint of a quarter of the size, to hand on."),
     (USE, "pool", "commands.pool", "Pool the votes of several trainings or checkpoints as an evaluation of its own."),
     (USE, "import", "commands.import_results", "Publish kept results, by default docs/baselines, to the MLflow store."),
     (RUN, "show", "commands.show_experiment", "Print what a name or a version stands for, and how it differs."),

@@ -96,6 +96,8 @@ def load(
         weights = read_weights(stem, description.weights if kind == "as-trained" else kind)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{stem}.safetensors cannot be read: {error}; train or fetch it again") from error
+    if not weights:
+        raise CheckpointError(f"{stem}.safetensors has no {kind} weights, only {description.weights}: it was exported")
     expected, given = network.state_dict(), set(weights)
     wrong = sorted(name for name in given & set(expected) if weights[name].shape != expected[name].shape)
     if given != set(expected) or wrong:
@@ -104,7 +106,7 @@ def load(
             f"{sorted(set(expected) - given)}, spare {sorted(given - set(expected))}, other shape {wrong}"
         )
     for name, tensor in weights.items():
-        if tensor.dtype != expected[name].dtype:
+        if tensor.dtype not in (expected[name].dtype, torch.bfloat16):
             raise CheckpointError(
                 f"{stem}.safetensors: the {kind} weights {name} are {tensor.dtype}, not {expected[name].dtype}"
             )
@@ -112,6 +114,24 @@ def load(
             raise CheckpointError(f"{stem}.safetensors: the {kind} weights {name} are not finite; train again")
     network.load_state_dict(weights)
     return network.to(device).eval(), description
+
+
+def export(stem: Path, target: Path) -> None:
+    """Write the weights that evaluations use alone, what is multiplied in bfloat16: about a quarter of the bytes.
+
+    A GPU, which multiplies in bfloat16, gives the same answers. Raises CheckpointError.
+    """
+    network, description = load(stem, torch.device("cpu"))
+    products = {f"{name}.weight" for name, module in network.named_modules() if isinstance(module, torch.nn.Linear)}
+    weights = {
+        name: tensor.to(torch.bfloat16) if name in products else tensor for name, tensor in network.state_dict().items()
+    }
+    save(target, {description.weights: weights}, description)
+
+
+def stem_of(path: Path) -> Path:
+    """A checkpoint as people name it: its stem, or one of its two files."""
+    return path.with_suffix("") if path.suffix in (".safetensors", ".json") else path
 
 
 def read_weights(stem: Path, kind: WeightsKind) -> dict[str, Tensor]:

@@ -14,13 +14,13 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
+from model.config.experiment import Experiment
 from model.puzzles.grids import Grid, GridError, Task
 from model.scoring.proposals import Proposals
 from model.scoring.scores import Key
 from model.storage import checkpoints
 from model.storage.checkpoints import Description
-from tasks.common import paths
-from tasks.common.params import load, resolved
+from tasks.common import params, paths
 from tasks.common.stage import StageError, stage
 from tasks.files.tables import data_digest, read_pairs
 from tasks.reporting.drawing import Strip
@@ -32,7 +32,7 @@ from tasks.sources.official import read_official
 def main(
     file: Annotated[Path, typer.Argument(help="An official file of challenges, or of one task")],
     checkpoint: Annotated[Path, typer.Option(help="Such as data/checkpoints/best, without a suffix")],
-    evaluation: Annotated[str, typer.Option(help="Name of an evaluation under `evaluations`")] = "votes",
+    evaluation: Annotated[str, typer.Option(help="Of the experiment.yaml beside it, else of params.yaml")] = "votes",
     output: Annotated[Path | None, typer.Option(help="The submission; solved/... by default")] = None,
     draw: Annotated[bool, typer.Option(help="Draw the attempts")] = True,
 ) -> None:
@@ -41,9 +41,9 @@ def main(
     from tasks.machine.device import choose
     from tasks.reporting.terminal import show
 
-    stem = checkpoint.with_suffix("") if checkpoint.suffix in (".safetensors", ".json") else checkpoint
+    stem = checkpoints.stem_of(checkpoint)
     tasks, description = read_tasks(file), checkpoints.describe(stem)
-    experiment = resolved() if paths.EXPERIMENT.exists() else load()
+    experiment = settings(stem)
     if evaluation not in experiment.evaluations:
         raise StageError(f"--evaluation is {evaluation!r}; defined are {', '.join(experiment.evaluations)}")
     config = experiment.evaluations[evaluation]
@@ -87,6 +87,14 @@ def main(
             f"[yellow]{len(unknown)} tasks are black cells in the submission: {solving.advice(unknown)}[/]",
             highlight=False,
         )
+
+
+def settings(stem: Path) -> Experiment:
+    """The experiment whose result the checkpoint lies in, else of this checkout. Raises ConfigurationError."""
+    beside = stem.parent / paths.EXPERIMENT.name
+    if beside.exists():
+        return params.check(params.read(beside), str(beside))
+    return params.resolved() if paths.EXPERIMENT.exists() else params.load()
 
 
 def read_tasks(file: Path) -> dict[str, Task]:

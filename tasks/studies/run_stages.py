@@ -3,7 +3,7 @@
 For a machine that has a GPU and little else, such as one that is rented for an hour. Each experiment gets a folder of
 its own, keyed by what it resolves to, and one GPU; as many train at once as there are GPUs, while the data of the next
 are prepared. What was done is not done again, and an interrupted training resumes: start the same command again. Of
-every experiment, what `arc import` publishes is kept.
+every experiment, what `arc import` publishes is kept, and the final checkpoint if you say so.
 """
 
 import datetime
@@ -22,6 +22,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 
+from model.storage import checkpoints
 from model.storage.atomic import atomic_path, write_json
 from model.storage.digests import digest_text
 from tasks.common import paths
@@ -46,8 +47,8 @@ class Interrupted(Exception):
 class Runner:
     """Runs the stages of experiments until it is told to stop."""
 
-    def __init__(self, folder: Path, keep: Path, commit: str) -> None:
-        self.folder, self.keep, self.commit = folder.resolve(), keep.resolve(), commit
+    def __init__(self, folder: Path, keep: Path, commit: str, weights: bool = False) -> None:
+        self.folder, self.keep, self.commit, self.weights = folder.resolve(), keep.resolve(), commit, weights
         self.stopping = threading.Event()
         self.children: set[subprocess.Popen[bytes]] = set()
 
@@ -75,6 +76,8 @@ class Runner:
                 self._stages(place, [command], gpu)
             finally:
                 self._keep(place, member)
+        if self.weights:
+            checkpoints.export(place / paths.CHECKPOINTS / "final", self.keep / member.label / "final")
         return self.keep / member.label
 
     def _stages(self, place: Path, commands: Sequence[tuple[str, ...]], gpu: str) -> None:
@@ -138,9 +141,10 @@ def main(
     folder: Annotated[Path, typer.Option(help="Folder for the experiments")] = paths.SCRATCH / "run_stages",
     gpus: Annotated[str, typer.Option(help="Indices of the GPUs, such as 0,1; '' for whatever a stage chooses")] = "",
     commit: Annotated[str, typer.Option(help="Commit of this code, for the record")] = "",
+    weights: Annotated[bool, typer.Option("--weights", help="Keep the final checkpoint too (arc export)")] = False,
 ) -> None:
     """Run the experiments of a study on this machine by the stages alone; start it again to continue."""
-    runner = Runner(folder, keep, commit)
+    runner = Runner(folder, keep, commit, weights)
     failures: list[str] = []
     signal.signal(signal.SIGTERM, runner.stop)
     signal.signal(signal.SIGINT, runner.stop)
@@ -174,7 +178,7 @@ def work(
             print(f"{member.label}: kept in {runner.run(member, place.result(), gpu)}", flush=True)
         except Interrupted:
             return
-        except (StageError, ConfigurationError, OSError) as error:
+        except (StageError, ConfigurationError, checkpoints.CheckpointError, OSError) as error:
             failures.append(f"{member.label}: {error}")
             print(f"{member.label} failed: {error}", flush=True)
 

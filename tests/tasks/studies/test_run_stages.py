@@ -13,8 +13,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 import yaml
 
+from model.storage import checkpoints
 from tasks.commands import import_results
 from tasks.common import params, paths
 from tasks.common.presets import ConfigurationError, merge, parse_name
@@ -42,7 +44,7 @@ def command(folder: Path, *names: str, final_only: tuple[str, ...] = (), **chang
         "ARC_SAVE_SECONDS": "0",
     }
     return subprocess.Popen(
-        [sys.executable, "-m", "tasks.studies.run_stages", "study.yaml", "--commit", "abc1234"],
+        [sys.executable, "-m", "tasks.studies.run_stages", "study.yaml", "--commit", "abc1234", "--weights"],
         cwd=folder,
         env=environment,
         stdout=subprocess.PIPE,
@@ -73,6 +75,11 @@ def test_what_is_kept_can_be_imported_and_nothing_is_done_twice(tmp_path):
     published = {record.name.split(" ")[-1] for _, record in result.evaluations}
     assert published == {"final-attempts", "best-votes", "halfway-votes", "final-votes"}
     (made,) = tmp_path.glob(".scratch/run_stages/*/data/predictions")
+    whole, described = checkpoints.load(made.parent / "checkpoints" / "final", torch.device("cpu"))
+    small, again = checkpoints.load(kept / "final", torch.device("cpu"))
+    assert described == again
+    for name, tensor in small.state_dict().items():
+        torch.testing.assert_close(tensor, whole.state_dict()[name], rtol=1 / 256, atol=0)
     for file in made.iterdir():
         first, second = predictions.read(file), predictions.read(kept / file.name)
         assert first[1] == second[1]
