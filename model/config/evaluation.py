@@ -9,8 +9,8 @@ from model.config.base import Count, Frozen, Names, Positive
 SamplerName = Literal["draw", "argmax", "posterior", "renoise"]
 """The functions of model/inference/samplers.py."""
 
-SizeRule = Literal["own", "voted", "split", "split-in-order", "rule"]
-"""The rules of model/inference/sizes.py."""
+SizeRule = Literal["own", "voted", "split", "split-in-order", "rule", "measured"]
+"""The rules of model/inference/sizes.py and measured_sizes.py."""
 
 TaskRow = Literal["view", "task"]
 """The row of the task table that a view uses, see `Evaluation.task_row`."""
@@ -86,7 +86,8 @@ class Evaluation(Frozen):
     """The size at which a view answers: its own; the most frequent of all views; its own if that is one of the two most
     frequent, else the likelier of these (the lab's confidence split, without its errors); the same, the others handed
     out by their order (as the lab did); the one that all demonstrations agree on (model/inference/sizes.py), else as
-    'split'."""
+    'split'; that one, else the two that quantities of the inputs explain best, shared by the views in turn, or by the
+    attempts (model/inference/measured_sizes.py), else as 'split'."""
     transposed_sizes: Literal["swapped", "unswapped"]
     """Whether a view that transposes denoises at the transposed size. Unswapped is the lab's mistake: answers of these
     views have height and width exchanged, and are wrong where the output is not square."""

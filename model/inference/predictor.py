@@ -1,6 +1,7 @@
 """Answering test inputs with a checkpoint: sizes of every view, then denoising in packed batches under a row budget."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -23,8 +24,8 @@ from model.puzzles.symmetry import SWAP, inverse_colours
 class Predictor(ViewPacker):
     """A checkpoint that answers a dataset whose pairs are test inputs."""
 
-    agreed: Mapping[int, Size] = field(default_factory=dict)
-    """Sizes that the demonstrations agree on, by row of the pairs; used where Evaluation.sizes is 'rule'."""
+    explained: Mapping[int, Sequence[Size]] = field(default_factory=dict)
+    """Sizes that the demonstrations explain, by row of the pairs, in turn for its views, which then choose none."""
 
     def answer(
         self,
@@ -96,8 +97,11 @@ class Predictor(ViewPacker):
         views = set(config.views_of(attempt))
         asked = [i for i, (_, view) in enumerate(queries) if view in views]
         sizes = _assign(config.sizes, scores[asked], [queries[i][0] for i in asked])
-        if config.sizes == "rule":
-            sizes = [self.agreed.get(queries[i][0], size) for i, size in zip(asked, sizes, strict=True)]
+        turns: Counter[int] = Counter()  # Views of each pair so far.
+        for place, (pair, _) in enumerate(queries[i] for i in asked):
+            if explained := self.explained.get(pair):
+                sizes[place] = explained[(attempt + turns[pair]) % len(explained)]
+                turns[pair] += 1
         if config.transposed_sizes == "unswapped":
             swapped = SWAP[[self.dataset.views.element[self.view(*queries[i])] for i in asked]]
             sizes = [size[::-1] if swap else size for size, swap in zip(sizes, swapped, strict=True)]

@@ -14,7 +14,7 @@ from model.puzzles.grids import LARGEST_SIDE, Size
 def assign_sizes(config: SizeRule, sizes: Sequence[Size], confidence: NDArray[np.float64]) -> list[Size]:
     """The size at which each view answers, see `Evaluation.sizes`; arguments as in `split_sizes`.
 
-    'rule' is as 'split' here, for grids whose demonstrations agree on no size.
+    'rule' and 'measured' are as 'split' here, for grids whose demonstrations explain no size.
     """
     if config == "own":
         return list(sizes)

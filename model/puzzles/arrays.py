@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from model.puzzles.grids import Grid
+
 Ints = NDArray[np.int64]
 
 
@@ -53,3 +55,10 @@ class Dataset:
     cells: NDArray[np.uint8]
     pairs: Pairs
     views: Views
+
+    def input(self, row: int) -> Grid:
+        """The input grid of a pair."""
+        start, height, width = (
+            int(column[row]) for column in (self.pairs.input_offset, self.pairs.input_height, self.pairs.input_width)
+        )
+        return self.cells[start : start + height * width].reshape(height, width)

@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 from rich.progress import Progress
 
-from model.config.evaluation import Evaluation
+from model.config.evaluation import Evaluation, SizeRule
 from model.inference.answer import Answer, Failure
+from model.inference.measured_sizes import measured_sizes
 from model.inference.predictor import Predictor
 from model.inference.sizes import agreed_size
 from model.puzzles.arrays import Dataset
@@ -45,8 +46,8 @@ def answers(
     cells = dataset.pairs.input_height * dataset.pairs.input_width
     own_rows = np.sort(np.argsort(cells, kind="stable")[share[0] :: share[1]])
     dataset = Dataset(dataset.cells, dataset.pairs.rows(own_rows), dataset.views)
-    agreed = agreed_sizes(dataset, names, read_demonstrations()) if evaluation.sizes == "rule" else {}
-    predictor = Predictor(network, description, dataset, names, seed, device, agreed)
+    explained = explained_sizes(evaluation.sizes, dataset, names, read_demonstrations())
+    predictor = Predictor(network, description, dataset, names, seed, device, explained)
 
     def show() -> Iterator[Answer]:
         with Progress(disable=share[0] > 0) as progress:
@@ -69,18 +70,25 @@ def refuse_trained_on(stem: Path, trained: Iterable[str], evaluated: Iterable[st
         )
 
 
-def agreed_sizes(
-    dataset: Dataset, names: list[str], demonstrations: Mapping[str, Sequence[tuple[Grid, Grid]]]
-) -> dict[int, Size]:
-    """Row of the pairs -> output size on which the task's demonstrations agree; rows without agreement are left out.
+def explained_sizes(
+    rule: SizeRule, dataset: Dataset, names: list[str], demonstrations: Mapping[str, Sequence[tuple[Grid, Grid]]]
+) -> dict[int, Sequence[Size]]:
+    """Row of the pairs -> output sizes by what the task's demonstrations say, for the rules 'rule' and 'measured'.
 
-    `names` are task ids by index; `demonstrations` are pairs (input, output) by task id.
+    Rows of which they say nothing are left out. `names` are task ids by index; `demonstrations` are pairs (input,
+    output) by task id.
     """
-    sizes = {name: [(_size(a), _size(b)) for a, b in pairs] for name, pairs in demonstrations.items()}
-    pairs = dataset.pairs
-    inputs = zip(pairs.task.tolist(), pairs.input_height.tolist(), pairs.input_width.tolist(), strict=True)
-    agreed = {row: agreed_size(sizes.get(names[task], ()), (h, w)) for row, (task, h, w) in enumerate(inputs)}
-    return {row: size for row, size in agreed.items() if size}
+    if rule not in ("rule", "measured"):
+        return {}
+    explained: dict[int, Sequence[Size]] = {}
+    for row in range(len(dataset.pairs)):
+        pairs, given = demonstrations.get(names[dataset.pairs.task[row]], ()), dataset.input(row)
+        agreed = agreed_size([(_size(before), _size(after)) for before, after in pairs], _size(given))
+        if agreed:
+            explained[row] = [agreed]
+        elif rule == "measured" and (sizes := measured_sizes(pairs, given)):
+            explained[row] = sizes[:2]
+    return explained
 
 
 def _size(grid: Grid) -> Size:

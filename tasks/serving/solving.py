@@ -22,7 +22,7 @@ from model.scoring.scores import Key, attempts_of
 from model.scoring.votes import visited_share
 from model.storage.checkpoints import Description
 from tasks.common import paths
-from tasks.machine.answers import agreed_sizes
+from tasks.machine.answers import explained_sizes
 
 Trained = Mapping[Key, tuple[Grid, Grid | None]]
 """Training pairs by task and number."""
@@ -88,8 +88,8 @@ def answer(
     shown = _shown(tasks, trained)
     dataset, keys = _dataset(tasks, description, shown)
     names, device = list(description.tasks), next(network.parameters()).device
-    agreed = agreed_sizes(dataset, names, shown) if config.sizes == "rule" else {}
-    predictor = Predictor(network, description, dataset, names, description.seed, device, agreed)
+    explained = explained_sizes(config.sizes, dataset, names, shown)
+    predictor = Predictor(network, description, dataset, names, description.seed, device, explained)
     failures: list[Failure] = []
     answers = list(predictor.answer(config, on_progress, failures))
     rows: dict[Key, list[tuple[Grid, int, float, float, float]]] = {}

@@ -93,8 +93,8 @@ def predictor(workspace):
     network.colour_head.weight.data[3:] = -network.colour_head.weight.data[:1]
     draws = np.random.default_rng(0)
     dataset = packed_dataset(inputs=[draws.integers(0, 10, (2, 2)).astype(np.uint8) for _ in range(4)])
-    names, agreed = [f"{i:08x}" for i in range(4)], {pair: (1, 1 + pair // 2) for pair in range(4)}
-    return Predictor(network, description, dataset, names, 0, torch.device("cpu"), agreed)
+    names, sizes = [f"{i:08x}" for i in range(4)], {pair: [(1, 1 + pair // 2)] for pair in range(4)}
+    return Predictor(network, description, dataset, names, 0, torch.device("cpu"), sizes)
 
 
 @pytest.mark.slow

@@ -49,6 +49,8 @@ SWITCHES: list[tuple[dict[str, Any], dict[str, Any], set[str]]] = [
     ({}, {"sizes": "voted"}, GRIDS | {"sizes"}),
     ({}, {"sizes": "split"}, GRIDS | {"sizes"}),
     ({}, {"sizes": "rule"}, GRIDS | {"sizes"}),
+    ({}, {"sizes": "measured"}, GRIDS | {"sizes"}),
+    ({"sizes": "rule"}, {"sizes": "measured"}, set()),  # Its tasks have one demonstration each, which explains no more.
     ({"sizes": "split"}, {"sizes": "rule"}, GRIDS | {"sizes"}),
     ({}, {"sizes": "split-in-order"}, GRIDS | {"sizes"}),
     ({}, {"transposed_sizes": "unswapped"}, GRIDS | {"sizes"}),

@@ -13,7 +13,7 @@ import yaml
 
 from tasks.common import events, paths
 from tasks.common.stage import StageError
-from tasks.tracking import live, mlflow_runs, models, promotion, store, view
+from tasks.tracking import live, mlflow_runs, models, promotion, store
 from tasks.tracking.mlflow_runs import Data, Point, Record, Result
 from tests.conftest import experiment
 from tests.support.stored import client, made_store, place  # noqa: F401
@@ -123,47 +123,6 @@ def test_models_are_outputs_of_the_training_and_inputs_of_the_evaluations(place,
     assert client.search_logged_models([parent.info.experiment_id]) == []
     assert version.version
     assert client.search_model_versions("name = 'r'") == []
-
-
-def test_the_experiment_has_the_view_and_a_deleted_one_is_told(place, client) -> None:
-    number = mlflow_runs.experiment_id(client, place, "x")
-    client.set_experiment_tag(number, view.TAG, "older")
-    assert mlflow_runs.experiment_id(client, place, "x") == number
-    assert client.get_experiment(number).tags[view.TAG] == view.tag()
-    client.delete_experiment(number)
-    with pytest.raises(StageError, match=f"restore --experiment-id {number}"):
-        mlflow_runs.experiment_id(client, place, "x")
-
-
-def test_runs_older_than_the_view_get_what_it_sorts_by(place, client) -> None:
-    number = mlflow_runs.experiment_id(client, place, "x")
-    client.set_experiment_tag(number, view.TAG, "older")
-
-    def add(metrics: dict[str, float], **tags: str) -> str:
-        run = client.create_run(number, tags={key.replace("_", ".", 1): value for key, value in tags.items()}).info
-        for name, value in metrics.items():
-            client.log_metric(run.run_id, name, value)
-        client.set_terminated(run.run_id)
-        return str(run.run_id)
-
-    both = {"pass_at_2/best-votes": 0.25, "pass_at_2/final-votes": 0.5}
-    headline = "final-votes 50.0 [25.0–75.0]"
-    older = add(both, arc_run="experiment", arc_pass_at_2=headline)
-    newer = add({**both, view.METRIC: 0.75}, arc_run="experiment", arc_pass_at_2=headline)
-    without = [add(both, arc_run="experiment"), add({}, arc_run="experiment", arc_pass_at_2=headline)]
-    evaluation = add(both, arc_run="evaluation", arc_pass_at_2=headline)
-    mlflow_runs.experiment_id(client, place, "x")
-
-    def logged(run: str) -> list[float]:
-        return [point.value for point in client.get_metric_history(run, view.METRIC)]
-
-    assert [logged(run) for run in (older, newer, *without, evaluation)] == [[0.5], [0.75], [], [], []]
-    order = client.search_runs([number], "", order_by=[f"metrics.`{view.METRIC}` DESC"])
-    assert [run.info.run_id for run in order][:2] == [newer, older]
-    assert {run.info.status for run in order} == {"FINISHED"}
-    client.set_experiment_tag(number, view.TAG, "older")
-    mlflow_runs.experiment_id(client, place, "x")
-    assert logged(older) == [0.5], "once"
 
 
 def test_a_broken_store_is_told_in_one_line(tmp_path, monkeypatch) -> None:
