@@ -1,6 +1,6 @@
 """Sizes of an answer that all demonstrations explain by quantities of their inputs.
 
-A rule is a quantity (model/puzzles/quantities.py), its two values in order or exchanged, times a small factor, plus a
+A rule is a quantity (model/inference/quantities.py), its two values in order or exchanged, times a small factor, plus a
 small number. It holds where it gives the size of every demonstration's output. Many rules hold by chance; those that
 agree on the size for the test input add up, simple ones count more.
 """
@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from model.inference.quantities import quantities
 from model.puzzles.grids import LARGEST_SIDE, Grid, Size
-from model.puzzles.quantities import quantities
 
 _MAPS = sorted(
     itertools.product([(1, 1), (2, 1), (3, 1), (4, 1), (5, 1), (1, 2), (1, 3)], [0, -2, 2, -1, 1, -3, -4, 3]),

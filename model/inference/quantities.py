@@ -5,7 +5,7 @@ quantity that a grid does not have, such as the box of a colour that it lacks, i
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,20 +25,20 @@ _RANKS = 4
 def quantities(grid: Grid) -> Quantities:
     """All quantities of a grid (height, width) by name."""
     frequent = [colour for colour, _ in Counter(grid.ravel().tolist()).most_common()]
-    result: Quantities = {"input": _size(grid), "colours": _twice(len(frequent))}
-    result |= dict(_lines(grid))
-    result |= dict(_colours(grid, frequent))
-    result |= dict(_sections(grid, frequent))
+    measured: dict[str, Size | int] = {"input": _size(grid), "colours": len(frequent)}
+    measured |= dict(_lines(grid))
+    measured |= dict(_colours(grid, frequent))
+    measured |= dict(_sections(grid, frequent))
     for name, background in (("black", 0), ("common", frequent[0])):
         content = grid != background
         if content.any():
             others = [colour for colour in frequent if colour != background]
-            result |= {f"{name}: {key}": value for key, value in _content(grid, content, others)}
-    result |= dict(_products(result))
-    return result
+            measured |= {f"{name}: {key}": value for key, value in _content(grid, content, others)}
+    measured |= dict(_products(grid, measured))
+    return {name: (value, value) if isinstance(value, int) else value for name, value in measured.items()}
 
 
-def _lines(grid: Grid) -> Iterator[tuple[str, Size]]:
+def _lines(grid: Grid) -> Iterator[tuple[str, Size | int]]:
     sideways = np.ascontiguousarray(grid.T)
     yield "different lines", (len({row.tobytes() for row in grid}), len({column.tobytes() for column in sideways}))
     yield "runs of lines", (_runs(grid), _runs(sideways))
@@ -48,7 +48,7 @@ def _runs(grid: Grid) -> int:
     return 1 + int((grid[1:] != grid[:-1]).any(1).sum())
 
 
-def _colours(grid: Grid, frequent: Sequence[int]) -> Iterator[tuple[str, Size]]:
+def _colours(grid: Grid, frequent: Sequence[int]) -> Iterator[tuple[str, Size | int]]:
     """Of each colour that occurs: its cells, its parts, its boxes, and its largest full rectangle."""
     largest = {colour: _rectangle(grid == colour) for colour in frequent}
     yield "rectangle", max(largest.values(), key=_area)
@@ -60,12 +60,12 @@ def _colours(grid: Grid, frequent: Sequence[int]) -> Iterator[tuple[str, Size]]:
         if colour:
             parts = _parts(cells, 8)
             yield f"box of {colour}", _box(cells)
-            yield f"cells of {colour}", _twice(int(cells.sum()))
-            yield f"parts of {colour}", _twice(len(parts))
+            yield f"cells of {colour}", int(cells.sum())
+            yield f"parts of {colour}", len(parts)
             yield f"largest part of {colour}", _box(max(parts, key=np.sum))
 
 
-def _sections(grid: Grid, frequent: Sequence[int]) -> Iterator[tuple[str, Size]]:
+def _sections(grid: Grid, frequent: Sequence[int]) -> Iterator[tuple[str, Size | int]]:
     """Of the sections between full lines of one colour: how many, and their sides."""
     for colour in frequent:
         lines = grid == colour
@@ -73,7 +73,7 @@ def _sections(grid: Grid, frequent: Sequence[int]) -> Iterator[tuple[str, Size]]
         if len(down) * len(across) > 1:
             kind = "black lines" if colour == 0 else "lines"
             yield f"sections of {kind}", (len(down), len(across))
-            yield f"all sections of {kind}", _twice(len(down) * len(across))
+            yield f"all sections of {kind}", len(down) * len(across)
             yield f"first section of {kind}", (down[0], across[0])
             yield f"largest section of {kind}", (max(down), max(across))
             yield f"smallest section of {kind}", (min(down), min(across))
@@ -85,28 +85,28 @@ def _between(lines: Cells) -> list[int]:
     return [int(n) for n in np.bincount(labels)[1:]]
 
 
-def _content(grid: Grid, content: Cells, others: Sequence[int]) -> Iterator[tuple[str, Size]]:
+def _content(grid: Grid, content: Cells, others: Sequence[int]) -> Iterator[tuple[str, Size | int]]:
     """Of what is not the background, whose colours are `others`, the most frequent first."""
     yield "box", _box(content)
-    yield "cells", _twice(int(content.sum()))
+    yield "cells", int(content.sum())
     ranked = {**{str(rank): colour for rank, colour in enumerate(others[:_RANKS])}, "last": others[-1]}
     for rank, colour in ranked.items():
         yield f"box of rank {rank}", _box(grid == colour)
-        yield f"cells of rank {rank}", _twice(int((grid == colour).sum()))
+        yield f"cells of rank {rank}", int((grid == colour).sum())
     for neighbours in _NEIGHBOURS:
         parts = [part for colour in others for part in _parts(grid == colour, neighbours)]
         yield from _of_parts(f"parts of {neighbours} neighbours", grid, parts)
 
 
-def _of_parts(name: str, grid: Grid, parts: Sequence[Cells]) -> Iterator[tuple[str, Size]]:
+def _of_parts(name: str, grid: Grid, parts: Sequence[Cells]) -> Iterator[tuple[str, Size | int]]:
     """Of these one-coloured parts of the grid: counts, and the box of a part that stands out."""
     boxes, cells = [_box(part) for part in parts], [int(part.sum()) for part in parts]
     shown = [_shown(grid, part) for part in parts]
     shapes, sizes = Counter(_key(picture) for picture in shown), Counter(boxes)
-    yield f"{name}", _twice(len(parts))
-    yield f"shapes of {name}", _twice(len(shapes))
-    yield f"{name} of the commonest shape", _twice(max(shapes.values()))
-    yield f"{name} of the most cells", _twice(cells.count(max(cells)))
+    yield f"{name}", len(parts)
+    yield f"shapes of {name}", len(shapes)
+    yield f"{name} of the commonest shape", max(shapes.values())
+    yield f"{name} of the most cells", cells.count(max(cells))
     yield f"rows and columns of {name}", _starts(parts)
     yield f"commonest size of {name}", sizes.most_common(1)[0][0]
     yield f"largest of {name}", boxes[int(np.argmax(cells))]
@@ -124,14 +124,14 @@ def _of_parts(name: str, grid: Grid, parts: Sequence[Cells]) -> Iterator[tuple[s
             yield f"the one {what} of {name}", those[0]
 
 
-def _products(measured: Quantities) -> Iterator[tuple[str, Size]]:
-    """The input's sides times a count, times themselves."""
-    height, width = measured["input"]
+def _products(grid: Grid, measured: Mapping[str, Size | int]) -> Iterator[tuple[str, Size]]:
+    """The input's sides times a count, or one more or less, and times themselves."""
+    height, width = _size(grid)
     yield "input squared", (height * height, width * width)
-    for name, (down, across) in measured.items():
-        if down == across and name != "input":
+    for name, count in measured.items():
+        if isinstance(count, int):
             for more in (-1, 0, 1):
-                yield f"input x ({name} {more:+d})", (height * (down + more), width * (down + more))
+                yield f"input x ({name} {more:+d})", (height * (count + more), width * (count + more))
 
 
 def _parts(cells: Cells, neighbours: int) -> list[Cells]:
@@ -180,10 +180,6 @@ def _key(picture: Grid) -> tuple[tuple[int, ...], bytes]:
 def _size(grid: Grid) -> Size:
     height, width = grid.shape
     return height, width
-
-
-def _twice(count: int) -> Size:
-    return count, count
 
 
 def _area(size: Size) -> int:
