@@ -1,6 +1,6 @@
 """Answers the test inputs of a split with a checkpoint, for the stages `select` and `predict`."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +46,7 @@ def answers(
     cells = dataset.pairs.input_height * dataset.pairs.input_width
     own_rows = np.sort(np.argsort(cells, kind="stable")[share[0] :: share[1]])
     dataset = Dataset(dataset.cells, dataset.pairs.rows(own_rows), dataset.views)
-    explained = explained_sizes(evaluation.sizes, dataset, names, read_demonstrations())
+    explained = explained_sizes(evaluation.sizes, dataset, names, read_demonstrations)
     predictor = Predictor(network, description, dataset, names, seed, device, explained)
 
     def show() -> Iterator[Answer]:
@@ -71,15 +71,16 @@ def refuse_trained_on(stem: Path, trained: Iterable[str], evaluated: Iterable[st
 
 
 def explained_sizes(
-    rule: SizeRule, dataset: Dataset, names: list[str], demonstrations: Mapping[str, Sequence[tuple[Grid, Grid]]]
+    rule: SizeRule, dataset: Dataset, names: list[str], read: Callable[[], Mapping[str, Sequence[tuple[Grid, Grid]]]]
 ) -> dict[int, Sequence[Size]]:
     """Row of the pairs -> output sizes by what the task's demonstrations say, for the rules 'rule' and 'measured'.
 
-    Rows of which they say nothing are left out. `names` are task ids by index; `demonstrations` are pairs (input,
-    output) by task id.
+    Rows of which they say nothing are left out. `names` are task ids by index; `read` gives the demonstrations, pairs
+    (input, output) by task id, and is called for these rules alone.
     """
     if rule not in ("rule", "measured"):
         return {}
+    demonstrations = read()
     explained: dict[int, Sequence[Size]] = {}
     for row in range(len(dataset.pairs)):
         pairs, given = demonstrations.get(names[dataset.pairs.task[row]], ()), dataset.input(row)

@@ -88,7 +88,7 @@ def answer(
     shown = _shown(tasks, trained)
     dataset, keys = _dataset(tasks, description, shown)
     names, device = list(description.tasks), next(network.parameters()).device
-    explained = explained_sizes(config.sizes, dataset, names, shown)
+    explained = explained_sizes(config.sizes, dataset, names, lambda: shown)
     predictor = Predictor(network, description, dataset, names, description.seed, device, explained)
     failures: list[Failure] = []
     answers = list(predictor.answer(config, on_progress, failures))
