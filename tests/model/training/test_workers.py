@@ -64,6 +64,15 @@ def test_two_workers_train_as_one_does_and_predict_the_same(prepared):
     exact = ["task", "test", "view", "attempt", "height", "width", "cells"]
     assert len(answers[0]) == 8
     pd.testing.assert_frame_equal(answers[0][exact], answers[1][exact])
+    for suffix in (".safetensors", ".json"):  # All predictions in one start, of two equal checkpoints.
+        for other in ("best", "halfway"):
+            (paths.CHECKPOINTS / f"{other}{suffix}").write_bytes((paths.CHECKPOINTS / f"final{suffix}").read_bytes())
+    paths.predictions("final", "votes").unlink()
+    _stage(2, "tasks.studies.predict_all")
+    assert len(list(paths.PREDICTIONS.glob("*.parquet"))) == 6
+    for checkpoint in ("final", "best"):
+        ours = pd.read_parquet(paths.predictions(checkpoint, "votes"))
+        pd.testing.assert_frame_equal(answers[0][exact], ours[exact])
     assert not list(paths.SCRATCH.glob("predict/*"))
 
 
