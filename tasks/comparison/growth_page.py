@@ -58,7 +58,7 @@ def draw(runs: Sequence[Run], path: Path) -> None:
     ticks = [minutes for minutes in (1, 2, 5, 10, 20, 60, 180, 480) if places[0] <= minutes <= places[-1]]
     axes.set_xticks(ticks, [f"{minutes} min" if minutes < 60 else f"{minutes // 60} h" for minutes in ticks])
     axes.minorticks_off()
-    axes.set(xlabel="training on one GPU", ylabel="pass@2 on ARC-AGI-1, %", ylim=(0, None))
+    axes.set(xlabel="GPU time of training", ylabel="pass@2 on ARC-AGI-1, %", ylim=(0, None))
     axes.grid(alpha=0.3)
     axes.legend(loc="upper left", fontsize=8)
     with atomic_path(path) as temporary:

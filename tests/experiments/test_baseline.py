@@ -31,6 +31,8 @@ MEASURES = (
             pytest.param(*expected, marks=pytest.mark.slow)
             for expected in [
                 ("v3-muon-smol-aa1/final-votes", 76, 0.1775),
+                ("growth-mediom-deep-35min/final-votes-measured", 186, 0.44375),
+                ("growth-mediom-deep-35min/final-votes", 177, 0.4225),
                 ("v3-muon-smol-aa1/best-attempts", 57, 0.13375),
                 ("v3-muon-smol-aa1/halfway-attempts", 54, 0.12625),
                 ("v3-muon-smol-aa1/final-attempts", 48, 0.11125),

@@ -74,7 +74,7 @@ def test_the_printed_page_shows_the_kept_scores_sorted_and_without_a_click(addre
         scores = [float(text.split()[1]) for text in texts]
         assert len(scores) == len(KEPT)
         assert scores == sorted(scores, reverse=True)
-        assert texts[0].startswith("final-votes 40.8 [36.0–45.6]")
+        assert texts[0].startswith("final-votes 42.2 [37.4–47.1]")
         heads = """() => [...document.querySelectorAll('[role=columnheader]')]
             .sort((a, b) => a.getBoundingClientRect().left - b.getBoundingClientRect().left)
             .map(e => e.getAttribute('col-id') || '')"""
@@ -88,9 +88,9 @@ def test_at_1600_pixels_each_row_shows_its_score_and_no_assistant_opens(addresse
     with browser() as page:
         page.set_viewport_size({"width": 1600, "height": 900})
         page.goto(addresses["MLflow"])
-        score = page.locator(".ag-center-cols-container", has_text=re.compile(r"40\.8 \[\d\d\.\d–\d\d\.\d\]"))
+        score = page.locator(".ag-center-cols-container", has_text=re.compile(r"42\.2 \[\d\d\.\d–\d\d\.\d\]"))
         expect(score).to_be_visible(timeout=60_000)
-        box = page.locator("[id^='cell-tags.`arc.pass_at_2`']", has_text="40.8 [").bounding_box()
+        box = page.locator("[id^='cell-tags.`arc.pass_at_2`']", has_text="42.2 [").bounding_box()
         assert box
         assert box["x"] + box["width"] < 1600
         expect(page.get_by_text("Welcome to MLflow Assistant")).to_have_count(0)
