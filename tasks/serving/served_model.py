@@ -32,9 +32,9 @@ class Solver(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # MLflow is not 
         settings = read_json(Path(context.artifacts["settings"]))
         self.evaluation = Evaluation.model_validate(settings["evaluation"])
         self.rule = Score.model_validate(settings["score"])
-        self.trained = {
-            (entry["task"], entry["number"]): (_grid(entry["input"]), _grid(entry["output"]))
-            for entry in read_json(Path(context.artifacts["pairs"]))
+        pairs = read_json(Path(context.artifacts["pairs"]))
+        self.trained = pairs and {
+            (entry["task"], entry["number"]): (_grid(entry["input"]), _grid(entry["output"])) for entry in pairs
         }
         device = torch.device(os.environ.get("ARC_DEVICE") or "cpu")
         if device.type == "cpu":

@@ -12,15 +12,18 @@ ALIAS = "best"
 SERVED = "arc.evaluation"
 """Tag of a version: the evaluation by which it answers and is compared."""
 RESAMPLES = 10_000
+CHECKPOINTS = ("best", "final", "halfway")
+"""Which of them stands for a result, the first that it has."""
 
 
 def consider(client: Any, name: str, key: str, key_tag: str) -> str:
     """Move the alias to the best checkpoint of the result `key` if it is better; returns what was done.
 
-    The first version takes the alias. One that is compared over other tasks or by another evaluation does not.
+    A kept result may have no other checkpoint than its final one. The first version takes the alias. One that is
+    compared over other tasks or by another evaluation does not.
     """
     found = client.search_model_versions(f"name = '{name}' and tags.`{key_tag}` = '{key}'")
-    [new] = [version for version in found if version.tags["arc.checkpoint"] == "best"]
+    new = min(found, key=lambda version: CHECKPOINTS.index(version.tags["arc.checkpoint"]))
     current = current_version(client, name)
     if current is None:
         client.set_registered_model_alias(name, ALIAS, new.version)

@@ -15,6 +15,7 @@ from model.storage.digests import digest
 from tasks import publish
 from tasks.common import paths
 from tasks.common.stage import StageError
+from tasks.serving import checkpoint_models
 from tasks.tracking import mlflow_runs
 from tests.conftest import experiment
 
@@ -88,7 +89,7 @@ def test_a_whole_result_is_read_with_all_that_its_models_need(result: Any) -> No
     assert not set(best.name) & set("/:.%\"' ")
     assert best.registered == "arc-diffusion-aa1-6x6"
     values = (0, 12, False, "ema", digest(*DATA), 0)
-    assert best.params == dict(zip(publish.MODEL, map(str, values), strict=True))
+    assert best.params == dict(zip(checkpoint_models.PARAMS, map(str, values), strict=True))
     weights = paths.CHECKPOINTS / "best.safetensors"
     assert best.tags["arc.digest"] == digest(weights, weights.with_suffix(".json"))
     assert (best.tags["arc.checkpoint"], best.tags["arc.evaluation"]) == ("best", "votes")
@@ -107,7 +108,7 @@ def test_a_whole_result_is_read_with_all_that_its_models_need(result: Any) -> No
 
 def test_a_model_answers_by_the_evaluation_of_the_headline_or_the_first(result: Any) -> None:
     only = experiment(predict={"evaluations": ["attempts"]})
-    assert [publish.served_evaluation(config) for config in (result, only)] == ["votes", "attempts"]
+    assert [checkpoint_models.served_evaluation(config) for config in (result, only)] == ["votes", "attempts"]
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from tasks.commands import table
 from tasks.common import paths
 from tasks.files import cost
 from tasks.reporting import score_table
+from tasks.serving import checkpoint_models
 from tests.conftest import experiment
 from tests.support.small_experiment import FILES, build
 
@@ -43,7 +44,7 @@ def test_the_pairs_are_those_trained_on(workspace: Path) -> None:
     [(["attempts", "votes"], "votes"), (["votes", "attempts"], "votes"), (["attempts"], "attempts")],
 )
 def test_a_model_answers_by_the_headline_or_the_first(names: list[str], served: str) -> None:
-    assert publish.served_evaluation(experiment(predict={"evaluations": names})) == served
+    assert checkpoint_models.served_evaluation(experiment(predict={"evaluations": names})) == served
 
 
 def test_the_code_is_a_commit_and_whether_it_was_changed(workspace: Path) -> None:
