@@ -1,19 +1,21 @@
 """`python -m tasks.studies.run_stages STUDY [NAME ...]`: a study by the stages alone, without DVC and git.
 
 For a machine that has a GPU and little else, such as one that is rented for an hour. Each experiment gets a folder of
-its own, keyed by what it resolves to, and one GPU; as many train at once as there are GPUs, while the data of the next
-are prepared. What was done is not done again, and an interrupted training resumes: start the same command again. Of
-every experiment, what `arc import` publishes is kept, and the final checkpoint if you say so.
+its own, keyed by what it resolves to, and one GPU, or several (`--gpus 0+1,2,3`); as many train at once as `--gpus` has
+entries, while the data of the next are prepared. What was done is not done again, and an interrupted training resumes:
+start the same command again. Of every experiment, what `arc import` publishes is kept, and the final checkpoint if you
+say so. With `--prepare-only` all data are prepared before the GPU is paid for: copy the folder to its machine.
 """
 
 import datetime
+import json
 import os
-import queue
 import shutil
 import signal
 import subprocess
 import sys
 import threading
+from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -22,6 +24,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 
+from model.config.experiment import Experiment
 from model.storage import checkpoints
 from model.storage.atomic import atomic_path, write_json
 from model.storage.digests import digest_text
@@ -35,6 +38,7 @@ from tasks.studies.study_file import Member, read_study
 
 ROOT = Path(__file__).parents[2]
 PREPARATION = (("params", "--write"), ("fetch",), ("prepare",), ("augment",))
+FETCHED = (paths.RAW, paths.START)
 PREDICT = predict_all.__name__.removeprefix("tasks.")
 KEPT = (paths.EXPERIMENT, paths.PARAMS, paths.HISTORY, paths.SELECTION, paths.PROBES)
 INTERRUPTED = 128 + signal.SIGTERM
@@ -47,10 +51,15 @@ class Interrupted(Exception):
 class Runner:
     """Runs the stages of experiments until it is told to stop."""
 
-    def __init__(self, folder: Path, keep: Path, commit: str, weights: bool = False) -> None:
-        self.folder, self.keep, self.commit, self.weights = folder.resolve(), keep.resolve(), commit, weights
+    def __init__(
+        self, folder: Path, keep: Path, commit: str, *, weights: bool = False, prepare_only: bool = False
+    ) -> None:
+        self.folder, self.keep, self.commit = folder.resolve(), keep.resolve(), commit
+        self.weights, self.prepare_only = weights, prepare_only
         self.stopping = threading.Event()
         self.children: set[subprocess.Popen[bytes]] = set()
+        self.fetching: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+        self.taking = threading.Lock()
 
     def stop(self, *_: object) -> None:
         """Tell every stage to save and stop."""
@@ -66,8 +75,28 @@ class Runner:
         shutil.copy(ROOT / paths.PRESETS, place / paths.PRESETS)
         if (ROOT / paths.OWN).is_dir() and not (place / paths.OWN).exists():
             shutil.copytree(ROOT / paths.OWN, place / paths.OWN)
-        self._stages(place, PREPARATION, gpu="")
+        self._stages(place, PREPARATION[:1], gpu="")
+        self._fetch(place, member.experiment)
+        self._stages(place, PREPARATION[2:], gpu="")
         return place
+
+    def _fetch(self, place: Path, experiment: Experiment) -> None:
+        """The stage fetch, once for all experiments that fetch the same: RE-ARC's pairs take minutes to generate."""
+        settings = experiment.model_dump(mode="json", include={"fetch", "seed", "prepare"})
+        key = digest_text(json.dumps([settings, experiment.train.finetune.start], sort_keys=True))[:16]
+        shared, done = self.folder.with_name(f"{self.folder.name}-fetched") / key, place / ".done" / "fetch"
+        with self.fetching[key]:
+            if shared.exists() and not done.exists():
+                for path in FETCHED:
+                    shutil.copytree(shared / path, place / path, dirs_exist_ok=True)
+                done.write_text("0.0\n")
+            self._stages(place, PREPARATION[1:2], gpu="")
+            if not shared.exists():
+                temporary = shared.with_name(f"{key}.incomplete")
+                shutil.rmtree(temporary, ignore_errors=True)
+                for path in FETCHED:
+                    shutil.copytree(place / path, temporary / path)
+                temporary.rename(shared)
 
     def run(self, member: Member, place: Path, gpu: str) -> Path:
         """The stages that take the GPU, and the folder of what is kept. Raises StageError or Interrupted."""
@@ -96,7 +125,7 @@ class Runner:
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
         environment = os.environ | {"PYTHONPATH": path, "ARC_SCRATCH": ".scratch"}
         if gpu:
-            environment["CUDA_VISIBLE_DEVICES"] = gpu
+            environment |= {"CUDA_VISIBLE_DEVICES": gpu.replace("+", ","), "ARC_GPUS": str(gpu.count("+") + 1)}
         started = place / ".started"
         if name == "train" and not started.exists():
             started.write_text(datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))
@@ -139,20 +168,20 @@ def main(
     names: Annotated[list[str] | None, typer.Argument(help="Experiments of it, in this order; all if none")] = None,
     keep: Annotated[Path, typer.Option(help="Folder for what is kept of each experiment")] = Path("kept"),
     folder: Annotated[Path, typer.Option(help="Folder for the experiments")] = paths.SCRATCH / "run_stages",
-    gpus: Annotated[str, typer.Option(help="Indices of the GPUs, such as 0,1; '' for whatever a stage chooses")] = "",
+    gpus: Annotated[str, typer.Option(help="Such as 0,1 or, two for one training, 0+1,2; '': a stage chooses")] = "",
     commit: Annotated[str, typer.Option(help="Commit of this code, for the record")] = "",
     weights: Annotated[bool, typer.Option("--weights", help="Keep the final checkpoint too (arc export)")] = False,
+    prepare_only: Annotated[bool, typer.Option("--prepare-only", help="Prepare the data, and train nothing")] = False,
 ) -> None:
     """Run the experiments of a study on this machine by the stages alone; start it again to continue."""
-    runner = Runner(folder, keep, commit, weights)
+    runner = Runner(folder, keep, commit, weights=weights, prepare_only=prepare_only)
     failures: list[str] = []
     signal.signal(signal.SIGTERM, runner.stop)
     signal.signal(signal.SIGINT, runner.stop)
     members, devices = read_study(study, names or ()), gpus.split(",")
+    check_gpus(members, devices, gpus)
     with ThreadPoolExecutor(len(devices)) as preparing:
-        waiting: queue.SimpleQueue[tuple[Member, Future[Path]]] = queue.SimpleQueue()
-        for member in members:
-            waiting.put((member, preparing.submit(runner.prepare, member)))
+        waiting = [(member, preparing.submit(runner.prepare, member)) for member in members]
         workers = [threading.Thread(target=work, args=(runner, waiting, gpu, failures)) for gpu in devices]
         for worker in workers:
             worker.start()
@@ -165,17 +194,38 @@ def main(
         sys.exit(INTERRUPTED)
 
 
-def work(
-    runner: Runner, waiting: "queue.SimpleQueue[tuple[Member, Future[Path]]]", gpu: str, failures: list[str]
-) -> None:
-    """Run waiting experiments, one after another, on one GPU; one that fails does not stop the others."""
+def check_gpus(members: Sequence[Member], devices: Sequence[str], gpus: str) -> None:
+    """Raise StageError for a wrong `--gpus`, and for an experiment that none of its entries can train."""
+    for device in devices:
+        if device and not all(index.isdecimal() for index in device.split("+")):
+            raise StageError(f"--gpus is {gpus!r}; allowed are indices such as 0,1 or, two for one training, 0+1,2")
+    for member in members:
+        if not any(shares(member, device) for device in devices):
+            micro_batches = member.experiment.train.accumulation
+            raise StageError(
+                f"{member.label}: train.accumulation is {micro_batches}, which no entry of --gpus {gpus} divides: add "
+                "an entry of fewer GPUs, or set it to a multiple and reduce train.batch likewise"
+            )
+
+
+def shares(member: Member, device: str) -> bool:
+    """Whether the GPUs of an entry of `--gpus` can share the micro-batches of an update."""
+    return member.experiment.train.accumulation % (device.count("+") + 1) == 0
+
+
+def work(runner: Runner, waiting: list[tuple[Member, Future[Path]]], gpu: str, failures: list[str]) -> None:
+    """Run waiting experiments, one after another, on one entry of `--gpus`; one that fails does not stop the others."""
     while not runner.stopping.is_set():
+        with runner.taking:
+            index = next((i for i, (member, _) in enumerate(waiting) if shares(member, gpu)), None)
+            if index is None:
+                return
+            member, place = waiting.pop(index)
         try:
-            member, place = waiting.get_nowait()
-        except queue.Empty:
-            return
-        try:
-            print(f"{member.label}: kept in {runner.run(member, place.result(), gpu)}", flush=True)
+            if runner.prepare_only:
+                print(f"{member.label}: prepared in {place.result()}", flush=True)
+            else:
+                print(f"{member.label}: kept in {runner.run(member, place.result(), gpu)}", flush=True)
         except Interrupted:
             return
         except (StageError, ConfigurationError, checkpoints.CheckpointError, OSError) as error:

@@ -1,8 +1,6 @@
 """A study by stages that are a few lines each: their order, what is kept, done once, stopped, and told of failures."""
 
 import json
-import os
-import signal
 import sys
 import threading
 from pathlib import Path
@@ -14,68 +12,12 @@ import yaml
 
 from tasks.commands import our_scores, table
 from tasks.common import paths
-from tasks.common.presets import merge
 from tasks.common.stage import StageError
 from tasks.files import cost, predictions
 from tasks.reporting import score_table
 from tasks.studies import predict_all, run_stages
-from tests.conftest import ROOT, SMALL, experiment
-
-STAGE = """
-import json, os, pathlib, sys
-name = sys.argv[0].rsplit("/", 1)[1][:-3]
-with open("told", "a") as file:
-    given = os.environ.get("CUDA_VISIBLE_DEVICES"), os.environ["ARC_SCRATCH"]
-    file.write(json.dumps([name, sys.argv[1:], *given]) + "\\n")
-print(name, "ran")
-made = {"select": "data/selection.json", "train": ".scratch/cost/k.json"}.get(name)
-if made:
-    pathlib.Path(made).parent.mkdir(parents=True, exist_ok=True)
-    pathlib.Path(made).write_text('{"seconds": 9.0}')
-if pathlib.Path("../../fails").exists() and name == pathlib.Path("../../fails").read_text():
-    sys.exit("no luck")
-"""
-
-
-@pytest.fixture
-def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A study of two experiments; the stages are made up, without torch."""
-    code = tmp_path / "code"
-    (code / "tasks" / "studies").mkdir(parents=True)
-    for package in ("tasks", "tasks/studies"):
-        (code / package / "__init__.py").touch()
-    for name in ("params", "fetch", "prepare", "augment", "train", "select", "studies/predict_all"):
-        (code / "tasks" / f"{name}.py").write_text(STAGE)
-    (code / paths.PRESETS).symlink_to(ROOT / paths.PRESETS)
-    (code / paths.OWN).mkdir(parents=True)
-    (code / paths.OWN / "mine.txt").touch()
-    monkeypatch.setattr(run_stages, "ROOT", code)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(os, "environ", {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "ARC_SCRATCH")})
-    os.environ.pop("CUDA_VISIBLE_DEVICES", None)
-    common = {key: value for key, value in merge(SMALL, {}).items() if key not in ("version", "size", "dataset")}
-    given = {"common": common, "final_only": ["attempts"], "experiments": {"v3/tiny/aa1": {}, "v6/tiny/aa1": {}}}
-    (tmp_path / "study.yaml").write_text(yaml.safe_dump(given, sort_keys=False))
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    yield tmp_path
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
-
-
-def told(folder: Path) -> list[Any]:
-    (file,) = folder.glob(".scratch/run_stages/*/told")
-    return [json.loads(line) for line in file.read_text().splitlines()]
-
-
-def run(*names: str, **options: Any) -> None:
-    run_stages.main(
-        Path("study.yaml"),
-        list(names) or None,
-        Path("kept"),
-        Path(".scratch/run_stages"),
-        options.get("gpus", ""),
-        options.get("commit", ""),
-    )
+from tests.conftest import experiment
+from tests.support.made_up_study import run, told
 
 
 def test_the_stages_run_once_in_order_on_the_gpu_that_was_named(study: Path, monkeypatch: Any) -> None:
@@ -87,6 +29,7 @@ def test_the_stages_run_once_in_order_on_the_gpu_that_was_named(study: Path, mon
     assert [row[0] for row in rows] == names
     assert [row[1] for row in rows] == [["--write"], [], [], [], [], [], ["attempts"]]
     assert [row[2] for row in rows] == [None] * 4 + ["5"] * 3
+    assert [row[4] for row in rows] == [None] * 4 + ["1"] * 3
     assert {row[3] for row in rows} == {".scratch"}
     (place,) = study.glob(".scratch/run_stages/*")
     assert (place / paths.OWN / "mine.txt").exists()

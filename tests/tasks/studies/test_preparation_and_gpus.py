@@ -1,0 +1,58 @@
+"""A study's data, fetched once and prepared without a GPU; and which GPUs an experiment gets."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.support.made_up_study import run
+
+
+def test_data_are_fetched_once_for_all_that_fetch_the_same_and_prepared_without_a_gpu(study: Path, capsys: Any) -> None:
+    run(gpus="0+1,2", prepare_only=True)
+    places = sorted((study / ".scratch/run_stages").iterdir())
+    ran = [[json.loads(line)[0] for line in (place / "told").read_text().splitlines()] for place in places]
+    whole = ["params", "fetch", "prepare", "augment"]
+    assert sorted(ran) == sorted([whole, ["params", "prepare", "augment"]])
+    assert {(place / ".done/fetch").exists() for place in places} == {True}
+    assert len({(place / "data/raw/extra/rearc.json").read_text() for place in places}) == 1
+    assert capsys.readouterr().out.count("prepared in") == 2
+    assert not (study / "kept").exists()
+    run(prepare_only=True)
+    assert [len((place / "told").read_text().splitlines()) for place in places] == [len(names) for names in ran]
+    values = yaml.safe_load((study / "study.yaml").read_text())
+    values["common"]["seed"] = 1
+    (study / "study.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+    run("v3/tiny/aa1", prepare_only=True)
+    fetched = {file.read_text() for file in study.glob(".scratch/run_stages/*/data/raw/extra/rearc.json")}
+    assert len(fetched) == 2, "another seed generates other pairs"
+
+
+def test_two_gpus_share_a_training_that_has_micro_batches_for_both(study: Path, monkeypatch: Any) -> None:
+    values = yaml.safe_load((study / "study.yaml").read_text())
+    values["experiments"]["v6/tiny/aa1"] = {"train": {"accumulation": 2}}
+    (study / "study.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+    run(gpus="3+4,5")
+    on = {}
+    for place in (study / ".scratch/run_stages").iterdir():
+        rows = [json.loads(line) for line in (place / "told").read_text().splitlines()]
+        title = yaml.safe_load((place / "params.yaml").read_text())["version"]
+        on[title] = [(row[2], row[4]) for row in rows if row[0] in ("train", "predict_all")]
+    assert on["v3"] == [("5", "1")] * 2
+    assert on["v6"] in ([("3,4", "2")] * 2, [("5", "1")] * 2), "whichever entry is free first"
+
+
+@pytest.mark.parametrize(
+    ("gpus", "says"),
+    [
+        ("0+1", "v3-tiny-aa1: train.accumulation is 1, which no entry of --gpus 0\\+1 divides"),
+        ("0;1", "--gpus is '0;1'; allowed are indices such as 0,1 or, two for one training, 0\\+1,2"),
+        ("0+", "--gpus is '0\\+'"),
+    ],
+)
+def test_wrong_gpus_are_refused_before_anything_is_prepared(study: Path, gpus: str, says: str) -> None:
+    with pytest.raises(SystemExit, match=says):
+        run(gpus=gpus)
+    assert not (study / ".scratch").exists()
