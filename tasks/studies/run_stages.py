@@ -27,7 +27,7 @@ import yaml
 from model.config.experiment import Experiment
 from model.storage import checkpoints
 from model.storage.atomic import atomic_path, write_json
-from model.storage.digests import digest_text
+from model.storage.digests import digest, digest_text
 from tasks.common import paths
 from tasks.common.documents import read_json
 from tasks.common.presets import ConfigurationError
@@ -83,7 +83,9 @@ class Runner:
     def _fetch(self, place: Path, experiment: Experiment) -> None:
         """The stage fetch, once for all experiments that fetch the same: RE-ARC's pairs take minutes to generate."""
         settings = experiment.model_dump(mode="json", include={"fetch", "seed", "prepare"})
-        key = digest_text(json.dumps([settings, experiment.train.finetune.start], sort_keys=True))[:16]
+        files = [file for file in sorted((place / paths.OWN).rglob("*")) if file.is_file()]
+        own = [(file.relative_to(place).as_posix(), digest(file)) for file in files]
+        key = digest_text(json.dumps([settings, experiment.train.finetune.start, own], sort_keys=True))[:16]
         shared, done = self.folder.with_name(f"{self.folder.name}-fetched") / key, place / ".done" / "fetch"
         with self.fetching[key]:
             if shared.exists() and not done.exists():

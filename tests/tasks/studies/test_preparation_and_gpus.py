@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
+from tasks.common import paths
+from tasks.common.presets import merge
 from tests.support.made_up_study import run
 
 
@@ -22,12 +24,20 @@ def test_data_are_fetched_once_for_all_that_fetch_the_same_and_prepared_without_
     assert not (study / "kept").exists()
     run(prepare_only=True)
     assert [len((place / "told").read_text().splitlines()) for place in places] == [len(names) for names in ran]
-    values = yaml.safe_load((study / "study.yaml").read_text())
-    values["common"]["seed"] = 1
-    (study / "study.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
-    run("v3/tiny/aa1", prepare_only=True)
-    fetched = {file.read_text() for file in study.glob(".scratch/run_stages/*/data/raw/extra/rearc.json")}
-    assert len(fetched) == 2, "another seed generates other pairs"
+    mine = study / "code" / paths.OWN / "mine.txt"
+    for change, own, fetched in (
+        ({"train": {"optimizer_steps": 14}}, "", 1),
+        ({"train": {"optimizer_steps": 16}}, "changed", 2),
+        ({"seed": 1}, "changed", 3),
+    ):
+        mine.write_text(own)
+        values = yaml.safe_load((study / "study.yaml").read_text())
+        values["common"] = merge(values["common"], change)
+        (study / "study.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+        run("v3/tiny/aa1", prepare_only=True)
+        assert (
+            len({file.read_text() for file in study.glob(".scratch/run_stages/*/data/raw/extra/rearc.json")}) == fetched
+        )
 
 
 def test_two_gpus_share_a_training_that_has_micro_batches_for_both(study: Path, monkeypatch: Any) -> None:
