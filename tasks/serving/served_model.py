@@ -33,9 +33,11 @@ class Solver(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # MLflow is not 
         self.evaluation = Evaluation.model_validate(settings["evaluation"])
         self.rule = Score.model_validate(settings["score"])
         pairs = read_json(Path(context.artifacts["pairs"]))
-        self.trained = pairs and {
-            (entry["task"], entry["number"]): (_grid(entry["input"]), _grid(entry["output"])) for entry in pairs
-        }
+        self.trained: Any = None  # Tasks are then recognised by their ids alone.
+        if pairs is not None:
+            self.trained = {
+                (entry["task"], entry["number"]): (_grid(entry["input"]), _grid(entry["output"])) for entry in pairs
+            }
         device = torch.device(os.environ.get("ARC_DEVICE") or "cpu")
         if device.type == "cpu":
             torch.use_deterministic_algorithms(True)
