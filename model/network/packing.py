@@ -102,7 +102,7 @@ def pad_to_budget(rows: list[tuple[int, ...]], prefix: int, budget: Budget | Non
     target = int((table[6] * table[7]).sum())
     if budget is None:
         longest = int((table[3] * table[4]).max()) + prefix, int((table[6] * table[7]).max())
-        return table, Budget(table.shape[1], context, target, *longest)
+        return np.ascontiguousarray(table), Budget(table.shape[1], context, target, *longest)
     free = budget.sequences - table.shape[1]
     spare_context, spare_target = budget.context - context - prefix * free, budget.target - target
     if min(free, spare_context, spare_target) < 0:
@@ -122,7 +122,8 @@ def pad_to_budget(rows: list[tuple[int, ...]], prefix: int, budget: Budget | Non
             )
         filler[height] = 1
         filler[width] = (spare - most * np.arange(free)).clip(0, most)
-    return np.concatenate([table, filler], axis=1), budget
+    # Contiguous, as its recorded copy: for another layout the compiler would make another kernel, while it is recorded.
+    return np.ascontiguousarray(np.concatenate([table, filler], axis=1)), budget
 
 
 @functools.partial(maybe_compile, static=True)

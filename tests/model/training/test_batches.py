@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from model.network.packing import pad_to_budget
+from model.network.packing import Budget, pad_to_budget
 from model.puzzles.arrays import Pairs, Views
 from model.training.batches import Place, Stream
 
@@ -116,3 +116,12 @@ def test_a_batch_beyond_the_budget_is_refused():
     stream, *_ = _stream()
     with pytest.raises(ValueError, match="do not fit"):
         pad_to_budget([(0, 0, 0, 30, 30, 0, 30, 30)] * 10, PREFIX, stream.budget)
+
+
+@pytest.mark.parametrize("free", [0, 1, 2])
+def test_a_table_is_contiguous_however_much_padding_it_has(free):
+    """A recorded update reads a contiguous copy of it; of another layout it would have to compile kernels anew."""
+    rows = [(0, 0, 0, 3, 4, 12, 2, 5)] * 3
+    tight = Budget(3 + free, 3 * (12 + PREFIX) + free * PREFIX, 30, 12 + PREFIX, 10)
+    assert pad_to_budget(rows, PREFIX, tight)[0].flags.c_contiguous
+    assert pad_to_budget(rows, PREFIX, None)[0].flags.c_contiguous
