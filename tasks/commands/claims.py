@@ -34,13 +34,14 @@ STANDARD_ERRORS = 2.80
 
 
 class Claim(NamedTuple):
-    """`b` scores higher than `a`, or lower; both are FOLDER/CHECKPOINT-EVALUATION."""
+    """`b` scores higher than `a`, or lower. Of several answers, such as those of two seeds, the mean counts."""
 
     text: str
     expects: str
     """'higher' or 'lower', of b against a."""
-    a: str
-    b: str
+    a: tuple[str, ...]
+    """FOLDER/CHECKPOINT-EVALUATION each."""
+    b: tuple[str, ...]
 
 
 class Study(NamedTuple):
@@ -93,7 +94,7 @@ def read_claims(file: Path) -> Study:
     """A file of claims. Raises ConfigurationError."""
     values = params.read(file)
     try:
-        claims = [Claim(row["claim"], row["expects"], row["a"], row["b"]) for row in values["claims"]]
+        claims = [Claim(row["claim"], row["expects"], _names(row["a"]), _names(row["b"])) for row in values["claims"]]
         pictures = [str(values.get(name, "")) for name in ("figure", "growth")]
         study = Study(str(values["title"]), [str(name) for name in values["results"]], claims, *pictures)
     except (KeyError, TypeError) as error:
@@ -108,7 +109,9 @@ def read_claims(file: Path) -> Study:
 
 def findings(claims: Sequence[Claim], scores: Mapping[str, Mapping[str, Any]]) -> list[Finding]:
     """Each claim with its paired difference over tasks; p-values are adjusted for the number of claims (Holm)."""
-    values = {name: shares(scores[name]) for claim in claims for name in (claim.a, claim.b)}
+    values = {
+        names: np.mean([shares(scores[name]) for name in names], 0) for claim in claims for names in (claim.a, claim.b)
+    }
     measured = [paired_difference(values[claim.a], values[claim.b], RESAMPLES) for claim in claims]
     found = []
     for claim, difference, p_holm in zip(claims, measured, holm([d.p for d in measured]), strict=True):
@@ -160,14 +163,16 @@ def page(study: Study, scores: Mapping[str, Mapping[str, Any]], kept: Path) -> I
         yield ""
     yield "Claims, each a paired difference in points of pass@2 over the same tasks; p adjusted for all (Holm)."
     yield "A claim that cannot be told says how many tasks would show a difference of this size (80 % power at 5 %)."
+    if any(len(names) > 1 for claim in study.claims for names in (claim.a, claim.b)):
+        yield "Of several trainings the mean of each task is compared."
     yield ""
     yield "| claim | compared | points | 95 % | p, Holm | won | lost | |"
     yield "|---|---|---|---|---|---|---|---|"
     for finding in findings(study.claims, scores):
         d, claim = finding.difference, finding.claim
         by = f"{100 * d.mean:+.1f} | {100 * d.low:+.1f} to {100 * d.high:+.1f} | {finding.p_holm:.4f}"
-        pair = f"`{claim.b}` against `{claim.a}`"
-        yield f"| {claim.text} | {pair} | {by} | {finding.won} | {finding.lost} | {finding.verdict} |"
+        b, a = (", ".join(f"`{name}`" for name in names) for names in (claim.b, claim.a))
+        yield f"| {claim.text} | {b} against {a} | {by} | {finding.won} | {finding.lost} | {finding.verdict} |"
 
 
 def runs(folders: Sequence[str], scores: Mapping[str, Mapping[str, Any]], kept: Path) -> list[Run]:
@@ -206,6 +211,10 @@ def draw(folders: Sequence[str], scores: Mapping[str, Mapping[str, Any]], path: 
     with atomic_path(path) as temporary:
         fig.savefig(temporary, format="png", dpi=110, metadata={"Software": None})
     plt.close(fig)
+
+
+def _names(value: str | list[str]) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else tuple(value)
 
 
 def _answers(folder: Path) -> list[Path]:

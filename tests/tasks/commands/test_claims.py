@@ -38,7 +38,7 @@ def scores(won: int, lost: int, same: int) -> dict[str, dict[str, object]]:
     ],
 )
 def test_a_claim_holds_where_the_paired_difference_is_clear(won, lost, expects, says):
-    [found] = claims.findings([Claim("c", expects, "a", "b")], scores(won, lost, 200))
+    [found] = claims.findings([Claim("c", expects, ("a",), ("b",))], scores(won, lost, 200))
     assert (found.won, found.lost, found.verdict) == (won, lost, says)
     assert found.difference.mean == pytest.approx((won - lost) / (won + lost + 200))
     # One claim: no correction. With one grid a task the test is the sign test of the tasks that differ.
@@ -49,7 +49,7 @@ def test_a_claim_holds_where_the_paired_difference_is_clear(won, lost, expects, 
 def test_an_unclear_claim_says_how_many_tasks_would_show_it():
     """By simulation: that many tasks show such a difference in about four of five studies."""
     won, lost, same = 12, 8, 180
-    [found] = claims.findings([Claim("c", "higher", "a", "b")], scores(won, lost, same))
+    [found] = claims.findings([Claim("c", "higher", ("a",), ("b",))], scores(won, lost, same))
     needed = int(found.verdict.split("(")[1].split(" ")[0].replace(",", ""))
     draws = np.random.default_rng(0).multinomial(needed, np.array([won, lost, same]) / 200, size=4000)
     mean = (draws[:, 0] - draws[:, 1]) / needed
@@ -58,7 +58,7 @@ def test_an_unclear_claim_says_how_many_tasks_would_show_it():
 
 
 def test_many_claims_are_harder_to_show():
-    one = [Claim("c", "higher", "a", "b")]
+    one = [Claim("c", "higher", ("a",), ("b",))]
     given = scores(14, 3, 100)
     assert claims.findings(one, given)[0].verdict == "holds"
     many = claims.findings(one * 18, given)
@@ -66,8 +66,30 @@ def test_many_claims_are_harder_to_show():
     assert many[0].p_holm == pytest.approx(18 * claims.findings(one, given)[0].p_holm)
 
 
+def test_of_several_seeds_the_mean_of_each_task_is_compared():
+    """By an independent way: the grids of all seeds of a task as if they were grids of that task."""
+    draws = np.random.default_rng(3)
+    seeds = {name: draws.random(300) < share for name, share in [("a0", 0.3), ("a1", 0.3), ("b0", 0.4), ("b1", 0.35)]}
+    given = {name: score(list(solved)) for name, solved in seeds.items()}
+    both = {
+        side: {"tasks": {k: [{"solved": seeds[f"{side}{i}"][int(k)]} for i in range(2)] for k in given["a0"]["tasks"]}}
+        for side in "ab"
+    }
+    [found] = claims.findings([Claim("c", "higher", ("a0", "a1"), ("b0", "b1"))], given)
+    [expected] = claims.findings([Claim("c", "higher", ("a",), ("b",))], both)
+    assert found[1:] == expected[1:]
+    assert found.difference.mean == pytest.approx(
+        (seeds["b0"] + 0.0 + seeds["b1"] - seeds["a0"] - seeds["a1"]).mean() / 2
+    )
+
+
 @pytest.mark.parametrize(
-    "text", ["results: [a]", "claims: [{claim: c, expects: more, a: x, b: y}]\nresults: []\ntitle: t"]
+    "text",
+    [
+        "claims: [{claim: c, expects: higher, a: 3, b: y}]\nresults: []\ntitle: t",
+        "results: [a]",
+        "claims: [{claim: c, expects: more, a: x, b: y}]\nresults: []\ntitle: t",
+    ],
 )
 def test_a_wrong_file_is_refused(text, tmp_path):
     (tmp_path / "claims.yaml").write_text(text)
