@@ -72,7 +72,7 @@ def test_of_several_seeds_the_mean_of_each_task_is_compared():
     seeds = {name: draws.random(300) < share for name, share in [("a0", 0.3), ("a1", 0.3), ("b0", 0.4), ("b1", 0.35)]}
     given = {name: score(list(solved)) for name, solved in seeds.items()}
     both = {
-        side: {"tasks": {k: [{"solved": seeds[f"{side}{i}"][int(k)]} for i in range(2)] for k in given["a0"]["tasks"]}}
+        side: {"tasks": {f"{i:08}": [{"solved": seeds[f"{side}{k}"][i]} for k in range(2)] for i in range(300)}}
         for side in "ab"
     }
     [found] = claims.findings([Claim("c", "higher", ("a0", "a1"), ("b0", "b1"))], given)
