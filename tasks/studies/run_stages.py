@@ -4,7 +4,8 @@ For a machine that has a GPU and little else, such as one that is rented for an 
 its own, keyed by what it resolves to, and one GPU, or several (`--gpus 0+1,2,3`); as many train at once as `--gpus` has
 entries, while the data of the next are prepared. What was done is not done again, and an interrupted training resumes:
 start the same command again. Of every experiment, what `arc import` publishes is kept, and the final checkpoint if you
-say so. With `--prepare-only` all data are prepared before the GPU is paid for: copy the folder to its machine.
+say so. With `--prepare-only` all data are prepared before the GPU is paid for: copy the folder to its machine. With
+`--answer-beside` an experiment is answered while the next one trains on the same GPU, which takes the memory of both.
 """
 
 import datetime
@@ -19,7 +20,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 import yaml
@@ -33,6 +34,7 @@ from tasks.common.documents import read_json
 from tasks.common.presets import ConfigurationError
 from tasks.common.stage import StageError, stage
 from tasks.files import predictions
+from tasks.machine import gpu_lock
 from tasks.studies import predict_all
 from tasks.studies.study_file import Member, read_study
 
@@ -41,6 +43,7 @@ PREPARATION = (("params", "--write"), ("fetch",), ("prepare",), ("augment",))
 FETCHED = (paths.RAW, paths.START)
 PREDICT = predict_all.__name__.removeprefix("tasks.")
 KEPT = (paths.EXPERIMENT, paths.PARAMS, paths.HISTORY, paths.SELECTION, paths.PROBES)
+ANSWERS = ("select", PREDICT)
 INTERRUPTED = 128 + signal.SIGTERM
 
 
@@ -52,10 +55,17 @@ class Runner:
     """Runs the stages of experiments until it is told to stop."""
 
     def __init__(
-        self, folder: Path, keep: Path, commit: str, *, weights: bool = False, prepare_only: bool = False
+        self,
+        folder: Path,
+        keep: Path,
+        commit: str,
+        *,
+        weights: bool = False,
+        prepare_only: bool = False,
+        beside: bool = False,
     ) -> None:
         self.folder, self.keep, self.commit = folder.resolve(), keep.resolve(), commit
-        self.weights, self.prepare_only = weights, prepare_only
+        self.weights, self.prepare_only, self.beside = weights, prepare_only, beside
         self.stopping = threading.Event()
         self.children: set[subprocess.Popen[bytes]] = set()
         self.fetching: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
@@ -100,9 +110,16 @@ class Runner:
                     shutil.copytree(place / path, temporary / path)
                 temporary.rename(shared)
 
-    def run(self, member: Member, place: Path, gpu: str) -> Path:
-        """The stages that take the GPU, and the folder of what is kept. Raises StageError or Interrupted."""
-        for command in (("train",), ("select",), (PREDICT, *sorted(member.final_only))):
+    def train(self, member: Member, place: Path, gpu: str) -> None:
+        """The stage train. Raises StageError or Interrupted."""
+        try:
+            self._stages(place, [("train",)], gpu)
+        finally:
+            self._keep(place, member)
+
+    def answer(self, member: Member, place: Path, gpu: str) -> Path:
+        """The stages after it that take the GPU, and the folder of what is kept. Raises StageError or Interrupted."""
+        for command in (("select",), (PREDICT, *sorted(member.final_only))):
             try:
                 self._stages(place, [command], gpu)
             finally:
@@ -128,6 +145,10 @@ class Runner:
         environment = os.environ | {"PYTHONPATH": path, "ARC_SCRATCH": ".scratch"}
         if gpu:
             environment |= {"CUDA_VISIBLE_DEVICES": gpu.replace("+", ","), "ARC_GPUS": str(gpu.count("+") + 1)}
+        if (
+            self.beside and name in ANSWERS
+        ):  # Their own locks: the GPU may be taken for a training, but not for others' answers.
+            environment["ARC_LOCKS"] = f"{os.environ.get('ARC_LOCKS') or gpu_lock.FOLDER}-answers"
         started = place / ".started"
         if name == "train" and not started.exists():
             started.write_text(datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))
@@ -161,7 +182,8 @@ class Runner:
         if costs:
             cost = {**costs[0], "started": (place / ".started").read_text()}
             cost["stages"] = {file.name: float(file.read_text()) for file in sorted((place / ".done").iterdir())}
-            write_json(kept / "cost.json", cost | ({"commit": self.commit} if self.commit else {}))
+            cost |= {"commit": self.commit} if self.commit else {}
+            write_json(kept / "cost.json", cost | ({"gpu_shared": True} if self.beside else {}))
 
 
 @stage("run_stages")
@@ -174,9 +196,10 @@ def main(
     commit: Annotated[str, typer.Option(help="Commit of this code, for the record")] = "",
     weights: Annotated[bool, typer.Option("--weights", help="Keep the final checkpoint too (arc export)")] = False,
     prepare_only: Annotated[bool, typer.Option("--prepare-only", help="Prepare the data, and train nothing")] = False,
+    beside: Annotated[bool, typer.Option("--answer-beside", help="Answer while the next one trains")] = False,
 ) -> None:
     """Run the experiments of a study on this machine by the stages alone; start it again to continue."""
-    runner = Runner(folder, keep, commit, weights=weights, prepare_only=prepare_only)
+    runner = Runner(folder, keep, commit, weights=weights, prepare_only=prepare_only, beside=beside)
     failures: list[str] = []
     signal.signal(signal.SIGTERM, runner.stop)
     signal.signal(signal.SIGINT, runner.stop)
@@ -216,23 +239,51 @@ def shares(member: Member, device: str) -> bool:
 
 
 def work(runner: Runner, waiting: list[tuple[Member, Future[Path]]], gpu: str, failures: list[str]) -> None:
-    """Run waiting experiments, one after another, on one entry of `--gpus`; one that fails does not stop the others."""
-    while not runner.stopping.is_set():
-        with runner.taking:
-            index = next((i for i, (member, _) in enumerate(waiting) if shares(member, gpu)), None)
-            if index is None:
-                return
-            member, place = waiting.pop(index)
-        try:
-            if runner.prepare_only:
-                print(f"{member.label}: prepared in {place.result()}", flush=True)
-            else:
-                print(f"{member.label}: kept in {runner.run(member, place.result(), gpu)}", flush=True)
-        except Interrupted:
-            return
-        except (StageError, ConfigurationError, checkpoints.CheckpointError, OSError) as error:
-            failures.append(f"{member.label}: {error}")
-            print(f"{member.label} failed: {error}", flush=True)
+    """Run waiting experiments, one after another, on one entry of `--gpus`; one that fails does not stop the others.
+
+    Each is answered before the next is trained, or with runner.beside meanwhile.
+    """
+    answers: list[Future[bool]] = []
+    with ThreadPoolExecutor(1) as answering:
+        while not runner.stopping.is_set():
+            with runner.taking:
+                index = next((i for i, (member, _) in enumerate(waiting) if shares(member, gpu)), None)
+                if index is None:
+                    break
+                member, prepared = waiting.pop(index)
+            trained = attempt(runner, member, prepared, gpu, "train", failures)
+            if trained and not runner.prepare_only:
+                answers.append(answering.submit(attempt, runner, member, prepared, gpu, "answer", failures))
+                if not runner.beside:
+                    answers[-1].result()
+    for answered in answers:
+        answered.result()  # Raises what went wrong in our own code.
+
+
+def attempt(
+    runner: Runner,
+    member: Member,
+    prepared: Future[Path],
+    gpu: str,
+    what: Literal["train", "answer"],
+    failures: list[str],
+) -> bool:
+    """Train or answer a prepared experiment; False if that failed, which is added to `failures`, or was interrupted."""
+    try:
+        place = prepared.result()
+        if runner.prepare_only:
+            print(f"{member.label}: prepared in {place}", flush=True)
+        elif what == "train":
+            runner.train(member, place, gpu)
+        else:
+            print(f"{member.label}: kept in {runner.answer(member, place, gpu)}", flush=True)
+    except Interrupted:
+        return False
+    except (StageError, ConfigurationError, checkpoints.CheckpointError, OSError) as error:
+        failures.append(f"{member.label}: {error}")
+        print(f"{member.label} failed: {error}", flush=True)
+        return False
+    return True
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ STAGE = """
 import json, os, pathlib, sys
 name = sys.argv[0].rsplit("/", 1)[1][:-3]
 with open("told", "a") as file:
-    given = os.environ.get("CUDA_VISIBLE_DEVICES"), os.environ["ARC_SCRATCH"], os.environ.get("ARC_GPUS")
+    given = [os.environ.get(name) for name in ("CUDA_VISIBLE_DEVICES", "ARC_SCRATCH", "ARC_GPUS", "ARC_LOCKS")]
     file.write(json.dumps([name, sys.argv[1:], *given]) + "\\n")
 print(name, "ran")
 made = {"select": "data/selection.json", "train": ".scratch/cost/k.json"}.get(name)
@@ -49,7 +49,8 @@ def made_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setattr(run_stages, "ROOT", code)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(os, "environ", {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "ARC_SCRATCH")})
-    os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+    for name in ("CUDA_VISIBLE_DEVICES", "ARC_LOCKS"):
+        os.environ.pop(name, None)
     common = {key: value for key, value in merge(SMALL, {}).items() if key not in ("version", "size", "dataset")}
     given = {"common": common, "final_only": ["attempts"], "experiments": {"v3/tiny/aa1": {}, "v6/tiny/aa1": {}}}
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(given, sort_keys=False))
@@ -60,8 +61,9 @@ def made_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def told(folder: Path) -> list[Any]:
-    (file,) = folder.glob(".scratch/run_stages/*/told")
-    return [json.loads(line) for line in file.read_text().splitlines()]
+    """What the stages tell: name, arguments, and CUDA_VISIBLE_DEVICES, ARC_SCRATCH, ARC_GPUS and ARC_LOCKS."""
+    files = folder.glob(".scratch/run_stages/*/told")
+    return [json.loads(line) for file in files for line in file.read_text().splitlines()]
 
 
 def run(*names: str, **options: Any) -> None:
@@ -73,4 +75,5 @@ def run(*names: str, **options: Any) -> None:
         options.get("gpus", ""),
         options.get("commit", ""),
         prepare_only=options.get("prepare_only", False),
+        beside=options.get("beside", False),
     )

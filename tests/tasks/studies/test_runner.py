@@ -14,10 +14,11 @@ from tasks.commands import our_scores, table
 from tasks.common import paths
 from tasks.common.stage import StageError
 from tasks.files import cost, predictions
+from tasks.machine import gpu_lock
 from tasks.reporting import score_table
 from tasks.studies import predict_all, run_stages
 from tests.conftest import experiment
-from tests.support.made_up_study import run, told
+from tests.support.made_up_study import STAGE, run, told
 
 
 def test_the_stages_run_once_in_order_on_the_gpu_that_was_named(study: Path, monkeypatch: Any) -> None:
@@ -62,10 +63,43 @@ def test_a_failure_is_named_with_its_last_line_and_the_others_run(study: Path, m
             raise StageError("stage select ended")
         return place
 
-    monkeypatch.setattr(run_stages.Runner, "run", one)
-    with pytest.raises(SystemExit, match="v3-tiny-aa1: stage select ended"):
-        run(gpus="0")
-    assert done == ["v3-tiny-aa1 on 0", "v6-tiny-aa1 on 0"]
+    for method in ("train", "answer"):
+        done.clear()
+        monkeypatch.setattr(run_stages.Runner, "train", lambda *_: None)
+        monkeypatch.setattr(run_stages.Runner, "answer", lambda *_: Path("kept"))
+        monkeypatch.setattr(run_stages.Runner, method, one)
+        with pytest.raises(SystemExit, match="v3-tiny-aa1: stage select ended"):
+            run(gpus="0", beside=True)
+        assert done == ["v3-tiny-aa1 on 0", "v6-tiny-aa1 on 0"]
+
+
+def test_an_experiment_is_answered_while_the_next_one_trains(study: Path) -> None:
+    """With locks of its own, and its cost says that the GPU was shared; otherwise the next one waits for it."""
+    wait = """
+import pathlib, sys, time
+ends = time.time() + 20
+while len(list(pathlib.Path("..").glob("*/.scratch/cost/k.json"))) < 2:
+    time.sleep(0.01)
+    if time.time() > ends: sys.exit("the other one did not train")
+"""
+    (study / "code" / "tasks" / "select.py").write_text(wait + STAGE)
+    run(gpus="5", beside=True)
+    rows = told(study)
+    assert sorted(row[0] for row in rows if row[2] == "5") == ["predict_all"] * 2 + ["select"] * 2 + ["train"] * 2
+    locks = {row[0]: row[5] for row in rows}
+    assert locks["select"] == locks["predict_all"] == f"{gpu_lock.FOLDER}-answers"
+    assert locks["train"] is None
+    for label in ("v3-tiny-aa1", "v6-tiny-aa1"):
+        assert json.loads((study / "kept" / label / "cost.json").read_text())["gpu_shared"] is True
+
+
+def test_without_it_the_next_one_waits_for_the_answers(study: Path) -> None:
+    (study / "code" / "tasks" / "select.py").write_text(
+        "import pathlib\nassert len(list(pathlib.Path('..').glob('*/train.log'))) == 1" + STAGE
+    )
+    with pytest.raises(SystemExit, match="v6-tiny-aa1: stage select"):
+        run(gpus="5")
+    assert "gpu_shared" not in json.loads((study / "kept" / "v3-tiny-aa1" / "cost.json").read_text())
 
 
 def test_a_stage_that_ends_with_an_error_is_told_with_the_end_of_its_log(study: Path) -> None:
