@@ -15,7 +15,7 @@ SizeRule = Literal["own", "voted", "split", "split-in-order", "rule", "measured"
 TaskRow = Literal["view", "task"]
 """The row of the task table that a view uses, see `Evaluation.task_row`."""
 
-VoteRule = Literal["most-frequent", "confidence", "most-visited", "likelihood"]
+VoteRule = Literal["most-frequent", "confidence", "certainty", "most-visited", "likelihood"]
 """The functions of model/scoring/vote_rules.py."""
 
 

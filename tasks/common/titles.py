@@ -28,6 +28,9 @@ SILENT = (*LAYERS, "title", "seed", "predict", "report", "publish", "watch", "tr
 """What changes no score of a given checkpoint and evaluation, or stands in the name already. Only kept results have
 save_seconds."""
 
+AFTERWARDS = ("select", "evaluations", "score")
+"""Sections that a training does not depend on."""
+
 
 def title(values: Mapping[str, Any], base: Mapping[str, Any], longest: int = LONGEST) -> str:
     """The title of an experiment: `values` are its sections, `base` those of its presets alone."""
@@ -45,7 +48,9 @@ def shortened(texts: list[str], longest: int) -> str:
 
 
 def changes(values: Mapping[str, Any], base: Mapping[str, Any]) -> list[str]:
-    """What differs, shortest first, evaluations last: `+muon`, `lr=1e-3`, `+NAME` for a section that the presets lack.
+    """What differs, shortest first: `+muon`, `lr=1e-3`, `+NAME` for a section that the presets lack.
+
+    What differs after the training, in AFTERWARDS, comes last.
 
     A key that only the presets have is no difference: an older result may lack it. Neither is an evaluation that is not
     asked for.
@@ -60,7 +65,7 @@ def changes(values: Mapping[str, Any], base: Mapping[str, Any]) -> list[str]:
             continue
         if section == "evaluations" and rest.split(".")[0] not in (asked or ()):
             continue
-        found.append((section == "evaluations", _text(key, value, keys)))
+        found.append((section in AFTERWARDS, _text(key, value, keys)))
     return [text for _, text in sorted(found, key=lambda item: (item[0], len(item[1]), item[1]))]
 
 

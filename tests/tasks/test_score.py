@@ -87,7 +87,7 @@ def test_a_selection_on_the_reported_set_is_said(workspace, capsys, checkpoint):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rule", ["most-frequent", "confidence", "most-visited"])
+@pytest.mark.parametrize("rule", ["most-frequent", "confidence", "certainty", "most-visited"])
 def test_votes_replayed_are_the_votes_taken_live(workspace, rule):
     """The file of 8 views, counted with 5 of them, is what 5 views would have answered."""
     config = build(evaluations={"votes": {"sizes": "own"}}, score={"rule": rule, "views": 5})

@@ -44,9 +44,19 @@ def test_every_rule_counts_what_it_says(proposed, data):
     counted = collect_proposals(proposed, None, confidence, visited)
     once = [1.0] * len(proposed)
     worth = {"most-frequent": once, "confidence": confidence, "most-visited": visited, "likelihood": once}
+    worth["certainty"] = [1 / (1 - p + 1e-7) for p in confidence]
     for rule in RULES:
         order = [counted.candidates[i] for i in vote(counted, rule)]
         assert [(g.shape, g.tobytes()) for g in order] == _tally(proposed, worth[rule])
+
+
+def test_one_certain_view_outvotes_several_doubtful_ones():
+    """Three views with a doubt of 0.01 a cell weigh 300, one with 0.001 weighs 1000; by confidences they would win."""
+    proposed = collect_proposals([A, A, A, B], None, [0.99, 0.99, 0.99, 0.999])
+    assert np.array_equal(attempts(proposed, "certainty")[0], B)
+    assert np.array_equal(attempts(proposed, "confidence")[0], A)
+    sure = collect_proposals([A, B, B], None, [1.0, 1.0, 1.0])
+    assert np.array_equal(attempts(sure, "certainty")[0], B), "full confidence is finite"
 
 
 @given(grids)
