@@ -46,6 +46,11 @@ def test_only_evaluations_that_are_asked_for_count_and_a_new_one_counts_once() -
     assert titled(select={"steps": 16}) == "v3/smol/aa1 select.steps=16"
 
 
+def test_what_differs_after_the_training_comes_last_however_short() -> None:
+    given = {"select": {"steps": 3}, "train": {"network": {"embedding_dropout": 0.25}}, "score": {"views": 4}}
+    assert titled(**given) == "v3/smol/aa1 embedding_dropout=0.25 ...2 more"
+
+
 def test_short_keys_are_unambiguous() -> None:
     """Every leaf, changed alone, has a text that no other leaf has."""
     base = named(presets(), V3, "v3")
