@@ -145,9 +145,7 @@ def main(
         for page, port, _ in started:
             say(page, port, place)
             if page.name == "MLflow" and store.KEPT.is_dir():
-                print(
-                    f"{'':8} the results of {store.KEPT} appear there within two minutes of the first start", flush=True
-                )
+                print(f"{'':8} the results of {store.KEPT} appear within two minutes of the first start", flush=True)
         if started:
             file = prefect_server.secret_file(Path(os.environ.get("PREFECT_HOME", ".prefect")).expanduser())
             print(f"Prefect's page asks once for the secret, `cat {file}`; it is in the addresses above", flush=True)
@@ -164,8 +162,8 @@ def main(
         end(processes)
 
 
-def scores(place: store.Store, page: str) -> str:
-    """Address of the runs in MLflow at `page`, under the view that comes with the store.
+def scores(place: store.Store, page: str, key: str = view.KEY) -> str:
+    """Address of the runs in MLflow at `page`, under a view that comes with the store.
 
     Without presets.yaml, which names the MLflow experiment, it is that of the list of experiments.
     """
@@ -174,18 +172,20 @@ def scores(place: store.Store, page: str) -> str:
     name = params.read(paths.PRESETS)["defaults"]["publish"]["experiment"]
     with store.locked(place):
         experiment = mlflow_runs.experiment_id(mlflow_runs.connect(place), place, name)
-    return view.runs_page(page, experiment)
+    return view.runs_page(page, experiment, key)
 
 
 def say(page: Page, port: int, place: store.Store, note: str = "") -> None:
-    """Print the addresses of a page: of MLflow's, the table of runs and the same as charts, each with the secret."""
+    """Print the addresses of a page, with the secret; of MLflow's, all runs, the best of each version, and charts."""
     if page.name != "MLflow":
         print(f"{page.name:8} {_url(port, page.path)}{note}", flush=True)
         return
     address = scores(place, _url(port, ""))
     print(f"{page.name:8} {mlflow_app.entrance(address, secret())}{note}", flush=True)
     if paths.PRESETS.exists():
-        print(f"{'charts':8} {mlflow_app.entrance(view.as_charts(address), secret())}", flush=True)
+        versions = scores(place, _url(port, ""), "versions")
+        for name, shown in (("versions", versions), ("charts", view.as_charts(address))):
+            print(f"{name:8} {mlflow_app.entrance(shown, secret())}", flush=True)
 
 
 def running(page: Page) -> int | None:

@@ -10,8 +10,8 @@ from typing import Any
 from urllib.parse import quote
 
 from tasks.common.stage import StageError
+from tasks.tracking import best_runs, promotion, view
 from tasks.tracking import models as models_of
-from tasks.tracking import promotion, view
 from tasks.tracking.models import Model
 from tasks.tracking.store import SETTINGS, Store, create, locked, relocate
 
@@ -137,13 +137,16 @@ def publish(store: Store, key: str, read: Callable[[], Result]) -> bool:
                 # Nobody else publishes while we hold the lock: a run that is still RUNNING was killed.
                 _terminate(client, f"tags.`{KEY}` != ''", "KILLED")
             try:
-                _write(client, experiment_id(client, store, result.experiment), key, result)
+                experiment = experiment_id(client, store, result.experiment)
+                _write(client, experiment, key, result)
             except BaseException as error:
                 _terminate(client, f"tags.`{KEY}` = '{key}'", "FAILED" if isinstance(error, Exception) else "KILLED")
                 raise
             if result.training_key:
                 for run in _search(client, f"tags.`{LIVE}` = '{result.training_key}'"):
                     client.delete_run(run.info.run_id)
+            tags = result.training.tags
+            best_runs.mark(client, experiment, tags["arc.version"], tags["arc.dataset"])
             for name in {model.registered for model in result.models.values()}:
                 print(promotion.consider(client, name, key, KEY))
     return True
@@ -186,7 +189,7 @@ def _terminate(client: Any, filter_string: str, status: str) -> None:
 
 
 def experiment_id(client: Any, store: Store, name: str) -> str:
-    """Id of the MLflow experiment, which is created if it is missing, with its saved view.
+    """Id of the MLflow experiment, which is created if it is missing, with its saved views.
 
     Raises StageError if it was deleted.
     """
@@ -194,26 +197,28 @@ def experiment_id(client: Any, store: Store, name: str) -> str:
     if experiment is None:
         location = str(store.artifacts / quote(name, safe="")) if store.artifacts else None
         # Without this tag the page opens as one for language models.
-        kind = {"mlflow.experimentKind": "custom_model_development", view.TAG: view.tag()}
+        kind = {"mlflow.experimentKind": "custom_model_development", **view.tags()}
         return str(client.create_experiment(name, artifact_location=location, tags=kind))
     if experiment.lifecycle_stage == "deleted":
         raise StageError(
             f"the MLflow experiment {name!r} of {store.uri} is deleted; restore it with `mlflow experiments restore "
             f"--experiment-id {experiment.experiment_id}`, or choose another name in publish.experiment"
         )
-    if experiment.tags.get(view.TAG) != view.tag():
+    if not view.tags().items() <= experiment.tags.items():
         _complete(client, experiment.experiment_id)
-        client.set_experiment_tag(experiment.experiment_id, view.TAG, view.tag())
+        for name, value in view.tags().items():
+            client.set_experiment_tag(experiment.experiment_id, name, value)
     return str(experiment.experiment_id)
 
 
 def _complete(client: Any, experiment: str) -> None:
-    """Log what the view sorts by for runs that are older than this metric."""
+    """Log what the views sort by, and set what they filter by, for runs that are older than these."""
     for run in client.search_runs([experiment], f"tags.`{KIND}` = 'experiment'", max_results=50_000):
         evaluation = run.data.tags.get(view.HEADLINE, "").partition(" ")[0]
         score = run.data.metrics.get(f"pass_at_2/{evaluation}")
         if score is not None and view.METRIC not in run.data.metrics:
             client.log_metric(run.info.run_id, view.METRIC, score, step=0)
+    best_runs.mark_all(client, experiment)
 
 
 def _write(client: Any, experiment: str, key: str, result: Result) -> None:

@@ -1,4 +1,4 @@
-"""The saved view of the runs, and the addresses of MLflow's pages.
+"""The saved views of the runs, and the addresses of MLflow's pages.
 
 MLflow 3.17 keeps a saved view as the experiment's tag `mlflow.sharedViewState.KEY`: JSON with a name, times in
 milliseconds and the page's state, itself JSON in a string. It is no public interface; a test in a browser pins it.
@@ -8,9 +8,11 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+BEST = "arc.best_of"
+"""Tag of the best run of a version and data set, such as 'v8 aa1'; others lack it."""
+VIEWS = {"scores": "tags.`arc.run` != 'evaluation'", "versions": f"tags.`{BEST}` != ''"}
+"""The views that come with the store, all runs and the best of each version, and the runs they show."""
 KEY = "scores"
-"""Of the view that comes with the store."""
-TAG = f"mlflow.sharedViewState.{KEY}"
 
 HEADLINE = "arc.pass_at_2"
 """The tag with the evaluation that stands for a run, its pass@2 and interval: final-votes 40.8 [36.0–45.6]."""
@@ -46,9 +48,9 @@ def experiments_page(page: str) -> str:
     return f"{page}/#/experiments?workflowType=machine_learning"
 
 
-def runs_page(page: str, experiment: str) -> str:
-    """The runs of an experiment, under the view that comes with the store."""
-    return f"{page}/#/experiments/{experiment}/runs?workflowType=machine_learning&viewStateShareKey={KEY}"
+def runs_page(page: str, experiment: str, key: str = KEY) -> str:
+    """The runs of an experiment, under a view of VIEWS."""
+    return f"{page}/#/experiments/{experiment}/runs?workflowType=machine_learning&viewStateShareKey={key}"
 
 
 def as_charts(runs: str) -> str:
@@ -71,13 +73,17 @@ def columns() -> list[str]:
     return list(_WIDTHS)
 
 
-def tag() -> str:
-    """The view as the value of TAG."""
-    state = json.dumps(_state(), separators=(",", ":"))
-    return json.dumps({"name": "scores", "createdAt": _CREATED, "updatedAt": _CREATED, "state": state})
+def tags() -> dict[str, str]:
+    """The views as tags of an experiment."""
+    found = {}
+    for key, shown in VIEWS.items():
+        state = json.dumps(_state(shown), separators=(",", ":"))
+        saved = {"name": key, "createdAt": _CREATED, "updatedAt": _CREATED, "state": state}
+        found[f"mlflow.sharedViewState.{key}"] = json.dumps(saved)
+    return found
 
 
-def _state() -> dict[str, Any]:
+def _state(shown: str) -> dict[str, Any]:
     """Columns, filter, order and charts; MLflow fills the rest with its defaults."""
     charts = [
         _chart("SCATTER", "score-by-version", xaxis=_axis("version", "PARAM"), yaxis=_axis(METRIC)),
@@ -87,7 +93,7 @@ def _state() -> dict[str, Any]:
         _chart("LINE", "validation", metricKey="validation/pass_at_2", **_line("validation/pass_at_2")),
     ]
     return {
-        "searchFilter": "tags.`arc.run` != 'evaluation'",
+        "searchFilter": shown,
         "orderByKey": f"metrics.`{METRIC}`",
         "orderByAsc": False,
         "startTime": "ALL",

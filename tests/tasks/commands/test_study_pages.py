@@ -117,7 +117,7 @@ def test_the_picture_has_ours_and_the_labs_highest(study: Path, monkeypatch: pyt
 
 def test_claims_need_title_results_and_the_words_higher_or_lower(study: Path) -> None:
     read = claims.read_claims(study / "docs/studies/x-claims.yaml")
-    first = Claim("c1", "higher", "v1-smol-aa1/final-votes", "v3-smol-aa1/final-votes")
+    first = Claim("c1", "higher", ("v1-smol-aa1/final-votes",), ("v3-smol-aa1/final-votes",))
     assert read == Study("X", ["v1-smol-aa1", "v3-smol-aa1"], [first, read.claims[1]], "docs/x.png", "")
 
 

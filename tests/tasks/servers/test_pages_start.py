@@ -62,7 +62,7 @@ def test_both_pages_start_and_end_together(made: Any, capsys: Any) -> None:
     out = capsys.readouterr().out.splitlines()
     secret = ui.secret().partition(":")[2]
     assert out[0].startswith("MLflow   http://127.0.0.1:5100")
-    assert "appear there within two minutes" in out[1]
+    assert "appear within two minutes" in out[1]
     assert out[2] == "Prefect  http://127.0.0.1:5101/"
     assert secret in out[0]
     assert f"cat {prefect_server.secret_file(Path(os.environ['PREFECT_HOME']))}" in out[3]
@@ -105,9 +105,11 @@ def test_with_presets_the_addresses_are_those_of_the_experiment(made: Any, monke
     runs = view.runs_page("http://127.0.0.1:5", "client arc-diffusion")
     assert ui.scores(made.place, "http://127.0.0.1:5") == runs
     ui.say(ui.mlflow_page(made.place), 5, made.place, " (note)")
-    first, second = capsys.readouterr().out.splitlines()
+    first, second, third = capsys.readouterr().out.splitlines()
     assert first == f"MLflow   {mlflow_app.entrance(runs, ui.secret())} (note)"
-    assert second == f"charts   {mlflow_app.entrance(view.as_charts(runs), ui.secret())}"
+    versions = view.runs_page("http://127.0.0.1:5", "client arc-diffusion", "versions")
+    assert second == f"versions {mlflow_app.entrance(versions, ui.secret())}"
+    assert third == f"charts   {mlflow_app.entrance(view.as_charts(runs), ui.secret())}"
 
 
 def test_a_page_is_ours_by_the_store_or_the_home_of_its_process(made: Any, tmp_path: Path) -> None:

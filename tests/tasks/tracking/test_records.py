@@ -163,8 +163,12 @@ def test_the_note_is_a_table_of_the_scores_with_their_caveats() -> None:
     assert records.note(finished()).endswith("|")
 
 
-def test_the_saved_view_sorts_by_the_headline_and_shows_its_columns() -> None:
-    state = json.loads(json.loads(view.tag())["state"])
+@pytest.mark.parametrize("key", view.VIEWS)
+def test_a_saved_view_sorts_by_the_headline_and_shows_its_columns(key: str) -> None:
+    saved = json.loads(view.tags()[f"mlflow.sharedViewState.{key}"])
+    state = json.loads(saved["state"])
+    assert saved["name"] == key
+    assert state["searchFilter"] == view.VIEWS[key]
     assert state["orderByKey"] == "metrics.`headline/pass_at_2`"
     assert state["orderByAsc"] is False
     assert state["selectedColumns"][0] == "tags.`arc.pass_at_2`"

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import expect
 
+from tasks.commands import our_scores
 from tasks.common import params
 from tasks.tracking import view
 from tests.conftest import ROOT
@@ -81,6 +82,25 @@ def test_the_printed_page_shows_the_kept_scores_sorted_and_without_a_click(addre
         shown = [name for name in page.evaluate(heads) if re.match("(tags|params|metrics)[.]", name)]
         assert shown == view.columns()
         expect(page.locator("body")).not_to_contain_text("Error loading shared view state")
+
+
+def test_the_printed_versions_are_the_best_run_of_each_and_no_other(addresses):
+    best: dict[tuple[str, str], float] = {}
+    for name, ours in our_scores.kept().items():
+        values = params.read(ROOT / "docs" / "baselines" / name / "experiment.yaml")
+        of = values["version"], values["dataset"]
+        best[of] = max(best.get(of, 0.0), ours.pass_at_2)
+    with browser() as page:
+        page.set_viewport_size({"width": 2800, "height": 1000})
+        page.goto(addresses["versions"])
+        rows = page.locator(".ag-center-cols-container .ag-row")
+        expect(rows).to_have_count(len(best), timeout=60_000)
+        cells = [
+            page.locator(f".ag-center-cols-container [col-id='{name}']").all_inner_texts()
+            for name in ("tags.`arc.version`", "tags.`arc.dataset`", f"tags.`{view.HEADLINE}`")
+        ]
+    shown = {(version, dataset): float(text.split()[1]) for version, dataset, text in zip(*cells, strict=True)}
+    assert shown == {of: round(100 * score, 1) for of, score in best.items()}
 
 
 def test_at_1600_pixels_each_row_shows_its_score_and_no_assistant_opens(addresses):
