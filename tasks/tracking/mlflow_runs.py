@@ -145,8 +145,9 @@ def publish(store: Store, key: str, read: Callable[[], Result]) -> bool:
             if result.training_key:
                 for run in _search(client, f"tags.`{LIVE}` = '{result.training_key}'"):
                     client.delete_run(run.info.run_id)
-            tags = result.training.tags
-            best_runs.mark(client, experiment, tags["arc.version"], tags["arc.dataset"])
+            names = [result.training.tags.get(f"arc.{part}", "") for part in ("version", "dataset")]
+            if all(names):
+                best_runs.mark(client, experiment, *names)
             for name in {model.registered for model in result.models.values()}:
                 print(promotion.consider(client, name, key, KEY))
     return True

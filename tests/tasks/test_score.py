@@ -6,6 +6,7 @@ import time
 import numpy as np
 import pytest
 
+from model.scoring.vote_rules import RULES
 from tasks import predict, score, select, train
 from tasks.common import paths
 from tasks.files import predictions
@@ -156,7 +157,7 @@ def test_72_votes_of_419_grids_replay_within_10_seconds(workspace):
     result = json.loads(paths.score("final", "votes").read_text())
     assert [point["views"] for point in result["votes"]["curve"]] == [1, 2, 4, 8, 16, 32, 64, 72]
     assert result["votes"]["curve"][-1]["pass_at_2"] == pytest.approx(result["pass_at_2"], abs=1e-6)
-    assert len(result["votes"]["rules"]) == 6
+    assert len(result["votes"]["rules"]) == 2 * (len(RULES) - 1), "each with and without sizes first; no likelihoods"
 
 
 @pytest.mark.slow
