@@ -214,7 +214,10 @@ def draw(folders: Sequence[str], scores: Mapping[str, Mapping[str, Any]], path: 
 
 
 def _names(value: str | list[str]) -> tuple[str, ...]:
-    return (value,) if isinstance(value, str) else tuple(value)
+    names = (value,) if isinstance(value, str) else tuple(value)
+    if not names:
+        raise TypeError("a claim compares nothing")
+    return names
 
 
 def _answers(folder: Path) -> list[Path]:

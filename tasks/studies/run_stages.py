@@ -145,9 +145,8 @@ class Runner:
         environment = os.environ | {"PYTHONPATH": path, "ARC_SCRATCH": ".scratch"}
         if gpu:
             environment |= {"CUDA_VISIBLE_DEVICES": gpu.replace("+", ","), "ARC_GPUS": str(gpu.count("+") + 1)}
-        if (
-            self.beside and name in ANSWERS
-        ):  # Their own locks: the GPU may be taken for a training, but not for others' answers.
+        if self.beside and name in ANSWERS:
+            # Locks of their own: beside a training, but never beside other answers.
             environment["ARC_LOCKS"] = f"{os.environ.get('ARC_LOCKS') or gpu_lock.FOLDER}-answers"
         started = place / ".started"
         if name == "train" and not started.exists():

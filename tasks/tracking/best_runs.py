@@ -4,8 +4,8 @@ from typing import Any
 
 from tasks.tracking import view
 
-KIND = "tags.`arc.run` = 'experiment' and attributes.status = 'FINISHED'"
-ORDER = (f"metrics.`{view.METRIC}` DESC", "attributes.start_time ASC")
+FINISHED = "tags.`arc.run` = 'experiment' and attributes.status = 'FINISHED'"
+HIGHEST_FIRST = (f"metrics.`{view.METRIC}` DESC", "attributes.start_time ASC")
 
 
 def mark(client: Any, experiment: str, version: str, dataset: str) -> None:
@@ -13,8 +13,8 @@ def mark(client: Any, experiment: str, version: str, dataset: str) -> None:
 
     `experiment` is the id of the MLflow experiment; only finished runs that nobody deleted count.
     """
-    of = f"{KIND} and tags.`arc.version` = '{version}' and tags.`arc.dataset` = '{dataset}'"
-    found = client.search_runs([experiment], of, order_by=list(ORDER), max_results=1)
+    of = f"{FINISHED} and tags.`arc.version` = '{version}' and tags.`arc.dataset` = '{dataset}'"
+    found = client.search_runs([experiment], of, order_by=list(HIGHEST_FIRST), max_results=1)
     for run in client.search_runs([experiment], f"{of} and tags.`{view.BEST}` != ''"):
         if run.info.run_id not in {best.info.run_id for best in found}:
             client.delete_tag(run.info.run_id, view.BEST)
@@ -25,7 +25,7 @@ def mark(client: Any, experiment: str, version: str, dataset: str) -> None:
 
 def mark_all(client: Any, experiment: str) -> None:
     """The same for every version and data set of the experiment."""
-    runs = client.search_runs([experiment], KIND, max_results=50_000)
+    runs = client.search_runs([experiment], FINISHED, max_results=50_000)
     names = {(run.data.tags.get("arc.version"), run.data.tags.get("arc.dataset")) for run in runs}
     for version, dataset in sorted((v, d) for v, d in names if v and d):
         mark(client, experiment, version, dataset)

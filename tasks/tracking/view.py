@@ -13,6 +13,7 @@ BEST = "arc.best_of"
 VIEWS = {"scores": "tags.`arc.run` != 'evaluation'", "versions": f"tags.`{BEST}` != ''"}
 """The views that come with the store, all runs and the best of each version, and the runs they show."""
 KEY = "scores"
+"""The view that opens first."""
 
 HEADLINE = "arc.pass_at_2"
 """The tag with the evaluation that stands for a run, its pass@2 and interval: final-votes 40.8 [36.0–45.6]."""

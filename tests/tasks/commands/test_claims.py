@@ -87,6 +87,7 @@ def test_of_several_seeds_the_mean_of_each_task_is_compared():
     "text",
     [
         "claims: [{claim: c, expects: higher, a: 3, b: y}]\nresults: []\ntitle: t",
+        "claims: [{claim: c, expects: higher, a: [], b: y}]\nresults: []\ntitle: t",
         "results: [a]",
         "claims: [{claim: c, expects: more, a: x, b: y}]\nresults: []\ntitle: t",
     ],

@@ -97,8 +97,9 @@ def test_without_it_the_next_one_waits_for_the_answers(study: Path) -> None:
     (study / "code" / "tasks" / "select.py").write_text(
         "import pathlib\nassert len(list(pathlib.Path('..').glob('*/train.log'))) == 1" + STAGE
     )
-    with pytest.raises(SystemExit, match="v6-tiny-aa1: stage select"):
+    with pytest.raises(SystemExit, match="v6-tiny-aa1: stage select") as error:
         run(gpus="5")
+    assert "v3-tiny-aa1" not in str(error.value)
     assert "gpu_shared" not in json.loads((study / "kept" / "v3-tiny-aa1" / "cost.json").read_text())
 
 
