@@ -19,7 +19,7 @@ from model.ops.convolution import OFFSETS
 
 @functools.partial(maybe_compile, static=True)
 def neighbours(packed: Packed) -> tuple[Tensor, Tensor]:
-    """The rows of the neighbours of each row, for contexts, int64 (C, 9), and targets, (T, 9); C or T for none."""
+    """The rows of the neighbours of each row, for contexts, int32 (C, 9), and targets, (T, 9); C or T for none."""
     examples, swapped = packed.examples, packed.view_swaps
     cells_start = packed.prefix_rows.view(len(swapped), -1)[:, -1] + 1
     of_context, of_target = packed.context_example, packed.target_example
@@ -41,7 +41,7 @@ def _shown(height: Tensor, width: Tensor, swapped: Tensor) -> tuple[Tensor, Tens
 
 
 def _neighbours(position: Tensor, is_cell: Tensor, start: Tensor, height: Tensor, width: Tensor) -> Tensor:
-    """Rows of the neighbours, int64 (N, 9), N for none.
+    """Rows of the neighbours, int32 (N, 9), N for none.
 
     Of each row: `position` float (N, 3) is row, column and grid, `is_cell` bool (N,), and `start`, `height` and
     `width`, int64 (N,), are the first row and the sides of its grid in the view's frame.
@@ -54,4 +54,5 @@ def _neighbours(position: Tensor, is_cell: Tensor, start: Tensor, height: Tensor
     k = torch.arange(len(OFFSETS), device=start.device)  # Made on the device: a recorded step copies nothing to it.
     r, c = row[:, None] + k // 3 - 1, column[:, None] + k % 3 - 1
     inside = is_cell[:, None] & (r >= 0) & (r < height[:, None]) & (c >= 0) & (c < width[:, None])
-    return torch.where(inside, at[torch.where(inside, start[:, None] + r * width[:, None] + c, 0)], len(own))
+    found = at[torch.where(inside, start[:, None] + r * width[:, None] + c, 0)]
+    return torch.where(inside, found, len(own)).to(torch.int32)

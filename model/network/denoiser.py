@@ -44,7 +44,7 @@ from model.network.packing import Packed
 from model.network.weights import Block, BlockWeights, IOWeights
 from model.ops.attention import attention
 from model.ops.casting import cast_for_two_passes
-from model.ops.convolution import convolve
+from model.ops.convolution import convolved_swiglu
 from model.ops.dropout import Drop
 from model.ops.qkv import Rotation, rotation_of, scale_heads, scatter_context_kv, scatter_target_kv
 from model.ops.swiglu import swiglu
@@ -71,7 +71,7 @@ class Encoded(NamedTuple):
     added: Tensor | None
     """(S, D): what network.task_embedding 'added' adds to every row of a sequence; None for 'prefix'."""
     neighbours: Tensor | None
-    """int64 (T, 9): of the target rows, for network.convolution '3x3'; None without."""
+    """int32 (T, 9): of the target rows, for network.convolution '3x3'; None without."""
 
     def detached(self) -> "Encoded":
         """The same with keys and values detached from the graph."""
@@ -248,14 +248,13 @@ class Denoiser(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Residual stream (N, D) and inner activations of the feed-forward (N, F), given attention's (N, H, D / H).
 
-        `near` int64 (N, 9) are the rows' neighbours, None where none has any.
+        `near` int32 (N, 9) are the rows' neighbours, None where none has any.
         """
         attended = self._drop_hidden(attended.flatten(1), seeds, 2 * i)
         next_weights = weights.attention_out, weights.feed_in
         x, hidden = layers.residual_then_project(x, attended, *next_weights, self._drop(seeds, 2 * i + 1))
-        inner, kernel = swiglu(hidden), self._block(i).convolution
-        if kernel is not None and near is not None:
-            inner = convolve(inner, kernel, near)
+        kernel = self._block(i).convolution
+        inner = swiglu(hidden) if kernel is None or near is None else convolved_swiglu(hidden, kernel, near)
         return x, self._drop_hidden(inner, seeds, 2 * i + 1)
 
     def _embed_contexts(

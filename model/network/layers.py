@@ -220,7 +220,11 @@ def _embed_time(time: Tensor, weight: Tensor) -> Tensor:
 
 def _add_residual(x: Tensor, sublayer_output: Tensor, output_weight: Tensor, drop: Drop) -> Tensor:
     if drop[1] is None or drop[0] == 0:
-        return torch.addmm(x, sublayer_output, output_weight.T)  # The matrix product adds x at no cost.
+        if not x.is_cuda:
+            return torch.addmm(x, sublayer_output, output_weight.T)
+        # On a GPU addmm copies x first. In float32, or the compiler would make addmm of the sum.
+        added = functional.linear(sublayer_output, output_weight)
+        return (x.float() + added.float()).to(x.dtype)
     return x + dropout(functional.linear(sublayer_output, output_weight), *drop)
 
 

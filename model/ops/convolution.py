@@ -10,27 +10,29 @@ from torch import Tensor
 from torch.nn import functional
 
 from model.ops.compilation import maybe_compile
+from model.ops.swiglu import swiglu
 
 OFFSETS = tuple((row, column) for row in (-1, 0, 1) for column in (-1, 0, 1))
 """Rows and columns from a cell to its nine neighbours, itself included, in the order of a kernel of conv2d. The
 neighbour opposite to k is 8 - k."""
 
 
-def convolve(x: Tensor, kernel: Tensor, near: Tensor) -> Tensor:
-    """x (N, F) plus its depthwise convolution, which is zero at rows without neighbours.
+def convolved_swiglu(hidden: Tensor, kernel: Tensor, near: Tensor) -> Tensor:
+    """SwiGLU of rows (N, 2 F), as in `model.ops.swiglu`, then `convolve`: (N, F)."""
+    if hidden.is_cuda:
+        from model.ops.triton.convolution import ConvolvedSwiGLU
 
-    `kernel` float (9, F) has a weight for each neighbour and column. `near` int64 (N, 9) are the rows of the neighbours
-    in the order of `OFFSETS`, N for none; it must be symmetric: if j is neighbour k of i, i is neighbour 8 - k of j.
-    """
-    if x.is_cuda:
-        from model.ops.triton.convolution import Convolution
-
-        return Convolution.apply(x, kernel, near)  # type: ignore[no-any-return, no-untyped-call]
-    return _convolve(x, kernel, near)
+        return ConvolvedSwiGLU.apply(hidden, kernel, near)  # type: ignore[no-any-return, no-untyped-call]
+    return convolve(swiglu(hidden), kernel, near)
 
 
 @maybe_compile
-def _convolve(x: Tensor, kernel: Tensor, near: Tensor) -> Tensor:
+def convolve(x: Tensor, kernel: Tensor, near: Tensor) -> Tensor:
+    """x (N, F) plus its depthwise convolution, which is zero at rows without neighbours.
+
+    `kernel` float (9, F) has a weight for each neighbour and column. `near` int32 (N, 9) are the rows of the neighbours
+    in the order of `OFFSETS`, N for none; it must be symmetric: if j is neighbour k of i, i is neighbour 8 - k of j.
+    """
     return x + _Convolution.apply(x, kernel, near)  # type: ignore[no-any-return, no-untyped-call]
 
 

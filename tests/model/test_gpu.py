@@ -7,7 +7,7 @@ from model.network.convolution import neighbours
 from model.ops import compilation, dropout
 from model.ops import qkv as heads
 from model.ops.attention import attention
-from model.ops.convolution import convolve
+from model.ops.convolution import convolved_swiglu
 from model.ops.segments import make_segments
 from model.ops.swiglu import swiglu
 from model.training.trainer import Training
@@ -101,15 +101,15 @@ def test_the_gate_kernel_and_its_gradient_equal_plain_torch(rows, width):
 
 
 @pytest.mark.parametrize("width", [24, 300, 1024])
-def test_the_convolution_kernel_and_its_gradients_equal_gathered_rows(width):
+def test_the_kernels_of_gate_and_convolution_and_their_gradients_equal_gathered_rows(width):
     examples = [(0, view, 0, height, 11, 0, 3, 6) for view in range(8) for height in (1, 9, 17)]
     for near in neighbours(packed_rows(network(), examples)):
         rows = len(near)
-        x, weight, kernel = torch.randn(rows, width), torch.randn(rows, width), torch.randn(9, width)
+        hidden, weight, kernel = torch.randn(rows, 2 * width), torch.randn(rows, width), torch.randn(9, width)
         by_device = []
         for device in ("cpu", "cuda"):
-            own = [v.to(device).requires_grad_() for v in (x, kernel)]
-            result = convolve(*own, near.to(device))
+            own = [v.to(device).requires_grad_() for v in (hidden, kernel)]
+            result = convolved_swiglu(*own, near.to(device))
             by_device.append([result, *torch.autograd.grad((result * weight.to(device)).sum(), own)])
         for a, b in zip(*by_device, strict=True):
             assert torch.allclose(a, b.cpu(), rtol=1e-4, atol=1e-3)

@@ -48,17 +48,22 @@ def _launch(kernel: Any, *tensors: Tensor) -> None:
     kernel[grid](*tensors, rows, WIDTH=width, ROWS=_ROWS, COLUMNS=_COLUMNS)
 
 
+def gate(hidden: Tensor) -> Tensor:
+    """SwiGLU of contiguous rows (N, 2 F), in one kernel: (N, F)."""
+    result = hidden.new_empty(len(hidden), hidden.shape[1] // 2)
+    _launch(_forward, hidden, result)
+    return result
+
+
 class SwiGLU(torch.autograd.Function):
     """See `model.ops.swiglu.swiglu`."""
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor) -> Tensor:
-        """(N, 2 F) -> (N, F), in one kernel."""
+        """(N, 2 F) -> (N, F)."""
         hidden = hidden.contiguous()
-        result = hidden.new_empty(len(hidden), hidden.shape[1] // 2)
-        _launch(_forward, hidden, result)
         ctx.save_for_backward(hidden)
-        return result
+        return gate(hidden)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
