@@ -18,8 +18,8 @@ from model.ops.triton.swiglu import gate
 
 _ROWS, _COLUMNS = 16, 128
 """Tile of a program of the forward kernel."""
-_BACKWARD_ROWS, _BACKWARD_COLUMNS, _TILES = 16, 64, 32
-"""Tile of the backward kernel, and how many a program takes one after the other. 128 columns take twice as long."""
+_BACKWARD_ROWS, _BACKWARD_COLUMNS, _TILES = 8, 64, 64
+"""Tile of the backward kernel, and how many a program takes one after the other: the fastest of 16 (docs/log.md)."""
 
 
 @triton.jit
