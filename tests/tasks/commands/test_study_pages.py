@@ -20,9 +20,16 @@ from tests.conftest import experiment
 def score(solved: list[int], **fields: Any) -> dict[str, Any]:
     share = sum(solved) / len(solved)
     tasks = {f"{i:08}": [{"solved": bool(value)}] for i, value in enumerate(solved)}
-    given: dict[str, Any] = {"pass_at_1": share / 2, "pass_at_2": share, "oracle": 0.9, "sizes_correct": 0.8, "weights": "ema"}
-    given |= {"dataset": "aa2", "n_tasks": len(solved), "n_grids": len(solved) + 1}
-    return {"tasks": tasks, **given, "ci95": [share - 0.125, share + 0.125], "grids_solved": sum(solved), **fields}
+    given = {"pass_at_1": share / 2, "pass_at_2": share, "oracle": 0.9, "sizes_correct": 0.8, "weights": "ema"}
+    of = {"dataset": "aa2", "n_tasks": len(solved), "n_grids": len(solved) + 1}
+    return {
+        "tasks": tasks,
+        **of,
+        **given,
+        "ci95": [share - 0.125, share + 0.125],
+        "grids_solved": sum(solved),
+        **fields,
+    }
 
 
 @pytest.fixture
