@@ -280,15 +280,14 @@ def show(results: dict[str, Any]) -> None:
     for column in ("experiment", "grids", "ms", "examples/s", "rows/s", "ns/row", "TFLOP/s", "share", "first s", "GB"):
         table.add_column(column, justify="right")
     for r in results["training"]:
-        table.add_row(
-            r["experiment"], r["kind"], f"{r['ms_per_update']:.2f}", f"{r['examples_per_s']:.0f}",
-            f"{r['rows_per_s']:.3g}", f"{r['ns_per_row']:.1f}", f"{r['flop_per_s'] / 1e12:.3f}", f"{100 * r['share_of_product']:.0f} %",
-            f"{r['seconds_to_first_update']:.1f}", "-" if r["peak_memory_gb"] is None else f"{r['peak_memory_gb']:.1f}",
-        )  # fmt: skip
+        memory = "-" if r["peak_memory_gb"] is None else f"{r['peak_memory_gb']:.1f}"
+        speed = f"{r['ms_per_update']:.2f}", f"{r['examples_per_s']:.0f}", f"{r['rows_per_s']:.3g}"
+        work = f"{r['ns_per_row']:.1f}", f"{r['flop_per_s'] / 1e12:.3f}", f"{100 * r['share_of_product']:.0f} %"
+        table.add_row(r["experiment"], r["kind"], *speed, *work, f"{r['seconds_to_first_update']:.1f}", memory)
     Console(width=None if sys.stdout.isatty() else 120).print(table)
     for r in results["sampling"]:
-        print(f"{r['experiment']}: {r['answers']} answers to {r['grids']} grids, {r['steps']} steps: "
-              f"{r['seconds']:.2f} s ({r['grids_per_s']:.2f} grids/s; first time {r['seconds_first']:.2f} s)")  # fmt: skip
+        took = f"{r['seconds']:.2f} s ({r['grids_per_s']:.2f} grids/s; first time {r['seconds_first']:.2f} s)"
+        print(f"{r['experiment']}: {r['answers']} answers to {r['grids']} grids, {r['steps']} steps: {took}")
     live = results["tracking"]
     print(
         f"shown in MLflow live: {live['ms_per_row']:.3f} ms a row, {live['share']:.2%} of a training at 100 updates/s"
