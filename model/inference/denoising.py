@@ -39,6 +39,8 @@ class Denoised(NamedTuple):
     """float (N, S): mean probability of the likeliest colour."""
     entropy: Tensor
     """float (N, S): mean, in nats."""
+    size_logits: Tensor
+    """float (S, 2, 30): see `denoiser.Encoded`."""
 
 
 @torch.no_grad()
@@ -95,7 +97,7 @@ def denoise(
         if step + 1 in kept:
             frames.append(colours)
     change, mean_confidence, mean_entropy = torch.stack(statistics).unbind(-1)
-    return Denoised(colours, torch.stack(frames), change, mean_confidence, mean_entropy)
+    return Denoised(colours, torch.stack(frames), change, mean_confidence, mean_entropy, encoded.size_logits)
 
 
 def conditioning_mode(conditioning: SelfConditioning, config: Evaluation) -> str:

