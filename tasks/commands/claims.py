@@ -111,6 +111,8 @@ def read_claims(file: Path) -> Study:
 
 def check(file: Path, study: Study, scores: Mapping[str, Mapping[str, Any]]) -> None:
     """Raises ConfigurationError if a result or what a claim compares is not there, or if they are of other tasks."""
+    if not study.folders:
+        raise ConfigurationError(f"{file}: results is empty; it names folders of kept answers")
     for folder in study.folders:
         if not any(name.startswith(f"{folder}/") for name in scores):
             raise ConfigurationError(f"{file}: results has {folder!r}, but no such folder of answers is kept")

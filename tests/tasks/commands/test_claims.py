@@ -103,6 +103,7 @@ def test_a_wrong_file_is_refused(text, tmp_path):
 @pytest.mark.parametrize(
     ("results", "against", "says"),
     [
+        ([], "x/votes", "results is empty"),
         (["x", "z"], "x/votes", "results has 'z', but no such folder"),
         (["x"], "x/vote", "compares 'x/vote'; the answers of `results` are x/votes"),
         (["x", "y"], "x/votes", "'y/votes' answers other tasks than 'x/votes'"),
