@@ -119,6 +119,8 @@ def check(file: Path, study: Study, scores: Mapping[str, Mapping[str, Any]]) -> 
     for name in (name for claim in study.claims for name in (*claim.a, *claim.b) if name not in scores):
         raise ConfigurationError(f"{file}: a claim compares {name!r}; the answers of `results` are {', '.join(scores)}")
     first, *others = scores
+    if (dataset := scores[first]["dataset"]) not in SETS:
+        raise ConfigurationError(f"{file}: {first!r} is of data set {dataset!r}; allowed are {', '.join(SETS)}")
     for name in (name for name in others if scores[name]["tasks"].keys() != scores[first]["tasks"].keys()):
         raise ConfigurationError(f"{file}: {name!r} answers other tasks than {first!r}; give them a file of their own")
 

@@ -106,12 +106,15 @@ def test_a_wrong_file_is_refused(text, tmp_path):
         ([], "x/votes", "results is empty"),
         (["x", "z"], "x/votes", "results has 'z', but no such folder"),
         (["x"], "x/vote", "compares 'x/vote'; the answers of `results` are x/votes"),
+        (["small"], "small/votes", "'small/votes' is of data set 'aa1-6x6'; allowed are aa1, aa2"),
         (["x", "y"], "x/votes", "'y/votes' answers other tasks than 'x/votes'"),
     ],
 )
 def test_a_claim_of_what_is_not_there_or_of_other_tasks_is_refused(results, against, says):
-    scores = {"x/votes": {"tasks": {"a": [], "b": []}}, "y/votes": {"tasks": {"a": [], "c": []}}}
-    study = claims.Study("title", results, [Claim("c", "higher", ("x/votes",), (against,))], "", "")
+    of = {"x": ("aa1", "ab"), "y": ("aa1", "ac"), "small": ("aa1-6x6", "a")}
+    scores = {f"{k}/votes": {"dataset": d, "tasks": dict.fromkeys(tasks)} for k, (d, tasks) in of.items()}
+    a = "small/votes" if against.startswith("small") else "x/votes"
+    study = claims.Study("title", results, [Claim("c", "higher", (a,), (against,))], "", "")
     with pytest.raises(ConfigurationError, match=r"file\.yaml: .*" + re.escape(says)):
         claims.check(Path("file.yaml"), study, {n: v for n, v in scores.items() if n.split("/")[0] in results})
 
