@@ -42,6 +42,17 @@ def bisect_failures(
         yield from bisect_failures(work, half, failed)
 
 
+def one_ahead(begun: Iterator[Callable[[], Result]]) -> Iterator[Result]:
+    """Results of work that was begun, each waited for once the next one is begun, so that a GPU has something to do."""
+    last: Callable[[], Result] | None = None
+    for wait in begun:
+        if last is not None:
+            yield last()
+        last = wait
+    if last is not None:
+        yield last()
+
+
 def batches(lengths: list[int], budget: int) -> Iterator[list[int]]:
     """Indices in the order of their lengths, cut so that the sum of lengths stays within `budget` where it can."""
     order: Ints = np.argsort(lengths, kind="stable")

@@ -12,10 +12,11 @@ from torch import Tensor
 from model.config.evaluation import Evaluation, SizeRule, TaskRow
 from model.inference import batching
 from model.inference.answer import Answer, Failure
-from model.inference.denoising import denoise
+from model.inference.denoising import Denoised, denoise
 from model.inference.early_stop import Rounds
 from model.inference.ranking import rank
 from model.inference.sizes import assign_sizes
+from model.inference.transfers import to_host
 from model.inference.view_packer import ViewPacker
 from model.puzzles.grids import Size
 from model.puzzles.symmetry import SWAP, inverse_colours
@@ -70,25 +71,28 @@ class Predictor(ViewPacker):
             work = [(i, attempt) for i, attempt in work if i not in failed]
             failed.clear()
 
-        def denoise_batch(batch: list[int]) -> list[Answer]:
+        def begin_batch(batch: list[int]) -> Callable[[], list[Answer]]:
             places = [work[j] for j in batch]
             sizes = [chosen[attempt][i] for i, attempt in places]
             of_them = [(*queries[i], attempt) for i, attempt in places]
             return self._denoise(of_them, sizes, config)
 
+        def begin(asked: list[int]) -> Iterator[Callable[[], list[Answer]]]:
+            for batch in batching.batches([lengths[j] for j in asked], batching.ROWS[self.device.type]):
+                yield from batching.bisect_failures(begin_batch, [asked[k] for k in batch], failed)
+
         lengths = [self.length(queries[i][0], chosen[attempt][i]) for i, attempt in work]
         rounds = Rounds(config.stop_decided, [(queries[i][0], queries[i][1]) for i, _ in work])
         while asked := rounds.next():
             done = rounds.done
-            for batch in batching.batches([lengths[j] for j in asked], batching.ROWS[self.device.type]):
-                for answers in batching.bisect_failures(denoise_batch, [asked[k] for k in batch], failed):
-                    for answer in answers:
-                        rounds.count(answer.pair, answer.view, answer.grid)
-                    yield from answers
-                done += len(batch)
+            for answers in batching.one_ahead(begin(asked)):
+                for answer in answers:
+                    rounds.count(answer.pair, answer.view, answer.grid)
+                yield from answers
+                done += len(answers)
                 on_progress(done / len(work))
-        if config.stop_decided:
-            on_progress(1.0)  # Views that a decided vote did not need count as done.
+        if config.stop_decided or failed:
+            on_progress(1.0)  # What a decided vote did not need, and what failed, counts as done.
         if failures is not None and failed is not None:
             failures += [Failure(*queries[work[j][0]], work[j][1], message) for j, message in failed.items()]
 
@@ -142,16 +146,21 @@ class Predictor(ViewPacker):
         queries: list[tuple[int, int, int]],
         sizes: list[Size],
         config: Evaluation,
-    ) -> list[Answer]:
-        """Answers to (pair, view, attempt) at `sizes`."""
+    ) -> Callable[[], list[Answer]]:
+        """Begin to answer (pair, view, attempt) at `sizes`; the function waits for the answers."""
         rows = [
             self.row(pair, view, size, config.task_row) for (pair, view, _), size in zip(queries, sizes, strict=True)
         ]
         key, conditioning = self.key(queries), self.description.train.self_conditioning
         with self.fast():
             denoised = denoise(self.network, self.pack(rows), self.levels, conditioning, config, key)
-        colours, frames = denoised.colours.cpu().numpy(), denoised.frames.cpu().numpy()
-        statistics = [x.cpu().numpy().T for x in (denoised.change, denoised.confidence, denoised.entropy)]
+        arrived = to_host(denoised)
+        return lambda: self._answers_of(queries, sizes, Denoised(*arrived()))
+
+    def _answers_of(self, queries: list[tuple[int, int, int]], sizes: list[Size], denoised: Denoised) -> list[Answer]:
+        """Answers in the frames of their tasks, from a denoising that is on the CPU."""
+        colours, frames = denoised.colours.numpy(), denoised.frames.numpy()
+        statistics = [x.numpy().T for x in (denoised.change, denoised.confidence, denoised.entropy)]
         scores = self._log_probabilities(denoised.size_logits, [(pair, view) for pair, view, _ in queries])
         answers, start = [], 0
         for i, ((pair, view, attempt), (height, width)) in enumerate(zip(queries, sizes, strict=True)):

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from model.config.evaluation import TaskRow
 from model.diffusion.schedule import Levels, cosine_schedule, levels
+from model.inference import transfers
 from model.network.denoiser import Denoiser
 from model.network.device_data import DeviceData, to_device
 from model.network.packing import Packed, pack, pad_to_budget
@@ -36,7 +37,8 @@ class ViewPacker:
     def pack(self, rows: list[tuple[int, ...]]) -> Packed:
         """A batch of these rows of `row`, without padding."""
         table, budget = pad_to_budget(rows, self.network.prefix_length, None)
-        return pack(torch.from_numpy(table).to(self.device), self.data, self.network.prefix_length, budget)
+        table_there = transfers.to_device(torch.from_numpy(table), self.device)
+        return pack(table_there, self.data, self.network.prefix_length, budget)
 
     def row(self, pair: int, view: int, size: Size, task_row: TaskRow) -> tuple[int, ...]:
         """Fields of `packing.Examples` without `real`, for an output of `size` with unknown cells."""
@@ -64,7 +66,7 @@ class ViewPacker:
             (zlib.crc32(self.names[numbers[0][pair]].encode()), int(numbers[1][pair]), view, attempt)
             for pair, view, attempt in queries
         ]
-        return hash_key(self.seed, *torch.tensor(parts, device=self.device).T)
+        return hash_key(self.seed, *transfers.to_device(torch.tensor(parts), self.device).T)
 
     @cached_property
     def data(self) -> DeviceData:

