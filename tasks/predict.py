@@ -18,7 +18,7 @@ from tasks.machine.device import spread
 
 @stage("predict")
 def main(
-    checkpoint: Annotated[str, typer.Argument(help="best, halfway or final")],
+    checkpoint: Annotated[str, typer.Argument(help="best, halfway, late or final")],
     evaluation: Annotated[str, typer.Argument(help="A name under `evaluations` of the parameters")],
 ) -> None:
     """Write data/predictions/CHECKPOINT-EVALUATION.parquet."""

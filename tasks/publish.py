@@ -28,6 +28,7 @@ from tasks.tracking.mlflow_runs import Data, Result
 from tasks.tracking.records import Finished, Pair
 
 CHECKPOINTS = ("best", "halfway", "final")
+"""Published always; others where they answered."""
 CODE = ("model", "tasks", "flows", "dvc.yaml", "presets.yaml")
 """Paths whose changes make the commit dirty. The run holds the parameters, and dvc.lock follows from both."""
 
@@ -60,9 +61,14 @@ def matrix(experiment: Experiment) -> list[Pair]:
     return [(c, e) for c in experiment.predict.checkpoints for e in experiment.predict.evaluations]
 
 
+def published(experiment: Experiment) -> tuple[str, ...]:
+    """The checkpoints that become models."""
+    return (*CHECKPOINTS, *(name for name in experiment.predict.checkpoints if name not in CHECKPOINTS))
+
+
 def content_key(experiment: Experiment) -> str:
     """Digest of all files of the result. Raises StageError that names the missing ones."""
-    stems = [paths.CHECKPOINTS / name for name in CHECKPOINTS]
+    stems = [paths.CHECKPOINTS / name for name in published(experiment)]
     parts = [
         *(paths.EXPERIMENT, paths.HISTORY, paths.PROBES, paths.SELECTION, paths.LEAKS),
         *(stem.with_suffix(suffix) for stem in stems for suffix in (".json", ".safetensors")),
@@ -77,9 +83,9 @@ def content_key(experiment: Experiment) -> str:
 
 def read(experiment: Experiment) -> Result:
     """The whole result. Raises StageError if its parts do not belong together."""
-    descriptions = {name: read_sealed(paths.CHECKPOINTS / f"{name}.json") for name in CHECKPOINTS}
+    descriptions = {name: read_sealed(paths.CHECKPOINTS / f"{name}.json") for name in published(experiment)}
     scores = {pair: read_sealed(paths.score(*pair)) for pair in matrix(experiment)}
-    stems = {name: paths.CHECKPOINTS / name for name in CHECKPOINTS}
+    stems = {name: paths.CHECKPOINTS / name for name in descriptions}
     digests = {n: digest(stem.with_suffix(".safetensors"), stem.with_suffix(".json")) for n, stem in stems.items()}
     check(experiment, descriptions, digests, scores)
     spent, commit, hashes = cost.read(experiment), code(), dvc_hashes()

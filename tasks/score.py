@@ -27,7 +27,7 @@ from tasks.files.tables import read_pairs, read_solutions, solutions_path
 
 @stage("score")
 def main(
-    checkpoint: Annotated[str, typer.Argument(help="best, halfway or final")],
+    checkpoint: Annotated[str, typer.Argument(help="best, halfway, late or final")],
     evaluation: Annotated[str, typer.Argument(help="A name under `evaluations` of the parameters")],
 ) -> None:
     """Write data/scores/CHECKPOINT-EVALUATION.json and the official submission."""

@@ -1,4 +1,4 @@
-"""Stage `select`: scores every candidate by inference on the validation split and names best, halfway and final.
+"""Stage `select`: scores every candidate by inference on the validation split and names best, halfway, late and final.
 
 With criterion 'validation-loss' it also measures that loss, which then decides.
 """
@@ -30,7 +30,7 @@ LAB_SIZE_WEIGHT = 0.1
 
 @stage("select")
 def main() -> None:
-    """Write data/checkpoints/{best,halfway,final} and selection.json."""
+    """Write data/checkpoints/{best,halfway,late,final} and selection.json."""
     experiment = resolved()
     stems = sorted(path.with_suffix("") for path in paths.CANDIDATES.glob("*.json"))
     check_complete([check_intact(stem) for stem in stems])
@@ -41,9 +41,9 @@ def main() -> None:
             result["validation_loss"] = validation_loss(stem, experiment.select, experiment.seed)
     best = max(range(len(stems)), key=lambda i: (*preference(results[i], experiment.select), i))
     steps = [result["step"] for result in results]
-    # A training that stopped early may have no candidate exactly halfway: take the first one after that.
-    halfway = next(i for i, step in enumerate(steps) if 2 * step >= steps[-1])
-    chosen = {"best": stems[best], "halfway": stems[halfway], "final": stems[-1]}
+    # A training that stopped early may have no candidate exactly there: take the first one after that.
+    halfway, late = (next(i for i, step in enumerate(steps) if step >= share * steps[-1]) for share in (0.5, 0.75))
+    chosen = {"best": stems[best], "halfway": stems[halfway], "late": stems[late], "final": stems[-1]}
     for name, stem in chosen.items():
         for suffix in (".safetensors", ".json"):
             copy(stem.with_suffix(suffix), paths.CHECKPOINTS / f"{name}{suffix}")

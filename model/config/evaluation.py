@@ -154,10 +154,14 @@ class Select(Evaluation):
     v3-reverted), which reports then mark. Both are measured with `weights`."""
 
 
+CheckpointName = Literal["best", "halfway", "late", "final"]
+"""The candidate that `select` prefers, those after half and after three quarters of the updates, and the last."""
+
+
 class Predict(Frozen):
     """Which checkpoints and evaluations the matrix holds."""
 
-    checkpoints: Annotated[tuple[Literal["best", "halfway", "final"], ...], Field(strict=False, min_length=1)]
+    checkpoints: Annotated[tuple[CheckpointName, ...], Field(strict=False, min_length=1)]
     evaluations: Names
 
 

@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import typer
 from rich import box
@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from model.config.evaluation import CheckpointName
 from model.scoring.wording import interval, percent
 from model.storage.atomic import atomic_path, write_text
 from tasks.common.stage import StageError, stage
@@ -48,7 +49,7 @@ def main(
     names: Annotated[
         list[str], typer.Argument(help="Score files, folders with data/scores, or names such as v3/smol/aa1")
     ],
-    checkpoint: Annotated[Literal["best", "halfway", "final"], typer.Option(help="Checkpoint to compare")] = "best",
+    checkpoint: Annotated[CheckpointName, typer.Option(help="Checkpoint to compare")] = "best",
     evaluation: Annotated[str, typer.Option(help="Evaluation to compare")] = "votes",
     common: Annotated[
         bool, typer.Option("--common", help="Compare over the shared tasks if the task sets differ")

@@ -33,7 +33,7 @@ CANDIDATES = 6
 @stage("task")
 def main(
     task: Annotated[str, typer.Argument(help="Id of the task, such as 00576224")],
-    checkpoint: Annotated[str, typer.Option(help="best, halfway or final")] = "best",
+    checkpoint: Annotated[str, typer.Option(help="best, halfway, late or final")] = "best",
     evaluation: Annotated[str, typer.Option(help="A name under `evaluations`")] = "votes",
     solution: Annotated[bool, typer.Option("--solution", help="Also draw the solution")] = False,
     output: Annotated[Path | None, typer.Option(help="Also draw to a file, .png or .svg")] = None,

@@ -10,14 +10,14 @@ import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import typer
 import yaml
 
-from model.config.evaluation import Score, Votes
+from model.config.evaluation import CheckpointName, Score, Votes
 from model.puzzles.grids import Grid
 from model.scoring.scores import Key
 from model.scoring.wording import caveats, interval, marks, percent
@@ -66,7 +66,7 @@ class Member(NamedTuple):
 def main(
     names: Annotated[list[str], typer.Argument(help="Worktrees, kept results, or predictions files in either")],
     to: Annotated[Path, typer.Option(help="A new folder for the result")],
-    checkpoint: Annotated[Literal["best", "halfway", "final"], typer.Option(help="Of the folders")] = "best",
+    checkpoint: Annotated[CheckpointName, typer.Option(help="Of the folders")] = "best",
     evaluation: Annotated[str, typer.Option(help="Of the folders")] = "votes",
 ) -> None:
     """Pool the votes of several trainings or checkpoints, with their costs added up."""

@@ -12,7 +12,7 @@ ALIAS = "best"
 SERVED = "arc.evaluation"
 """Tag of a version: the evaluation by which it answers and is compared."""
 RESAMPLES = 10_000
-CHECKPOINTS = ("best", "final", "halfway")
+CHECKPOINTS = ("best", "final", "late", "halfway")
 """Which of them stands for a result, the first that it has."""
 
 

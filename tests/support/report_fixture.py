@@ -174,6 +174,7 @@ def house(workspace, built, tmp_path_factory):
                 "evaluation": now.select.model_dump(mode="json"),
                 "final": 12,
                 "halfway": 6,
+                "late": 12,
                 "on_the_reported_set": selected,
                 "selected_on": now.prepare.validation,
             },

@@ -203,3 +203,8 @@ def test_the_commit_is_told_with_what_was_changed(monkeypatch: Any, changed: str
 
     monkeypatch.setattr(publish, "subprocess", SimpleNamespace(run=missing))
     assert publish.code() == {}
+
+
+def test_a_checkpoint_that_answered_is_published_beside_the_three() -> None:
+    names = [publish.published(experiment(predict={"checkpoints": asked})) for asked in (["final"], ["late", "final"])]
+    assert names == [("best", "halfway", "final"), ("best", "halfway", "final", "late")]

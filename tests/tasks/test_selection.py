@@ -1,4 +1,4 @@
-"""Which candidates `select` names best, halfway and final, and what it measures of each."""
+"""Which candidates `select` names best, halfway, late and final, and what it measures of each."""
 
 import json
 from types import SimpleNamespace
@@ -31,7 +31,7 @@ def _selected(config, monkeypatch, results, *, optimizer_steps=12, stopped=False
     monkeypatch.setattr(select, "measure", measure)
     select.main()
     chosen = json.loads(paths.SELECTION.read_text())
-    for name in ("best", "halfway", "final"):
+    for name in ("best", "halfway", "late", "final"):
         assert checkpoints.check_intact(paths.CHECKPOINTS / name).step == chosen[name]
     return chosen
 
@@ -47,13 +47,18 @@ def _selected(config, monkeypatch, results, *, optimizer_steps=12, stopped=False
 )
 def test_cells_right_decide_a_tie_and_then_the_later_one(config, monkeypatch, results, best):
     chosen = _selected(config, monkeypatch, results)
-    assert (chosen["best"], chosen["halfway"], chosen["final"]) == (best, 6, 12)
+    assert (chosen["best"], chosen["halfway"], chosen["late"], chosen["final"]) == (best, 6, 9, 12)
 
 
-@pytest.mark.parametrize(("steps", "halfway"), [((3, 6, 9), 6), ((3, 6, 8), 6), ((3, 6), 3), ((2,), 2), ((3, 5), 3)])
-def test_halfway_of_a_training_that_stopped_early_is_the_first_after_the_middle(config, monkeypatch, steps, halfway):
+@pytest.mark.parametrize(
+    ("steps", "halfway", "late"),
+    [((3, 6, 9), 6, 9), ((3, 6, 8), 6, 6), ((3, 6), 3, 6), ((2,), 2, 2), ((3, 5), 3, 5)],
+)
+def test_of_a_training_that_stopped_early_halfway_and_late_are_the_first_after(
+    config, monkeypatch, steps, halfway, late
+):
     chosen = _selected(config, monkeypatch, dict.fromkeys(steps, (0.0, 0.0)), stopped=True)
-    assert (chosen["halfway"], chosen["final"]) == (halfway, steps[-1])
+    assert (chosen["halfway"], chosen["late"], chosen["final"]) == (halfway, late, steps[-1])
 
 
 @pytest.mark.parametrize("steps", [(), (12,), (3, 6, 9), (3, 6, 12), (6, 9, 12), (3, 6, 9, 11, 12)])

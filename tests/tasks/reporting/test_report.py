@@ -221,7 +221,7 @@ def test_candidates_and_leaks_are_told(house):
     page = read()
     rows = [[cell.text for cell in row.find("td")] for row in part(page, "candidates").find("tr") if row.find("td")]
     assert rows[0] == ["6", "best halfway", "20.0 %", "21.0 %", "10.0–40.0", "22.0 %", "23.0 %", "2 of 9"]
-    assert rows[1][:2] == ["12", "final"]
+    assert rows[1][:2] == ["12", "late final"]
     assert [number.text for number in part(page, "leaks").find("dt")] == ["0", "41", "31", "1"]
 
 
