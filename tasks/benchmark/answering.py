@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from model.config.evaluation import EarlyStop, Evaluation, TaskRow
 from model.config.experiment import Experiment
@@ -74,6 +75,18 @@ class AsKept(Predictor):
     def _answers_of(self, queries: list[tuple[int, int, int]], sizes: list[Size], denoised: Denoised) -> list[Answer]:
         made = super()._answers_of(queries, sizes, denoised)
         return [a._replace(grid=self.kept[query]) for a, query in zip(made, queries, strict=True)]
+
+
+def stop_of(text: str) -> EarlyStop:
+    """From ROUND,ATTEMPTS,SWING. Raises ValueError."""
+    try:
+        round_, attempts, swing = text.split(",")
+        return EarlyStop(round=int(round_), attempts=int(attempts), swing=float(swing))
+    except ValidationError as error:
+        fault = error.errors()[0]
+        raise ValueError(f"--stop {text!r}: {fault['loc'][0]}: {fault['msg']}") from None
+    except ValueError:
+        raise ValueError(f"--stop {text!r} is no ROUND,ATTEMPTS,SWING, such as 16,1,0.25") from None
 
 
 def answering(experiment: Experiment, device: torch.device, asked: Answering, profile: bool) -> list[dict[str, Any]]:

@@ -12,14 +12,12 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
-from model.config.evaluation import EarlyStop
 from model.config.experiment import Experiment
 from model.ops.process_group import Workers
-from tasks.benchmark.answering import Answering, answering
+from tasks.benchmark.answering import Answering, answering, stop_of
 from tasks.benchmark.clock import attention_kernel, product_rate
 from tasks.benchmark.tracking import tracking
 from tasks.benchmark.training import KINDS, training
@@ -54,7 +52,7 @@ def main(
     device, workers = choose(), Workers()
     names = (experiments or USUAL[device.type]).split(",")
     try:
-        resolved, stops = [_experiment(name, override or []) for name in names], [_stop(text) for text in stop or []]
+        resolved, stops = [_experiment(name, override or []) for name in names], [stop_of(text) for text in stop or []]
         kept = predictions.read(like)[0] if like else None
     except (ValueError, StageError) as error:
         raise typer.BadParameter(str(error)) from None
@@ -99,17 +97,6 @@ def _experiment(name: str, overrides: list[str]) -> Experiment:
     for assignment in overrides:
         values = params.override(values, assignment)
     return params.resolve(values, params.read(paths.PRESETS), f"--experiments {name}")
-
-
-def _stop(text: str) -> EarlyStop:
-    try:
-        round_, attempts, swing = text.split(",")
-        return EarlyStop(round=int(round_), attempts=int(attempts), swing=float(swing))
-    except ValidationError as error:
-        fault = error.errors()[0]
-        raise ValueError(f"--stop {text!r}: {fault['loc'][0]}: {fault['msg']}") from None
-    except ValueError:
-        raise ValueError(f"--stop {text!r} is no ROUND,ATTEMPTS,SWING, such as 16,1,0.25") from None
 
 
 def show(results: dict[str, Any]) -> None:
