@@ -13,7 +13,7 @@ from tasks.commands.pool import Member
 from tasks.common.stage import StageError
 from tasks.files import predictions
 from tests.conftest import ROOT, experiment
-from tests.tasks.commands.pooling.test_read import put
+from tests.support.kept_votes import put
 
 RIGHT, WRONG, OTHER = (np.full((2, 3), colour, np.uint8) for colour in (1, 2, 3))
 
