@@ -118,7 +118,7 @@ def test_table_page_gallery_and_mlflow_say_it(workspace, capsys, monkeypatch):
     assert [row.settings.endswith("training tasks") for row in rows] == [False, True]
     # Solved training tasks are more than solved evaluation tasks, but the page draws the latter.
     paths.HISTORY.write_text(json.dumps([{"step": 12.0} | dict.fromkeys(_history_keys(), 0.5)]))
-    steps = {"best": 6, "halfway": 6, "final": 12}
+    steps = {"best": 6, "halfway": 6, "late": 12, "final": 12}
     selection = {"on_the_reported_set": False, "selected_on": "held-out-training", "candidates": [_candidate()]}
     paths.SELECTION.write_text(json.dumps(selection | steps))
     paths.DIFFERENCES.write_text("[]")
