@@ -56,8 +56,9 @@ def main(
         kept = predictions.read(like)[0] if like else None
     except (ValueError, StageError) as error:
         raise typer.BadParameter(str(error)) from None
-    if unknown := set(kinds.split(",")) - {*KINDS, "none"}:
-        raise typer.BadParameter(f"--kinds {','.join(sorted(unknown))}: allowed are {', '.join(KINDS)} and none")
+    sides = () if kinds == "none" else tuple(kinds.split(","))
+    if unknown := set(sides) - {*KINDS}:
+        raise typer.BadParameter(f"--kinds {','.join(sorted(unknown))}: allowed are {', '.join(KINDS)}, or none alone")
     asked = [Answering(name, tasks) for name in (("attempts", "votes") if tasks else ())]
     asked += [Answering("votes", like=kept, stops=stops)] if kept is not None else []
     rate = product_rate(device)
@@ -74,7 +75,7 @@ def main(
         "tracking": tracking(),
     }
     for name, experiment in zip(names, resolved, strict=True):
-        for kind in kinds.split(",") if kinds != "none" else ():
+        for kind in sides:
             row = training(experiment, kind, device, updates, profile)
             share = row["flop_per_s"] / rate / workers.count
             results["training"].append({"experiment": name, **row, "share_of_product": share})

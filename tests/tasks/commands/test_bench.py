@@ -81,7 +81,8 @@ def test_what_is_usual_on_each_device_is_an_experiment_of_the_presets() -> None:
     [
         ({"experiments": "v9/tiny"}, "--experiments v9/tiny: version is 'v9'; allowed are v0,"),
         ({"override": ["train.batch=many"]}, "train.batch"),
-        ({"kinds": "mixed,tall"}, "--kinds tall: allowed are short, mixed, 30x30 and none"),
+        ({"kinds": "mixed,tall"}, "--kinds tall: allowed are short, mixed, 30x30, or none alone"),
+        ({"kinds": "mixed,none"}, "--kinds none: allowed are"),
         ({"stop": ["16,1"]}, "--stop '16,1' is no ROUND,ATTEMPTS,SWING, such as 16,1,0.25"),
         ({"stop": ["16,one,1"]}, "is no ROUND,ATTEMPTS,SWING"),
         ({"stop": ["16,3,1"]}, "--stop '16,3,1': attempts: Input should be less than or equal to 2"),
