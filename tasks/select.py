@@ -41,7 +41,7 @@ def main() -> None:
             result["validation_loss"] = validation_loss(stem, experiment.select, experiment.seed)
     best = max(range(len(stems)), key=lambda i: (*preference(results[i], experiment.select), i))
     steps = [result["step"] for result in results]
-    # A training that stopped early may have no candidate exactly there: take the first one after that.
+    # There may be no candidate exactly there, as after an early stop: take the first one after that.
     halfway, late = (next(i for i, step in enumerate(steps) if step >= share * steps[-1]) for share in (0.5, 0.75))
     chosen = {"best": stems[best], "halfway": stems[halfway], "late": stems[late], "final": stems[-1]}
     for name, stem in chosen.items():

@@ -16,7 +16,7 @@ from model.inference.denoising import Denoised, denoise
 from model.inference.early_stop import Rounds
 from model.inference.ranking import rank
 from model.inference.sizes import assign_sizes
-from model.inference.transfers import to_host
+from model.inference.transfers import receive
 from model.inference.view_packer import ViewPacker
 from model.puzzles.grids import Size
 from model.puzzles.symmetry import SWAP, inverse_colours
@@ -154,7 +154,7 @@ class Predictor(ViewPacker):
         key, conditioning = self.key(queries), self.description.train.self_conditioning
         with self.fast():
             denoised = denoise(self.network, self.pack(rows), self.levels, conditioning, config, key)
-        arrived = to_host(denoised)
+        arrived = receive(denoised)
         return lambda: self._answers_of(queries, sizes, Denoised(*arrived()))
 
     def _answers_of(self, queries: list[tuple[int, int, int]], sizes: list[Size], denoised: Denoised) -> list[Answer]:

@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 
 
-def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+def send(tensor: Tensor, device: torch.device) -> Tensor:
     """The tensor on `device`."""
     if device.type != "cuda":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)  # The allocator keeps pinned memory until it was read.
 
 
-def to_host(tensors: Sequence[Tensor]) -> Callable[[], list[Tensor]]:
+def receive(tensors: Sequence[Tensor]) -> Callable[[], list[Tensor]]:
     """Begin to copy the tensors to the CPU; the function waits for the copies, but for nothing begun later."""
     copies = [tensor.to("cpu", non_blocking=True) for tensor in tensors]  # To pinned memory, from a GPU.
     arrived = None

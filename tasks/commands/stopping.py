@@ -19,12 +19,14 @@ from model.scoring.scores import attempts_of, score
 from model.scoring.wording import percent
 from tasks.benchmark.answering import stop_of
 from tasks.commands import pool
+from tasks.commands.claims import shares
 from tasks.commands.import_results import filled
 from tasks.commands.pool import Member
 from tasks.common.stage import StageError, stage
 from tasks.files.proposals import proposals
 
 USUAL = ("16,2,1.0", "16,2,0.25", "16,1,1.0", "16,1,0.5", "16,1,0.25")
+"""ROUND,ATTEMPTS,SWING, the most careful first."""
 RESAMPLES = 100
 """The intervals are not shown."""
 
@@ -87,7 +89,7 @@ def replay(member: Member, stops: Sequence[EarlyStop]) -> list[Replayed]:
         proposed = proposals(frame.iloc[sorted(asked)], config)
         attempts = attempts_of(proposed, config, rule.rule, rule.size_first, rule.views, rule.likelihood)
         scored = score(member.solutions, attempts, proposed, RESAMPLES)
-        solved = np.array([np.mean([grid["solved"] for grid in task]) for task in scored["tasks"].values()])
+        solved = shares(scored)
         before = solved if before is None else before
         result.append(
             Replayed(

@@ -203,9 +203,9 @@ def test_what_lay_in_memory_before_reaches_no_result():
 
 def test_a_copy_to_the_cpu_holds_what_was_there_when_it_began():
     values = torch.arange(1 << 22)
-    there = transfers.to_device(values, torch.device("cuda"))
+    there = transfers.send(values, torch.device("cuda"))
     doubled = there * 2
-    wait = transfers.to_host([there, doubled])
+    wait = transfers.receive([there, doubled])
     for _ in range(20):
         there.mul_(3)  # Begun later, on the same stream.
     assert all(torch.equal(copy, factor * values) for copy, factor in zip(wait(), (1, 2), strict=True))

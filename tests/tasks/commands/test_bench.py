@@ -39,7 +39,7 @@ def test_the_numbers_are_written_and_shown_by_the_first_process(
         return [answered | {"stop": None}, *([stopped] if what.stops else [])]
 
     monkeypatch.setattr(bench, "answering", answering)
-    monkeypatch.setattr(predictions, "read", lambda path: (pd.DataFrame({"file": [path]}), None))
+    monkeypatch.setattr(predictions, "read", lambda path: (pd.DataFrame({"task": ["66e6c45b"], "test": [0]}), None))
     out = tmp_path / "new" / "bench.json"
     assert paths.PRESETS.exists()
     like, stop = (Path("kept.parquet"), ["16,1,0.25"]) if tasks else (None, None)
@@ -98,3 +98,12 @@ def test_what_cannot_be_measured_is_refused_before_anything_is(
     with pytest.raises(typer.BadParameter) as error:
         bench.main(**({"experiments": "v8/tiny", "kinds": "mixed"} | arguments))
     assert message in str(error.value)
+
+
+def test_tasks_that_nobody_knows_are_refused_before_anything_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "spread", lambda *_: None)
+    monkeypatch.setattr(bench, "choose", lambda: CPU)
+    monkeypatch.setattr(bench, "product_rate", lambda _: pytest.fail("measured"))
+    monkeypatch.setattr(predictions, "read", lambda _: (pd.DataFrame({"task": ["cccccccc"], "test": [0]}), None))
+    with pytest.raises(typer.BadParameter, match="no edition of ARC-AGI has all evaluation tasks"):
+        bench.main("v8/tiny", "none", like=Path("kept.parquet"))
