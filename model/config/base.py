@@ -15,7 +15,7 @@ def check_name(text: str) -> str:
         return text
     raise ValueError(
         f"{text[:40]!r} is no name; allowed are letters and digits, with single . _ - between them, at most "
-        f"{LONGEST_NAME} in all"
+        f"{LONGEST_NAME} in all, not ending in .lock"
     )
 
 

@@ -10,7 +10,7 @@ from model.config.base import Frozen, Share
 class Noise(Frozen):
     """Uniform-noise diffusion with a cosine schedule (version ledger 2.2)."""
 
-    steps: Annotated[int, Field(gt=0, le=100_000)]
+    steps: Annotated[int, Field(ge=2, le=100_000)]
     """Noise levels T in training."""
     offset: Annotated[float, Field(ge=0, lt=1)]
     """s of the cosine."""

@@ -78,6 +78,16 @@ class Experiment(Frozen):
         return self
 
     @model_validator(mode="after")
+    def _conditioning(self) -> Self:
+        conditioning = self.train.network.conditioning
+        if self.augment.scheme == "permutations" and conditioning.endswith("colour"):
+            raise ValueError(
+                f"train.network.conditioning {conditioning!r} embeds the cycle of colours, but augment.scheme is "
+                "'permutations': set conditioning to 'd4' or 'task', or augment.scheme to 'all'"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _names(self) -> Self:
         if self.train.early_stop and self.prepare.validation == "evaluation-solutions":
             raise ValueError(

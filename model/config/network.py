@@ -55,7 +55,8 @@ class Network(Frozen):
     def _heads(self) -> Self:
         if self.width % self.heads:
             fits = [h for h in range(1, self.width + 1) if self.width % h == 0 and (self.width // h) % 8 == 0]
-            raise ValueError(f"heads {self.heads} do not divide width {self.width}; allowed: {fits}")
+            allowed = f"allowed: {fits}" if fits else "width must be a multiple of 8"
+            raise ValueError(f"heads {self.heads} do not divide width {self.width}; {allowed}")
         if (self.width // self.heads) % 8:
             raise ValueError(f"width / heads is {self.width // self.heads}; rotary positions need a multiple of 8")
         return self

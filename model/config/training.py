@@ -54,12 +54,12 @@ class PixelNoise(Frozen):
     """Share of black input cells that the noise recolours."""
 
 
-class ValidationLooks(Frozen):
+class HeldOut(Frozen):
     """When and on how many held-out pairs a training measures itself. It changes nothing of the training."""
 
     every: Positive
-    """Updates between two looks: the first row of the history at or after each multiple has one, and so has the last
-    row."""
+    """Updates between two measurements: the first row of the history at or after each multiple has one, and so has the
+    last row."""
     pairs: Positive
     """At most so many test pairs of the validation tasks, evenly spaced in their order."""
 
@@ -68,11 +68,11 @@ class EarlyStop(Frozen):
     """When a training ends before its last update: its validation cross-entropy no longer falls."""
 
     every: Positive
-    """Updates between two looks at the validation pairs."""
+    """Updates between two measurements of the validation pairs."""
     patience: Positive
     """Updates without a new lowest cross-entropy after which the training ends."""
     improvement: Annotated[float, Field(ge=0)]
-    """Nats below the lowest so far from which a value is a new lowest."""
+    """By how many nats a value must be below the lowest so far to count as a new lowest."""
 
     @model_validator(mode="after")
     def _patience(self) -> Self:
@@ -126,7 +126,7 @@ class Train(Frozen):
     """Evenly spaced checkpoints; even, so that halfway is one of them."""
     log_every: Positive
     """Updates a row of the history averages."""
-    validation: ValidationLooks
+    validation: HeldOut
     evaluate_candidates: bool
     """Score each candidate as it appears, as the stage `select` does later; the score is printed and reported as an
     event, and changes nothing of the training."""
@@ -152,12 +152,18 @@ class Train(Frozen):
             )
         if self.warmup_steps > self.optimizer_steps:
             raise ValueError(f"warmup_steps {self.warmup_steps} is more than optimizer_steps {self.optimizer_steps}")
+        last = self.last_share_on_evaluation
+        if last and round(self.optimizer_steps * (1 - last)) == self.optimizer_steps:
+            raise ValueError(
+                f"last_share_on_evaluation is {last:g}, less than one of optimizer_steps {self.optimizer_steps}: set "
+                "it to 0 or to more"
+            )
         stop = self.early_stop
         if stop and stop.every % self.log_every:
             raise ValueError(f"early_stop.every is {stop.every}; it must be a multiple of log_every, {self.log_every}")
         if stop and stop.every + stop.patience >= self.optimizer_steps:
             raise ValueError(
-                f"early_stop.patience is {stop.patience}; after the first look at update {stop.every} it must end "
-                f"before optimizer_steps, {self.optimizer_steps}, or it could never stop anything"
+                f"early_stop.patience is {stop.patience}; after the first measurement at update {stop.every} it must "
+                f"end before optimizer_steps, {self.optimizer_steps}, or it could never stop anything"
             )
         return self

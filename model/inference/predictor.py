@@ -58,7 +58,7 @@ class Predictor(ViewPacker):
         demonstrations explain theirs.
         An answer that raises is added to `failures`; without such a list the error is raised.
         """
-        available = self.dataset.views.count[self.dataset.pairs.task]
+        available = self.available(config.task_row)
         queries = [
             (pair, view) for pair in range(len(available)) for view in range(min(config.views, int(available[pair])))
         ]

@@ -53,11 +53,11 @@ def rank(
 
     Raises RuntimeError where that of one candidate under one view cannot be computed.
     """
-    chosen, available = candidates(answers, ranking.candidates), packer.dataset.views.count
+    chosen, available = candidates(answers, ranking.candidates), packer.available(config.task_row)
     asked = [
         (number, view)
         for number, candidate in enumerate(chosen)
-        for view in range(min(ranking.views, config.views, int(available[packer.dataset.pairs.task[candidate.pair]])))
+        for view in range(min(ranking.views, config.views, int(available[candidate.pair])))
     ]
     lengths = [packer.length(chosen[number].pair, _size(chosen[number].grid)) for number, _ in asked]
     values: dict[int, dict[int, NDArray[np.float32]]] = {}

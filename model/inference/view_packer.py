@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,7 +18,7 @@ from model.network.device_data import DeviceData, to_device
 from model.network.packing import Packed, pack, pad_to_budget
 from model.ops import compilation
 from model.ops.keyed_random import hash_key
-from model.puzzles.arrays import Dataset
+from model.puzzles.arrays import Dataset, Ints
 from model.puzzles.grids import Size
 from model.storage.checkpoints import Description
 
@@ -45,9 +46,20 @@ class ViewPacker:
         p = self.dataset.pairs
         shape = (p.input_offset[pair], p.input_height[pair], p.input_width[pair], -1, *size)
         row = self.description.first_rows[p.task[pair]]
-        if self.description.train.network.conditioning == "augmented-task" and task_row == "view":
+        if self._embeds_views(task_row):
             row += view
         return (row, self.view(pair, view), *(int(x) for x in shape))
+
+    def available(self, task_row: TaskRow) -> Ints:
+        """Views under which each pair can be asked, (pairs,): with an embedding a view, only those trained on."""
+        count = self.dataset.views.count
+        if self._embeds_views(task_row):
+            ends = [*self.description.first_rows[1:], self.description.task_rows]
+            count = np.minimum(count, np.subtract(ends, self.description.first_rows))
+        return count[self.dataset.pairs.task]
+
+    def _embeds_views(self, task_row: TaskRow) -> bool:
+        return self.description.train.network.conditioning == "augmented-task" and task_row == "view"
 
     def length(self, pair: int, size: Size) -> int:
         """Rows that count towards the budget of a batch."""

@@ -91,7 +91,7 @@ def _winners(given: Proposals, config: RepeatedVotes, rule: VoteRule, size_first
         grids = [given.candidates[i] for i in given.choice[own]]
         view = given.view[own] - repetition * config.views
         voted = collect_proposals(grids, view.tolist(), given.confidence[own].tolist(), given.visited[own].tolist())
-        winners.append(attempts(voted, rule, size_first, count)[0] if grids else NOTHING)
+        winners.append(next(iter(attempts(voted, rule, size_first, count)), NOTHING))
     while winners and winners[-1] is NOTHING:
         winners.pop()
     return winners

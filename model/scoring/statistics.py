@@ -52,23 +52,25 @@ def bootstrap_interval(
 ) -> tuple[float, float]:
     """95 % percentile interval of the mean of per-task values (tasks,), resampling tasks.
 
-    Where no task or every task is solved, all resamples are equal, and the interval is the exact one of Clopper and
-    Pearson (1934) instead: none of 120 solved is compatible with a true share of 3 %. Needs at least one task.
+    It is never narrower than where no task or every task is solved, all resamples being equal: there it is the exact
+    one of Clopper and Pearson (1934), and none of 120 solved is compatible with a true share of 3 %. With a handful of
+    solved tasks it is somewhat short: it holds the truth in 93 % of the draws of 120 tasks at 4 %.
+
+    Raises ValueError without tasks.
     """
     if len(values) == 0:
         raise ValueError("an interval needs at least one task")
-    edge = (1 - LEVEL) / 2
-    if np.all(values == 0) or np.all(values == 1):
-        width = 1 - edge ** (1 / len(values))  # An event that no task showed may still be this frequent.
-        return (0.0, width) if values[0] == 0 else (1 - width, 1.0)
-    return _interval(_resampled(values, resamples, seed), spread, seed)
+    low, high = _interval(_resampled(values, resamples, seed), spread, seed)
+    unseen = _unseen(len(values))
+    return min(low, 1 - unseen), max(high, unseen)
 
 
 def paired_difference(a: Floats, b: Floats, resamples: int, seed: int = 0) -> Difference:
     """B - A over the same tasks, in the same order: (tasks,) each, or (seeds, tasks) with any number of seeds.
 
     The interval resamples tasks, the test flips the signs of the tasks' differences: under the null hypothesis either
-    experiment could have had either value of a task. Both are valid for any number of tasks and any correlation.
+    experiment could have had either value of a task. The test is exact for any number of tasks and any correlation;
+    where only a handful of tasks differ, the interval is too short, and the test decides (`Difference.shown`).
     """
     a, b = np.atleast_2d(a), np.atleast_2d(b)
     if a.shape[1] != b.shape[1] or a.shape[1] == 0:
@@ -76,11 +78,10 @@ def paired_difference(a: Floats, b: Floats, resamples: int, seed: int = 0) -> Di
     values = b.mean(0) - a.mean(0)
     of_a, of_b = seed_error(a), seed_error(b)
     spread = Spread(float(np.hypot(of_a.error, of_b.error)), of_a.doubt + of_b.doubt)
-    if np.any(values):
-        low, high = _interval(_resampled(values, resamples, seed), spread, seed)
-    else:  # Agreement on every task here does not mean agreement on all tasks.
-        _, high = bootstrap_interval(values, resamples)
-        low = -high
+    low, high = _interval(_resampled(values, resamples, seed), spread, seed)
+    if not np.any(values):  # Agreement on every task here does not mean agreement on all tasks.
+        unseen = _unseen(len(values))
+        low, high = min(low, -unseen), max(high, unseen)
     return Difference(float(values.mean()), low, high, permutation_p(values, resamples, seed, spread))
 
 
@@ -117,6 +118,11 @@ def holm(p: list[float]) -> list[float]:
         least = max(least, min(1.0, (len(p) - rank) * p[i]))
         adjusted[i] = least
     return adjusted
+
+
+def _unseen(tasks: int) -> float:
+    """How frequent an event may be that none of so many tasks showed: the edge of Clopper and Pearson's interval."""
+    return 1.0 - float(((1 - LEVEL) / 2) ** (1 / tasks))
 
 
 def _resampled(values: Floats, resamples: int, seed: int) -> Floats:

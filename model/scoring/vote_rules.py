@@ -51,14 +51,19 @@ def likelihood(proposals: Proposals) -> Weights:
 def worth(proposals: Proposals, config: LikelihoodWeight) -> NDArray[np.float64]:
     """What the rule 'likelihood' adds to the candidates' shares of the votes, (candidates,): weight times nats.
 
-    Only the most frequent grids have a likelihood (Evaluation.ranking); any other counts as the least likely of these,
-    so that it stays below all of them. Without any likelihood the votes alone decide.
+    Only the most frequent grids have a likelihood (Evaluation.ranking); one with fewer votes counts as the least likely
+    of these, so that it stays below all of them. One with more votes is of a pool (`arc pool`) whose other member had
+    no second grid to compare it with, and counts as the likeliest. Without any likelihood the votes alone decide.
     """
     nats = proposals.log_likelihood
     if config.per == "grid":
         nats = nats * [grid.size for grid in proposals.candidates]
     known = ~np.isnan(nats)
-    return config.weight * np.where(known, nats, nats[known].min()) if known.any() else np.zeros(len(nats))
+    if not known.any():
+        return np.zeros(len(nats))
+    votes = np.bincount(proposals.choice, minlength=len(nats))
+    others = np.where(votes > votes[known].max(), nats[known].max(), nats[known].min())
+    return config.weight * np.where(known, nats, others)
 
 
 RULES: dict[VoteRule, Callable[[Proposals], Weights]] = {

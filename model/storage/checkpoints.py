@@ -73,7 +73,10 @@ class Description(Frozen):
 
 
 def save(stem: Path, weights: Mapping[WeightsKind, Mapping[str, Tensor]], description: Description) -> None:
-    """Write `stem`.safetensors, with the tensors ema/NAME and raw/NAME, and `stem`.json, each atomically."""
+    """Write `stem`.safetensors, with the tensors ema/NAME and raw/NAME, and `stem`.json, each atomically.
+
+    Raises OSError.
+    """
     stem.parent.mkdir(parents=True, exist_ok=True)
     tensors = {
         f"{kind}/{name}": tensor.detach().cpu().contiguous()
@@ -81,7 +84,10 @@ def save(stem: Path, weights: Mapping[WeightsKind, Mapping[str, Tensor]], descri
         for name, tensor in sorted(named.items())
     }
     with atomic_path(_weights_file(stem)) as temporary:
-        save_file(tensors, temporary)
+        try:
+            save_file(tensors, temporary)
+        except SafetensorError as error:  # A full disk, among others.
+            raise OSError(f"{_weights_file(stem)} cannot be written: {error}") from error
     weights_digest = digest(_weights_file(stem))
     sealed.write(_json_file(stem), description.model_dump(mode="json") | {_WEIGHTS: weights_digest})
 
@@ -177,7 +183,8 @@ def start_weights(
     Rows of others start at the mean of its rows, with normal noise of deviation 0.01 (version ledger, v3-reverted), a
     function of the seed.
 
-    Raises CheckpointError where the network, the noise or the augmentation scheme is another, naming the difference.
+    Raises CheckpointError where the network, the noise or the augmentation scheme is another, naming the difference;
+    with an embedding a view also where seed or tasks are, by which the views are drawn.
     """
     network, description = load(stem, torch.device("cpu"))
     for section, names in _SAME.items():
@@ -191,6 +198,12 @@ def start_weights(
     if description.augment.scheme != augment.scheme:
         raise CheckpointError(
             f"{stem} was trained with augment.scheme {description.augment.scheme!r}, but here it is {augment.scheme!r}"
+        )
+    if train.network.conditioning == "augmented-task" and (seed, tasks) != (description.seed, list(description.tasks)):
+        difference = f"seed {description.seed}, here {seed}" if seed != description.seed else "other tasks than here"
+        raise CheckpointError(
+            f"{stem} has an embedding for each view (train.network.conditioning 'augmented-task'), and its views are "
+            f"those of {difference}; fine-tune it with its own seed and tasks, or start from another version"
         )
     weights = dict(network.state_dict())
     old = weights["task_table.weight"]

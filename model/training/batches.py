@@ -72,9 +72,9 @@ class Stream:
             raise ValueError("training needs pairs, each with its output")
         self.pairs, self.views, self.batch, self.seed = pairs, views, batch, seed
         share = weight / weight.sum()
-        self.cumulative = np.cumsum(weight) / weight.sum()
+        self.cumulative = _cumulative(weight)
         self.last = last
-        self.last_cumulative = self.cumulative if last is None else np.cumsum(last.weight) / last.weight.sum()
+        self.last_cumulative = self.cumulative if last is None else _cumulative(last.weight)
         self.cells = np.stack([pairs.input_height * pairs.input_width, pairs.output_height * pairs.output_width])
         mean, longest = self.cells @ share, self.cells.max(1)
         most = np.maximum(batch * mean, longest)
@@ -164,6 +164,13 @@ class Stream:
             free[0] -= waiting[0]
             free[1] -= waiting[1]
             yield waiting
+
+
+def _cumulative(weight: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Shares up to and with each pair; exactly 1 from the last that has any, so that no draw lies beyond it."""
+    shares: NDArray[np.float64] = np.cumsum(weight) / weight.sum()
+    shares[shares >= shares[-1]] = 1.0
+    return shares
 
 
 def _round(rows: float) -> int:

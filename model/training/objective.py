@@ -112,10 +112,8 @@ def draw_levels(draw: Tensor, config: NoiseLevels, lowest: int, levels: int) -> 
         draw = (draw - config.pure_noise_share).clamp(min=0) / max(1 - config.pure_noise_share, 1e-9)
     if config.exponent != 1:
         draw = draw ** (1 / config.exponent)
-    # A power of the draw may be rounded to 1.
-    level = lowest + (draw * (levels - lowest)).to(torch.int64).clamp(
-        max=levels - lowest - 1
-    )  # A power may round to 1.
+    steps = (draw * (levels - lowest)).to(torch.int64)
+    level = lowest + steps.clamp(max=levels - lowest - 1)  # A power of the draw may be rounded to 1.
     return torch.where(pure, levels - 1, level)
 
 

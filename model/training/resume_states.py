@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -68,7 +68,9 @@ def sweep(folder: Path, code: str, fault: Callable[[int], str | None]) -> list[s
     said: list[str] = []
     for path in sorted(_states(folder), key=step_of, reverse=True):
         if not _intact(path):
-            said.append(f"{path} is damaged (its content is not what was saved): the save before it is used")
+            said.append(
+                f"{path} is damaged (its content is not what was saved): the save before it is used, if there is one"
+            )
             path.rename(path.with_name(f"{path.name}.damaged"))
         elif _metadata(path)["code"] != code:
             path.unlink()
@@ -85,7 +87,10 @@ def _states(folder: Path) -> list[Path]:
 
 def _write(folder: Path, step: int, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
     part = folder / "state.part"
-    save_file(tensors, part, metadata=metadata)
+    try:
+        save_file(tensors, part, metadata=metadata)
+    except SafetensorError as error:  # A full disk, among others.
+        raise OSError(f"{part} cannot be written: {error}") from error
     with atomic_path(folder / f"state-{step:07d}-{_digest(part)}.safetensors") as temporary:
         part.replace(temporary)
     for path in sorted(_states(folder), key=step_of)[:-KEPT]:

@@ -1,7 +1,7 @@
 """How a training does on held-out pairs: measured now and then while it trains, and early stopping by it.
 
-A look draws nothing from torch's generators and changes no weight: its noise is a function of the seed alone, so that
-looks at different updates differ by the weights alone and a resumed training takes the same ones.
+A measurement draws nothing from torch's generators and changes no weight: its noise is a function of the seed and of
+train.batch, so that measurements at different updates differ by the weights alone, also after a resumption.
 """
 
 from collections.abc import Mapping, Sequence

@@ -48,8 +48,21 @@ TAKEN = "each source is named once, and 'training' and 'evaluation' are taken"
         ),
         (
             {"train": {"early_stop": {"every": 4, "patience": 8, "improvement": 0.0}}},
-            "early_stop.patience is 8; after the first look at update 4 it must end before optimizer_steps, 12, or it "
-            "could never stop anything",
+            "early_stop.patience is 8; after the first measurement at update 4 it must end before optimizer_steps, 12, "
+            "or it could never stop anything",
+        ),
+        ({"train": {"noise": {"steps": 1}}}, "train.noise.steps"),
+        (
+            {"train": {"last_share_on_evaluation": 0.03}},
+            "last_share_on_evaluation is 0.03, less than one of optimizer_steps 12",
+        ),
+        ({"train": {"network": {"width": 100, "heads": 3}}}, "do not divide width 100; width must be a multiple of 8"),
+        (
+            {
+                "augment": {"scheme": "permutations", "voting_views": 64, "training_views": 64, "evaluation_views": 64},
+                "train": {"network": {"conditioning": "d4-colour"}},
+            },
+            "conditioning 'd4-colour' embeds the cycle of colours, but augment.scheme is 'permutations'",
         ),
     ],
 )

@@ -123,6 +123,9 @@ def test_each_attempt_of_repeated_votes_is_the_winner_of_its_repetition():
     assert 20 < differ < 180
     lone = collect_proposals([INPUTS[0]], [config.number(25, 1)])
     assert [g.shape for g in attempts_of({("t", 0): lone}, config)["t", 0]] == [NOTHING.shape, INPUTS[0].shape]
+    late = collect_proposals([INPUTS[0]] * 2, [config.number(3, 0), config.number(0, 1)])
+    first = attempts_of({("t", 0): late}, config, count=1)["t", 0]
+    assert [g.shape for g in first] == [NOTHING.shape, INPUTS[0].shape], "the first view of the first vote failed"
 
 
 @pytest.mark.slow

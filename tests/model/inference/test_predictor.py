@@ -13,6 +13,9 @@ from model.puzzles.symmetry import SWAP
 from tests.support.oracle import OUTPUTS, TWICE, Oracle, evaluation, packed_dataset, predictor_of, votes
 from tests.support.small_experiment import build, save_checkpoint
 
+AUGMENT = {"training_views": 40, "evaluation_views": 40, "voting_views": 40}
+VOTES = {"votes": {"answers": {"views": 40}}}
+
 
 @pytest.fixture
 def description(workspace):
@@ -156,3 +159,29 @@ def test_batches_keep_to_the_budget_and_lose_nothing():
     assert sorted(i for batch in cut for i in batch) == list(range(200))
     assert all(sum(lengths[i] for i in batch) <= 100 for batch in cut)
     assert list(batches([500], 100)) == [[0]]
+
+
+def test_with_an_embedding_a_view_only_views_with_one_are_asked(workspace):
+    """Version ledger 2.1, v0: identical draws are dropped, so that tasks have unlike numbers of views."""
+
+    class OracleByRow(Oracle):
+        def encode(self, packed):
+            rows = packed.examples.task
+            asked.extend(rows.tolist())
+            return super().encode(packed._replace(examples=packed.examples._replace(task=(rows >= 39).long())))
+
+        def denoise(self, packed, *given):
+            tasks = (packed.examples.task >= 39).long()
+            return super().denoise(packed._replace(examples=packed.examples._replace(task=tasks)), *given)
+
+    asked = []
+    description = save_checkpoint(build(version="v0", augment=AUGMENT, evaluations=VOTES))
+    description = description.model_copy(update={"first_rows": (0, 39), "task_rows": 50})
+    dataset = packed_dataset(views=40)
+    packer = predictor_of(OracleByRow(dataset), description, dataset)
+    assert packer.available("view").tolist() == [39, 11]
+    assert packer.available("task").tolist() == [40, 40]
+    answers = list(packer.answer(evaluation(answers=votes(40))))
+    assert sorted((a.pair, a.view) for a in answers) == [(0, v) for v in range(39)] + [(1, v) for v in range(11)]
+    assert set(asked) == set(range(50)), "no embedding of another task, and none beyond the table"
+    assert all(np.array_equal(a.grid, OUTPUTS[a.pair]) for a in answers)

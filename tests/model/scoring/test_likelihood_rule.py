@@ -86,3 +86,11 @@ def test_the_weight_is_chosen_by_what_it_scores_and_small_where_equal():
     plain = Replay({"a": [answer]}, {("a", 0): collect_proposals([other, answer])})
     assert not plain.ranked
     assert "likelihood" not in {row["rule"] for row in plain.rules(2, 100)}
+
+
+def test_in_a_pool_a_grid_that_one_member_is_sure_of_is_not_its_least_likely():
+    """A member that proposes one grid alone ranks nothing (`ranking.candidates`), the other one ranks its own two."""
+    sure, other = [GRIDS[0]] * 8, [GRIDS[1]] * 3 + [GRIDS[2]] * 3 + [GRIDS[3]] * 2
+    nats = [-0.1 if i == 8 else -0.9 if i == 11 else np.nan for i in range(16)]
+    order = vote(collect_proposals(sure + other, log_likelihood=nats), "likelihood", likelihood=_weight(1.0))
+    assert order == [0, 1, 2, 3], "the rarest counts as the least likely of those ranked"

@@ -47,6 +47,13 @@ def test_none_and_all_solved_have_the_exact_interval(tasks):
     assert bootstrap_interval(np.ones(tasks), 100) == pytest.approx((exact.low, exact.high))
 
 
+@pytest.mark.parametrize("tasks", [13, 120, 400])
+def test_more_solved_tasks_raise_both_bounds(tasks):
+    bounds = np.array([bootstrap_interval(1.0 * (np.arange(tasks) < solved), RESAMPLES) for solved in range(tasks + 1)])
+    assert (np.diff(bounds, axis=0) >= -0.2 / tasks).all(), "but for the chance of resampling"
+    assert bounds[1, 1] >= bounds[0, 1]
+
+
 @pytest.mark.parametrize(
     ("tasks", "mean"), [(120, 0.1), *(pytest.param(400, mean, marks=pytest.mark.slow) for mean in (0.2, 0.05))]
 )
@@ -205,3 +212,12 @@ def test_two_seeds_widen_the_interval_of_a_difference():
     assert seed_error(apart).error == pytest.approx(0.1)
     assert seed_error(apart).doubt == pytest.approx(0.1**4)
     assert seed_error(apart[:1]) == seed_error(apart[:, :1]) == Spread(0.0, 0.0)
+
+
+def test_seeds_that_agree_on_average_on_every_task_still_vary():
+    """Two seeds, each right where the other is wrong: their means agree with the other experiment's everywhere."""
+    a = np.array([[1.0, 1.0, 1.0, 1.0], [0.0, 0.0, 0.0, 0.0]])
+    found = paired_difference(a, np.full((1, 4), 0.5), RESAMPLES)
+    assert seed_error(a).error == pytest.approx(0.5)
+    assert found.low < -0.9
+    assert found.high > 0.9

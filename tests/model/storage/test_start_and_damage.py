@@ -15,15 +15,18 @@ from tests.conftest import experiment
 STEM = Path("old") / "best"
 
 
-def start(monkeypatch: pytest.MonkeyPatch, scheme: str = "", **changes: Any) -> dict[str, torch.Tensor]:
+def start(
+    monkeypatch: pytest.MonkeyPatch, scheme: str = "", seed: int = 5, conditioning: str = "d4", **changes: Any
+) -> dict[str, torch.Tensor]:
     """Weights for tasks a (two rows), new and b (three rows), from a checkpoint of b (three), c and a (one row)."""
-    ours = experiment()
-    before = experiment(train=changes)
+    network_here = {"conditioning": conditioning}
+    ours = experiment(train={"network": network_here})
+    before = experiment(train=changes | {"network": network_here | changes.get("network", {})})
     table = torch.arange(10.0).view(5, 2)
     network = SimpleNamespace(state_dict=lambda: {"task_table.weight": table, "other": torch.ones(1)})
     augment = before.augment.model_copy(update={"scheme": scheme or ours.augment.scheme})
     description = SimpleNamespace(
-        train=before.train, augment=augment, tasks=["b", "c", "a"], first_rows=[0, 3, 4], task_rows=5
+        train=before.train, augment=augment, tasks=["b", "c", "a"], first_rows=[0, 3, 4], task_rows=5, seed=seed
     )
     monkeypatch.setattr(checkpoints, "load", lambda stem, device: (network, description))
     return checkpoints.start_weights(STEM, ours.train, ours.augment, ["a", "new", "b"], [0, 2, 3], 6, seed=5)
@@ -86,3 +89,10 @@ def test_the_noise_of_a_description_is_that_of_its_training() -> None:
     noise = experiment(train={"noise": {"steps": 64}}).train.noise
     made = checkpoints.Description.model_construct(train=experiment().train.model_copy(update={"noise": noise}))
     assert made.noise is noise
+
+
+@pytest.mark.parametrize(("seed", "says"), [(4, "those of seed 4, here 5"), (5, "those of other tasks than here")])
+def test_embeddings_of_other_views_are_no_start(monkeypatch: pytest.MonkeyPatch, seed: int, says: str) -> None:
+    """Under 'augmented-task': views are drawn by seed and task index, so the rows would be those of other views."""
+    with pytest.raises(CheckpointError, match=says):
+        start(monkeypatch, seed=seed, conditioning="augmented-task")

@@ -3,6 +3,7 @@ import pytest
 
 from model.network.packing import Budget, pad_to_budget
 from model.puzzles.arrays import Pairs, Views
+from model.training import batches
 from model.training.batches import Place, Stream
 
 PREFIX = 4
@@ -125,3 +126,12 @@ def test_a_table_is_contiguous_however_much_padding_it_has(free):
     tight = Budget(3 + free, 3 * (12 + PREFIX) + free * PREFIX, 30, 12 + PREFIX, 10)
     assert pad_to_budget(rows, PREFIX, tight)[0].flags.c_contiguous
     assert pad_to_budget(rows, PREFIX, None)[0].flags.c_contiguous
+
+
+@pytest.mark.parametrize("count", [3, 29, 1997])
+def test_no_draw_lies_beyond_the_last_pair_that_has_weight(count):
+    """Sums of rounded shares may end below 1."""
+    weight = np.append(np.full(count, 0.1), 0.0)
+    shares = batches._cumulative(weight)
+    np.testing.assert_allclose(shares, np.cumsum(weight) / (0.1 * count), rtol=1e-12)
+    assert np.searchsorted(shares, np.nextafter(1, 0), side="right") == count - 1

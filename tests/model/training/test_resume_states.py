@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 from pathlib import Path
 
 import pytest
@@ -122,3 +123,16 @@ def test_a_value_that_is_no_number_is_not_saved(tmp_path):
     with pytest.raises(ValueError, match="not JSON compliant"):
         resume_states.Writer(tmp_path, CODE).save({}, {"step": 1, "history": [{"loss": float("nan")}]})
     assert json.dumps(list(map(str, tmp_path.iterdir()))) == "[]"
+
+
+def test_a_state_that_cannot_be_written_is_an_oserror(tmp_path):
+    """As under a full disk; safetensors has an exception of its own."""
+    writer, before = resume_states.Writer(tmp_path, CODE), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        writer.save({"weights": torch.zeros(1_000_000)}, {"step": 1})
+        with pytest.raises(OSError, match=r"state\.part cannot be written: .*"):
+            writer.wait()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert resume_states.newest(tmp_path) is None
