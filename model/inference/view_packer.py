@@ -52,11 +52,12 @@ class ViewPacker:
 
     def available(self, task_row: TaskRow) -> Ints:
         """Views under which each pair can be asked, (pairs,): with an embedding a view, only those trained on."""
-        count = self.dataset.views.count
-        if self._embeds_views(task_row):
-            ends = [*self.description.first_rows[1:], self.description.task_rows]
-            count = np.minimum(count, np.subtract(ends, self.description.first_rows))
-        return count[self.dataset.pairs.task]
+        task = self.dataset.pairs.task
+        count = self.dataset.views.count[task]
+        if not self._embeds_views(task_row):
+            return count
+        ends = [*self.description.first_rows[1:], self.description.task_rows]
+        return np.minimum(count, np.subtract(ends, self.description.first_rows)[task])
 
     def _embeds_views(self, task_row: TaskRow) -> bool:
         return self.description.train.network.conditioning == "augmented-task" and task_row == "view"
