@@ -130,7 +130,7 @@ def test_each_attempt_of_repeated_votes_is_the_winner_of_its_repetition():
 
 @pytest.mark.slow
 def test_the_tasks_own_row_is_that_of_every_view(workspace):
-    """67a84e98, evaluate.py:302-435: with it views beyond those trained on can vote too, which have no row of their own."""
+    """67a84e98, evaluate.py:302-435: with it views beyond those trained on, which have no row, can vote too."""
     views = {"training_views": 4, "evaluation_views": 4, "voting_views": 7}
     config = build(version="v0", augment=views, evaluations={"votes": {"answers": {"views": 4}}})
     description = save_checkpoint(config, first_rows=[0, 4, 8, 12], task_rows=16)
