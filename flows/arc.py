@@ -57,7 +57,7 @@ def run(
     experiment: Experiment,
     overrides: Set = None,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
-    nodes: Annotated[int, typer.Option(help="Machines that train together; the others are workers of a cluster.")] = 1,
+    nodes: Annotated[int, typer.Option(min=1, help="Machines to train on; the others are workers of a cluster.")] = 1,
     meeting: Annotated[
         str, typer.Option(metavar="HOST:PORT", help="With --nodes: where the others reach this machine.")
     ] = "",
@@ -72,6 +72,8 @@ def run(
         requests = products.requests([experiment], overrides or [], str(seed), "normal")
         if len(requests) > 1:
             raise FlowError(f"these are {len(requests)} runs, and `arc run` makes one; `arc queue` takes them all")
+        if meeting and nodes == 1:
+            raise FlowError(f"--meeting is {meeting!r}, but this machine trains alone; give --nodes too")
         variables: dict[str, str] = {}
         if nodes > 1:
             server()
@@ -147,9 +149,8 @@ def queue(
         from flows.queue import queue as command
 
         with connected() as connection:
-            if requests:
-                for queued in command.submit(connection, requests, when):
-                    print(f"queued {str(queued.id)[:8]} {queued.name}")
+            for queued in command.submit(connection, requests, when) if requests else ():
+                print(f"queued {str(queued.id)[:8]} {queued.name}")
             for text, act in ((bump, command.bump), (cancel, command.cancel)):
                 if text is not None:
                     print(act(connection, command.find(connection, text)))
@@ -175,8 +176,7 @@ def night(
             print(line, file=sys.stderr)
         start = night_report.since(hours)
         with connected() as connection:
-            queued = night_report.rows(connection, start)
-            rows = night_report.ordered(queued + night_store.rows(start, night_store.known_keys()))
+            rows = night_report.ordered(night_report.rows(connection, start) + night_store.reachable_rows(start))
             night_text.publish(connection, rows, hours)
         for part in night_text.lines(rows, hours, long):
             if isinstance(part, str):

@@ -25,6 +25,8 @@ def main(
     try:
         check_folder(paths.OWN)  # DVC hashes it before any stage that reads it, and would wait for a FIFO for ever.
         experiment = load()
+        if paths.STAGES.exists():  # Without DVC, as in `tasks.studies.run_stages`, nothing reads them there.
+            check_matrix(read(paths.PARAMS), experiment)
     except (ConfigurationError, DocumentError) as error:
         raise SystemExit(f"error: {error}") from None
     text = yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False)
@@ -34,6 +36,22 @@ def main(
         write_json(paths.DIFFERENCES, differences(experiment, read(paths.PRESETS)))
     else:
         sys.stdout.write(text)
+
+
+def check_matrix(params: Mapping[str, Any], experiment: Experiment) -> None:
+    """Refuse a params.yaml without the lists that dvc.yaml reads from it, not from the presets.
+
+    Raises ConfigurationError.
+    """
+    given = params.get("predict") or {}
+    needed = experiment.predict.model_dump(mode="json", include={"checkpoints", "evaluations"})
+    missing = [f"predict.{key}" for key in needed if key not in given]
+    if missing:
+        block = "\n".join(f"  {key}: [{', '.join(names)}]" for key, names in needed.items())
+        raise ConfigurationError(
+            f"{paths.PARAMS} lacks {' and '.join(missing)}, which {paths.STAGES} reads there; have this in it:\n"
+            f"predict:\n{block}"
+        )
 
 
 def differences(experiment: Experiment, presets: Mapping[str, Any]) -> list[tuple[str, str, str]]:

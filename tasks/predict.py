@@ -29,6 +29,10 @@ def main(
 def predict(checkpoint: str, evaluation: str) -> None:
     """The stage in this process. Raises StageError, ConfigurationError and CheckpointError."""
     experiment, workers = resolved(), Workers()
+    if evaluation not in experiment.evaluations:
+        raise StageError(
+            f"{paths.EXPERIMENT} has no evaluation {evaluation!r}; defined are {', '.join(experiment.evaluations)}"
+        )
     config = experiment.evaluations[evaluation]
     experiment.check_evaluation(evaluation, config)
     stem = paths.CHECKPOINTS / checkpoint

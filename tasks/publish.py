@@ -8,10 +8,11 @@ import json
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
+from model.config.evaluation import CheckpointName
 from model.config.experiment import Experiment
 from model.storage import sealed
 from model.storage.atomic import write_json
@@ -189,7 +190,7 @@ def dvc_hashes() -> dict[str, str]:
         return {}
     stages = (read_yaml(paths.LOCK) or {}).get("stages", {})
     outs = {out["path"]: out.get("md5", "") for entry in stages.values() for out in entry.get("outs", [])}
-    stems = {name: paths.CHECKPOINTS / f"{name}.safetensors" for name in CHECKPOINTS}
+    stems = {name: paths.CHECKPOINTS / f"{name}.safetensors" for name in get_args(CheckpointName)}
     return {f"arc.dvc.{name}": outs[str(path)] for name, path in stems.items() if outs.get(str(path))}
 
 

@@ -17,8 +17,11 @@ def join(url: str, mlflow: str, remote: str, data: str, secret: Path | str, save
     """
     api = settings.api_of(url)
     key = key_of(api, secret)
-    if data.startswith((".", "/")):
-        data = str(Path(data).expanduser().resolve())
+    if data.startswith((".", "/", "~")):
+        try:
+            data = str(Path(data).expanduser().resolve())
+        except RuntimeError as error:
+            raise FlowError(f"--data is {data!r}: {error}") from None
     if saves:
         dvc_remote.minutes(saves)
         if not data and not dvc_remote.configured(places.home()):

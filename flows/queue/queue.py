@@ -20,6 +20,8 @@ from flows.runs.places import FlowError, one_line
 from flows.runs.request import Request, parse
 
 LISTED = (StateType.RUNNING, StateType.CANCELLING, StateType.PENDING, StateType.SCHEDULED, StateType.PAUSED)
+SHORTEST_ID = 4
+"""Characters of an id that must be given."""
 
 
 def submit(connection: SyncPrefectClient, requests: Sequence[Request], at: datetime | None) -> list[Any]:
@@ -97,10 +99,16 @@ def find(connection: SyncPrefectClient, text: str) -> Any:
     known = waiting(connection)
     if re.fullmatch(r"\d{1,3}", text) and 1 <= int(text) <= len(known):
         return known[int(text) - 1]
-    matches = [run for run in known if run.name == text] or [run for run in known if str(run.id).startswith(text)]
+    matches = [run for run in known if run.name == text]
+    # Nothing, as an unset variable gives, is the start of every id.
+    if not matches and len(text) >= SHORTEST_ID:
+        matches = [run for run in known if str(run.id).startswith(text)]
     if len(matches) != 1:
         count = f"{len(matches)} runs match" if matches else "no run matches"
-        raise FlowError(f"{count} {text!r}; `arc queue --list` shows ids and numbers")
+        raise FlowError(
+            f"{count} {text!r}; allowed are a number or a title of `arc queue --list`, or at least {SHORTEST_ID} "
+            "characters of an id"
+        )
     return matches[0]
 
 

@@ -26,6 +26,7 @@ from flows.runs.progress import Progress
 from flows.runs.request import Request
 from flows.runs.stage_process import TRAIN, Outcome, helping, run_stage, stage_names
 from model.scoring.wording import caveats
+from model.storage import atomic
 from tasks.common import paths
 from tasks.common.documents import read_json
 from tasks.common.stage import StageError
@@ -159,9 +160,9 @@ def copy_scores(request: Request, worktree: Path, run: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (places.folder_of(run) / "title").write_text(request.title)
     for path in (worktree / paths.SCORES).glob("*.json"):
-        (folder / path.name).write_bytes(path.read_bytes())
+        atomic.copy(path, folder / path.name)
     if (worktree / paths.PUBLISHED).exists():
-        (folder.parent / paths.PUBLISHED.name).write_bytes((worktree / paths.PUBLISHED).read_bytes())
+        atomic.copy(worktree / paths.PUBLISHED, folder.parent / paths.PUBLISHED.name)
 
 
 def show_results(request: Request, worktree: Path, branch: str, run: str) -> None:
@@ -208,7 +209,8 @@ def mlflow_links(worktree: Path) -> list[str]:
     if not published:
         return []
     # A local store is shown by `make ui`; a tracking server has its own page.
-    interruption.connect(published[1])
+    with mlflow_runs.mlflow_errors(place):
+        interruption.connect(published[1])
     page = place.uri if place.uri.startswith("http") else f"http://127.0.0.1:{mlflow_port(place)}"
     report = view.artifact_page(page, *published, "report.html")
     return [

@@ -24,7 +24,13 @@ def git(*arguments: str, cwd: Path | None = None, given: str | None = None, **va
 
     `given` is written to its standard input; `variables` are added to its environment."""
     done = subprocess.run(
-        ["git", *arguments], cwd=cwd, input=given, capture_output=True, text=True, env={**os.environ, **variables}
+        ["git", *arguments],
+        cwd=cwd,
+        input=given,
+        capture_output=True,
+        text=True,
+        errors="surrogateescape",  # The name of a file may be any bytes.
+        env={**os.environ, **variables},
     )
     if done.returncode:
         raise FlowError(f"git {' '.join(arguments)}: {done.stderr.strip() or done.stdout.strip()}")

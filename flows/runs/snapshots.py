@@ -24,6 +24,7 @@ from flows.runs.request import Request
 from model.storage.digests import digest_text
 from tasks.common import paths
 from tasks.common.documents import DocumentError, check_folder, read_json
+from tasks.common.stage import printable
 
 FROZEN = "refs/arc/frozen"
 BRANCH = "branch"
@@ -46,7 +47,8 @@ class Snapshot:
         """A warning about untracked files; None if there are none."""
         if not self.untracked:
             return None
-        return f"untracked, so not part of the frozen run: {', '.join(self.untracked)}; `git add` what it needs"
+        names = ", ".join(map(printable, self.untracked))
+        return f"untracked, so not part of the frozen run: {names}; `git add` what it needs"
 
 
 def freeze(requests: Sequence[Request], tree: Path, more: Mapping[str, str] | None = None) -> list[Snapshot]:
@@ -57,7 +59,7 @@ def freeze(requests: Sequence[Request], tree: Path, more: Mapping[str, str] | No
     author = identity(tree)
     head = git("rev-parse", "HEAD", cwd=tree)
     state = git("stash", "create", cwd=tree, **author) or head
-    others = tuple(git("ls-files", "--others", "--exclude-standard", cwd=tree).splitlines())
+    others = tuple(filter(None, git("ls-files", "--others", "--exclude-standard", "-z", cwd=tree).split("\0")))
     snapshots = []
     with tempfile.TemporaryDirectory() as folder:
         index = {"GIT_INDEX_FILE": str(Path(folder) / "index")}

@@ -111,10 +111,10 @@ def locks() -> Iterator[Finding]:
         yield Finding("lock", f"{name} {gpu_lock.describe(owner)}")
     folders = [places.home(), *(places.scratch() / "worktrees").glob("*")]
     for folder in folders:
-        for lock in (folder / ".dvc" / "tmp" / "rwlock",):
-            for pid in _dvc_owners(lock):
-                if not psutil.pid_exists(pid):
-                    yield Finding("lock", f"{lock} belongs to process {pid}, which is dead", f"`rm {lock}`")
+        lock = folder / ".dvc" / "tmp" / "rwlock"
+        for pid in _dvc_owners(lock):
+            if not psutil.pid_exists(pid):
+                yield Finding("lock", f"{lock} belongs to process {pid}, which is dead", f"`rm {lock}`")
     index = places.home() / ".git" / "index.lock"
     if index.exists() and time.time() - index.stat().st_mtime > 600:
         yield Finding("lock", f"{index} is older than 10 minutes", f"if no git command is running: `rm {index}`")
@@ -200,9 +200,8 @@ def cluster() -> Iterator[Finding]:
     joined = settings.read()
     if not joined.remote:
         return
-    api = joined.server or prefect_server.address()
     for row in checks.rows(joined, places.environment().get(settings.SECRET) or os.environ.get(settings.SECRET, "")):
-        if api and row[0] != "space":  # `disk` says more.
+        if row[0] != "space":  # `disk` says more.
             yield Finding(*row)
 
 

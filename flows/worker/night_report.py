@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from flows.queue import flow_runs
 from flows.runs import places, records
-from flows.runs.places import one_line
+from flows.runs.places import FlowError, one_line
 from flows.runs.progress import duration
 from flows.worker import recovery
 from model.scoring.statistics import paired_difference
@@ -21,6 +21,8 @@ from model.scoring.wording import TRAINING_TASKS, VALIDATION_TASKS, headline, in
 from model.scoring.wording import percent as per_cent
 
 HOURS = 16.0
+LONGEST_HOURS = 87_600.0
+"""Ten years."""
 RESAMPLES = 2000
 ENDED = (StateType.COMPLETED, StateType.FAILED, StateType.CRASHED, StateType.CANCELLED)
 
@@ -91,7 +93,9 @@ class _Score(BaseModel):
 
 
 def since(hours: float) -> Any:
-    """The time `hours` before now."""
+    """The time `hours` before now. Raises FlowError unless they are 0 to LONGEST_HOURS."""
+    if not 0 <= hours <= LONGEST_HOURS:
+        raise FlowError(f"--hours is {hours:g}; allowed are 0 to {LONGEST_HOURS:g}, which is ten years")
     return now("UTC") - timedelta(hours=hours)
 
 

@@ -1,14 +1,19 @@
 """Results in the MLflow store that no run of the queue made: those of `dvc repro` and `dvc exp run`."""
 
 import os
+import sys
 from collections.abc import Collection
 from typing import Any
 
-from flows.runs import places
+from pydantic import BaseModel
+
+from flows.runs import places, records
+from flows.runs.places import one_line
 from flows.runs.progress import duration
 from flows.worker.night_report import Row
 from model.scoring.wording import headline
-from tasks.common.documents import parse_json, read_json
+from tasks.common.documents import parse_json
+from tasks.common.stage import StageError
 from tasks.tracking import mlflow_runs, store
 from tasks.tracking.mlflow_runs import KEY, KIND
 
@@ -16,24 +21,48 @@ KEPT = "arc.kept_in"
 """Tag of a result that came with the repository."""
 
 
+class _Published(BaseModel):
+    """What this report reads of published.json."""
+
+    key: str
+
+
 def rows(start: Any, known: Collection[str]) -> list[Row]:
-    """A row for every result that was published after `start`, without those whose key is in `known`."""
+    """A row for every result that was published after `start`, without those whose key is in `known`.
+
+    Raises StageError where the store does not answer, and OSError where it has no artifact.
+    """
     place = store.configured_store()
     if place.empty:
         return []
     os.environ.update(store.SETTINGS, MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR="false")
-    client = mlflow_runs.connect(place)
     since = int(1000 * start.timestamp())
     wanted = f"tags.`{KIND}` = 'experiment' and attributes.status = 'FINISHED' and attributes.end_time > {since}"
-    found = client.search_runs([e.experiment_id for e in client.search_experiments()], wanted, max_results=1000)
-    return [_row(client, run) for run in found if run.data.tags.get(KEY) not in known and KEPT not in run.data.tags]
+    with mlflow_runs.mlflow_errors(place):
+        client = mlflow_runs.connect(place)
+        found = client.search_runs([e.experiment_id for e in client.search_experiments()], wanted, max_results=1000)
+        return [_row(client, run) for run in found if run.data.tags.get(KEY) not in known and KEPT not in run.data.tags]
+
+
+def reachable_rows(start: Any) -> list[Row]:
+    """The rows of what no run of the queue made; none, and a line on stderr, where the store does not answer.
+
+    The runs of the queue are reported all the same.
+    """
+    try:
+        return rows(start, known_keys())
+    except (StageError, OSError) as error:
+        print(f"without the results of `dvc repro`: {one_line(error)}", file=sys.stderr, flush=True)
+        return []
 
 
 def known_keys() -> set[str]:
-    """Keys of the results of the queue's runs."""
+    """Keys of the results of the queue's runs. A damaged record is reported and counts as none."""
     keys = set()
     for path in (places.scratch() / "runs").glob("*/published.json"):
-        keys.add(str(read_json(path)["key"]))
+        published: _Published | None = records.read(path, _Published, None)
+        if published:
+            keys.add(published.key)
     return keys
 
 

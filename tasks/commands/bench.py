@@ -6,6 +6,7 @@ they stop once decided, which an untrained network's would never be: its answers
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,7 +24,7 @@ from tasks.benchmark.grids import test_inputs
 from tasks.benchmark.tracking import tracking
 from tasks.benchmark.training import KINDS, training
 from tasks.common import params, paths
-from tasks.common.stage import StageError
+from tasks.common.stage import StageError, stage
 from tasks.files import predictions
 from tasks.machine.device import choose, spread
 
@@ -31,13 +32,14 @@ USUAL = {"cpu": "v3/tiny", "cuda": "v3/smol,v8/smol,v8/mediom-deep,v8/mediom-wid
 """The usual experiments, by device."""
 
 
+@stage("bench")
 def main(
     experiments: Annotated[str, typer.Option(help="Comma-separated VERSION/SIZE; if none, the usual ones.")] = "",
     kinds: Annotated[str, typer.Option(help="Comma-separated: short, mixed, 30x30; 'none' for no training.")] = (
         "short,mixed,30x30"
     ),
-    updates: Annotated[int, typer.Option(help="Updates timed.")] = 20,
-    tasks: Annotated[int, typer.Option(help="Demonstration inputs answered; 0 for none.")] = 8,
+    updates: Annotated[int, typer.Option(help="Updates timed.", min=1)] = 20,
+    tasks: Annotated[int, typer.Option(help="Demonstration inputs answered; 0 for none.", min=0)] = 8,
     like: Annotated[
         Path | None, typer.Option(help="Predictions (.parquet) whose test inputs are answered too.")
     ] = None,
@@ -49,7 +51,14 @@ def main(
     out: Annotated[Path, typer.Option(help="JSON with every number.")] = Path(".scratch/bench.json"),
 ) -> None:
     """Measure training and answering and write the numbers. ARC_GPUS spreads the training."""
-    spread("tasks.commands.bench", *sys.argv[1:])
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if out.is_dir() or not os.access(out if out.exists() else out.parent, os.W_OK):
+        raise StageError(f"--out is {out}, which cannot be written; give a file in a folder that can")
+    given = [("--experiments", experiments), ("--kinds", kinds), ("--updates", updates), ("--tasks", tasks)]
+    given += [("--like", like)] if like else []
+    given += [*(("--stop", text) for text in stop or []), *(("--set", text) for text in override or [])]
+    profiling = "--profile" if profile else "--no-profile"
+    spread("tasks.commands.bench", *(f"{name}={value}" for name, value in given), profiling, f"--out={out}")
     device, workers = choose(), Workers()
     names = (experiments or USUAL[device.type]).split(",")
     try:
@@ -88,11 +97,12 @@ def main(
             for row in answering(experiment, device, what, profile):
                 results["sampling"].append({"experiment": name, **row})
                 print(json.dumps(results["sampling"][-1]), flush=True)
-    if workers.rank:
-        return
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(results, indent=1))
-    show(results)
+        if workers.rank == 0:  # After each, so that a later failure loses nothing.
+            out.write_text(json.dumps(results, indent=1))
+        # Each network is compiled anew, and the compiler refuses more than a few versions of a function in a process.
+        torch.compiler.reset()
+    if workers.rank == 0:
+        show(results)
 
 
 def _experiment(name: str, overrides: list[str]) -> Experiment:

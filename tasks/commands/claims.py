@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from model.scoring.statistics import Difference, holm, paired_difference
 from model.scoring.wording import interval, percent
 from model.storage.atomic import atomic_path, write_text
-from tasks.commands.import_results import rescore, titled
+from tasks.commands.import_results import rescore, resolved
 from tasks.common import params
 from tasks.common.documents import read_json
 from tasks.common.presets import ConfigurationError
@@ -245,8 +245,8 @@ def _answers(folder: Path) -> list[Path]:
 
 
 def _score(path: Path) -> dict[str, Any]:
-    values = params.read(path.parent / "experiment.yaml")
-    source, score = rescore(path, titled(values))
+    values = resolved(path.parent / "experiment.yaml")
+    source, score = rescore(path, values)
     return {**score, "weights": source.weights, "dataset": values["dataset"]}
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from model.scoring.proposals import Proposals
 from model.scoring.scores import attempts_of
@@ -45,14 +46,14 @@ def main(
         raise StageError(f"--output is {output}; it must end in .png or .svg")
     title, strips, notes = describe(task, checkpoint, evaluation, solution)
     console = Console()
-    console.print(f"[bold]{title}[/]")
+    console.print(f"[bold]{escape(title)}[/]")
     show(console, strips)
     for line in notes:
-        console.print(f"[yellow]{line}[/]")
+        console.print(f"[yellow]{escape(line)}[/]")
     if output:
         contents = sheet(title, strips) if output.suffix == ".png" else svg(title, strips).encode()
         write_bytes(output, contents)
-        console.print(f"drawn to {output}", highlight=False)
+        console.print(escape(f"drawn to {output}"), highlight=False)
 
 
 def describe(task: str, checkpoint: str, evaluation: str, solution: bool) -> tuple[str, list[Strip], list[str]]:

@@ -48,6 +48,8 @@ from tasks.tracking.promotion import CHECKPOINTS
 from tasks.tracking.records import Finished, Pair
 
 NEEDED = ("experiment.yaml", "history.json", "selection.json")
+SECTIONS = ("fetch", "prepare", "score", "evaluations", "publish")
+"""Sections of the experiment that are read."""
 
 
 @stage("import")
@@ -90,7 +92,7 @@ def content_key(place: Path) -> str:
 
 def read(place: Path, scratch: Path) -> Result:
     """The kept result as runs; score files are written to the folder `scratch`. Raises StageError."""
-    values, cost = titled(params.read(place / NEEDED[0])), _json(place / "cost.json")
+    values, cost = resolved(place / NEEDED[0]), _json(place / "cost.json")
     selection = _json(place / "selection.json")
     sources: dict[Pair, predictions.Source] = {}
     scores: dict[Pair, Any] = {}
@@ -179,6 +181,18 @@ def evaluation_tasks(values: Mapping[str, Any]) -> tuple[dict[Key, Grid], Mappin
 def fetch_of(values: Mapping[str, Any]) -> Fetch:
     """Where the data of the experiment came from."""
     return Fetch.model_validate(filled("fetch", values))
+
+
+def resolved(file: Path) -> dict[str, Any]:
+    """The experiment of a kept result, with its title. Raises ConfigurationError and StageError."""
+    values = params.read(file)
+    for section in SECTIONS:
+        if not isinstance(values.get(section), Mapping):
+            raise StageError(
+                f"{file}: section {section} is {values.get(section)!r}; copy the resolved {paths.EXPERIMENT} of the "
+                f"experiment there, whose sections are complete, not {paths.PARAMS}"
+            )
+    return titled(values)
 
 
 def titled(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,16 +4,13 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from model.config.experiment import experiment_name
 from model.scoring.wording import headline, interval, percent
 from tasks.commands import import_results
-from tasks.common import params
-from tasks.common.presets import LAYERS
 from tasks.common.stage import StageError
 from tasks.comparison import results
-from tasks.tracking import store
+from tasks.tracking import records, store
 from tasks.tracking.mlflow_runs import KIND
 
 
@@ -81,10 +78,15 @@ def _stored() -> Iterator[tuple[Ours, str]]:
 
 def _kept(place: Path) -> Ours:
     """The headline of a kept result, scored again: some seconds."""
-    values: dict[str, Any] = import_results.titled(params.read(place / import_results.NEEDED[0]))
+    values = import_results.resolved(place / import_results.NEEDED[0])
     files = {file.stem: file for file in sorted(place.glob("*.parquet"))}
     pair = headline(files)
     _, score = import_results.rescore(files[pair], values)
-    own = {"finetuning": "none", "budget": "own"}
-    name = experiment_name(**{kind: str(values.get(kind, own.get(kind))) for kind in LAYERS})
-    return Ours(name, values["title"], json.dumps(values["seed"]), pair, score["pass_at_2"], tuple(score["ci95"]))
+    return Ours(
+        records.named(values),
+        values["title"],
+        json.dumps(values["seed"]),
+        pair,
+        score["pass_at_2"],
+        tuple(score["ci95"]),
+    )

@@ -25,7 +25,7 @@ from model.storage import sealed
 from model.storage.atomic import write_json
 from model.storage.digests import digest_text
 from tasks import score
-from tasks.commands.import_results import evaluation_tasks, fetch_of, filled, titled
+from tasks.commands.import_results import evaluation_tasks, fetch_of, filled, resolved
 from tasks.common import params, paths
 from tasks.common.documents import read_json
 from tasks.common.presets import ConfigurationError
@@ -86,7 +86,10 @@ def main(
         f"{'cost unknown' if known is None else f'{known / 60:.1f} minutes of training'}"
         + "".join(f"; {caveat}" for caveat in caveats(result))
     )
-    print(f"next: arc compare {to} OTHER, arc import {to}")
+    usual = {"--checkpoint": "best", "--evaluation": "votes"}
+    pooled = {"--checkpoint": result["checkpoint"], "--evaluation": result["source"]["evaluation_name"]}
+    options = "".join(f" {name} {value}" for name, value in pooled.items() if value != usual[name])
+    print(f"next: arc compare {to} OTHER{options}, arc import {to}")
 
 
 def read(name: str, checkpoint: str, evaluation: str) -> Member:
@@ -109,7 +112,7 @@ def read(name: str, checkpoint: str, evaluation: str) -> Member:
     if not source.evaluation.voting:
         raise StageError(f"{path} holds no votes: {source.evaluation_name} answers by {source.evaluation.answers.by!r}")
     try:
-        values = titled(params.read(settings)) if kept else params.read(settings)
+        values = resolved(settings) if kept else params.read(settings)
     except ConfigurationError as error:
         raise StageError(f"{settings} is no experiment: {error}") from error
     stem = path.stem.partition("-")[0]

@@ -14,6 +14,7 @@ from typing import Annotated
 import numpy as np
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
 
 from model.config.experiment import Experiment
@@ -66,7 +67,7 @@ def main(
 
     network, description = checkpoints.load(stem, choose(), config.weights)
     with Progress(transient=True) as progress:
-        bar = progress.add_task(f"{stem.name}: {len(known)} tasks", total=1.0)
+        bar = progress.add_task(escape(f"{stem.name}: {len(known)} tasks"), total=1.0)
         attempts, views, failures = solving.answer(
             network,
             description,
@@ -86,11 +87,12 @@ def main(
                 else strips(task, attempts, views),
             )
     submission.write(path, submission.submission({name: len(task.test) for name, task in tasks.items()}, attempts))
-    console.print(f"\n{len(known)} of {len(tasks)} tasks answered by {stem}, written to {path}", highlight=False)
+    done = f"\n{len(known)} of {len(tasks)} tasks answered by {stem}, written to {path}"
+    console.print(escape(done), highlight=False)
     if trained is None and not by_id:
         console.print("tasks were matched by id only: data/prepared is not the data that the checkpoint was trained on")
     for failure in failures:
-        console.print(f"[yellow]failed: {failure}[/]", highlight=False)
+        console.print(f"[yellow]failed: {escape(failure)}[/]", highlight=False)
     if unknown:
         console.print(
             f"[yellow]{len(unknown)} tasks are black cells in the submission: {solving.advice(unknown)}[/]",

@@ -1,5 +1,7 @@
 """`arc table`: the scores of the experiment in this checkout, and what its training cost."""
 
+from typing import Annotated
+
 import typer
 
 from tasks.common.params import resolved
@@ -10,9 +12,11 @@ from tasks.reporting import score_table
 
 
 @stage("table")
-def main() -> None:
+def main(
+    long: Annotated[bool, typer.Option("--long", help="Add how much is copied, and how the denoising went.")] = False,
+) -> None:
     """Print the score table, with commit, device and duration of the training, and what to open next."""
-    score_table.main()
+    score_table.main(long)
     commit = code()
     changed = "+" if commit.get("mlflow.source.git.dirty") == "true" else ""
     parts = [f"commit {commit['mlflow.source.git.commit'][:9]}{changed}"] if commit else []

@@ -9,10 +9,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+from tasks.common import paths
 from tasks.common.documents import DocumentError, read_yaml
 from tasks.common.params import resolved
 
-LOCK, STAGES = Path("dvc.lock"), Path("dvc.yaml")
+LOCK, STAGES = paths.LOCK, paths.STAGES
 
 
 class InputError(ValueError):

@@ -19,6 +19,7 @@ PRESETS = Path("presets.yaml")
 EXPERIMENT = Path("data/experiment.yaml")
 DIFFERENCES = Path("data/differences.json")
 """What the experiment changes of the presets of its name, for the report."""
+STAGES = Path("dvc.yaml")
 LOCK = Path("dvc.lock")
 
 OWN = Path("data/own")

@@ -1,4 +1,4 @@
-"""What every stage's `main` shares: expected errors and SIGTERM end with one line; the process dies with its parent."""
+"""What every stage's `main` shares: expected errors and SIGTERM end with one line; it dies with its parent."""
 
 import ctypes
 import functools
@@ -36,17 +36,18 @@ class StageError(RuntimeError):
         """For watchers; None to derive it from the cause."""
 
 
-def stage(name: str) -> Callable[[Callable[P, None]], Callable[P, None]]:
+def stage(name: str, tied: bool = True) -> Callable[[Callable[P, None]], Callable[P, None]]:
     """Run a `main` as the stage `name`: errors that a user can correct become `STAGE: message` and exit code 1.
 
     These are ValueErrors, StageErrors, whatever a file or a full disk refuses, and SIGTERM. Every exception is reported
-    as the event `failed`.
+    as the event `failed`. Unless `tied`, it outlives its parent, as what is started with `nohup` must.
     """
 
     def decorate(main: Callable[P, None]) -> Callable[P, None]:
         @functools.wraps(main)
         def run(*args: P.args, **kwargs: P.kwargs) -> None:
-            die_with_parent()
+            if tied:
+                die_with_parent()
             try:
                 with stops.interrupting():
                     inputs.check(name, args or tuple(kwargs.values()))

@@ -13,15 +13,16 @@ from model.storage import sealed
 from tasks.common import paths
 from tasks.common.documents import DocumentError, parse_json, read_json
 from tasks.common.params import check, flatten, read
-from tasks.common.presets import ConfigurationError
+from tasks.common.presets import LAYERS, ConfigurationError
 from tasks.common.stage import StageError
 from tasks.files import cost
+from tasks.tracking import records
 from tasks.tracking.mlflow_runs import KEY, KIND
 from tasks.tracking.store import SETTINGS, configured_store
 
 _KEYS = {"tasks", "source", "checkpoint", "selected_on_the_reported_set", "pass_at_2"}
 # Parameters that change no score. Evaluations other than the compared one are left out too.
-_IRRELEVANT = ("title", "version", "size", "dataset", "seed")
+_IRRELEVANT = ("title", *LAYERS, "seed")
 _IRRELEVANT_SECTIONS = (
     *("predict.", "report.", "publish.", "watch."),
     *("train.log_every", "train.save_seconds", "train.validation.", "train.evaluate_candidates"),
@@ -45,7 +46,7 @@ class Result:
 
     @property
     def experiment(self) -> str:
-        """version/size/dataset; of how many predictions, if they were pooled."""
+        """VERSION[+FINETUNING]/SIZE[+BUDGET]/DATASET; of how many predictions, if they were pooled."""
         name, pooled = str(self.score["source"]["experiment"]), len(self.score.get("pool", ()))
         return f"{name} (pool of {pooled})" if pooled else name
 
@@ -58,8 +59,8 @@ class Result:
 def find(name: str, checkpoint: str, evaluation: str) -> list[Result]:
     """The results named by `name`: one for a path, one per seed and setting for an experiment in MLflow.
 
-    `name` is a score file, a folder with data/scores, or version/size/dataset; @ and the first characters of an
-    `arc.key` after it select one result. Raises StageError.
+    `name` is a score file, a folder with data/scores, or VERSION[+FINETUNING]/SIZE[+BUDGET]/DATASET; @ and the first
+    characters of an `arc.key` after it select one result. Raises StageError.
     """
     path = Path(name)
     if path.is_file():
@@ -67,15 +68,26 @@ def find(name: str, checkpoint: str, evaluation: str) -> list[Result]:
     if path.is_dir():
         file = path / paths.score(checkpoint, evaluation)
         if not file.is_file():
-            there = sorted(p.stem for p in (path / paths.SCORES).glob("*.json"))
-            raise StageError(f"{file} is missing; {path} has {', '.join(there) or 'no scores: run `dvc repro` there'}")
+            raise StageError(f"{file} is missing; {_instead(path)}")
         return [_from_file(file, name)]
-    if re.fullmatch(r"[\w.-]+(/[\w.-]+){2}(@\w+)?", name) and path.suffix != ".json":
+    if re.fullmatch(r"[\w.+-]+(/[\w.+-]+){2}(@\w+)?", name) and path.suffix != ".json":
         return _from_mlflow(name, checkpoint, evaluation)
     raise StageError(
         f"{name!r} is no score file, no folder and no experiment; give a path such as data/scores/best-votes.json, a "
         "worktree, or a name in MLflow such as v3/smol/aa1"
     )
+
+
+def _instead(folder: Path) -> str:
+    """What a folder without the score has, and what to do."""
+    if there := sorted(file.stem for file in (folder / paths.SCORES).glob("*.json")):
+        return f"{folder} has {', '.join(there)}: choose with --checkpoint and --evaluation"
+    if (folder / paths.EXPERIMENT.name).is_file():
+        return (
+            f"{folder} is a kept result, without scores: run `arc import {folder}` and give the experiment's name in "
+            "MLflow, such as v3/smol/aa1"
+        )
+    return f"{folder} has no scores: run `dvc repro` there"
 
 
 def _from_file(path: Path, name: str) -> Result:
@@ -91,7 +103,7 @@ def _from_file(path: Path, name: str) -> Result:
         return Result(name, score, {}, known["seconds"], known["device"], None)
     try:
         values = read(root / paths.EXPERIMENT)
-        beside = "/".join(str(values[part]) for part in ("version", "size", "dataset")), values["seed"]
+        beside = records.named(values), values["seed"]
     except (ConfigurationError, KeyError) as error:
         raise StageError(f"{root / paths.EXPERIMENT} is no experiment ({error}); run `dvc repro` in {root}") from error
     if beside != (score["source"]["experiment"], score["source"]["seed"]):

@@ -40,12 +40,18 @@ def options() -> list[str]:
     """The options by which torchrun finds the other machines; none if there are none. Raises StageError."""
     if count() == 1:
         return []
-    machines, text = ["--nnodes", str(count()), "--node-rank", str(number())], os.environ.get(MEETING) or ""
+    machines = ["--nnodes", str(count()), "--node-rank", str(number())]
+    host, port = meeting(os.environ.get(MEETING) or "", MEETING)
+    where = ["--master-addr", host, "--master-port", port]
+    return [*machines, *where, "--rdzv-conf", f"timeout={WAIT_SECONDS}"]
+
+
+def meeting(text: str, name: str) -> tuple[str, str]:
+    """Host and port of HOST:PORT, given by the option or the variable `name`. Raises StageError."""
     known = _MEETING.fullmatch(text)
     if known is None or not 0 < int(known[2]) < 2**16:
-        raise StageError(f"{MEETING} is {text!r}; allowed is HOST:PORT, where the first of the machines can be reached")
-    where = ["--master-addr", known[1].strip("[]"), "--master-port", known[2]]
-    return [*machines, *where, "--rdzv-conf", f"timeout={WAIT_SECONDS}"]
+        raise StageError(f"{name} is {text!r}; allowed is HOST:PORT, where the first of the machines can be reached")
+    return known[1].strip("[]"), known[2]
 
 
 def begin_alike(workers: Workers, scratch: Path) -> None:

@@ -5,6 +5,7 @@ from typing import Annotated, Any, NamedTuple
 import typer
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from model.config.evaluation import Evaluation, RepeatedVotes, Votes
@@ -127,7 +128,12 @@ def _row(score: dict[str, Any]) -> Row:
 def draw(title: str, scores: list[Row]) -> Table:
     """The table for a terminal."""
     table = Table(
-        title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, collapse_padding=True, pad_edge=False
+        title=escape(title),
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        collapse_padding=True,
+        pad_edge=False,
     )
     table.add_column("checkpoint\nevaluation", min_width=16)  # The only one that may wrap.
     for name in ("pass\n@1", "pass\n@2", "95 %\ninterval", "\nstrict", "any view\nright", "sizes\nright"):
@@ -180,7 +186,7 @@ def main(
         console.print(draw_behaviour(scores))
         for row in scores:
             for warning in row.warnings:
-                console.print(f"{row.name}: {warning}", highlight=False)
+                console.print(escape(f"{row.name}: {warning}"), highlight=False)
     console.print(f"open next: {paths.PAGE}; make ui", highlight=False)
 
 

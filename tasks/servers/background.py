@@ -12,6 +12,7 @@ from model.storage.atomic import write_json
 from tasks.common import paths
 from tasks.common.documents import read_json
 from tasks.common.stage import StageError
+from tasks.servers import private_log
 
 LOG = paths.SCRATCH / "ui" / "pages.log"
 RECORD = paths.SCRATCH / "ui" / "pages.json"
@@ -30,8 +31,7 @@ def detach(arguments: Sequence[str]) -> None:
     if process := recorded():
         print(f"process {process.pid} has the pages; `arc ui --stop` ends it:\n{_log()}", end="")
         return
-    LOG.parent.mkdir(parents=True, exist_ok=True)
-    with LOG.open("wb") as file:
+    with private_log.create(LOG) as file:
         # The shell ends at once, so the pages have no parent whose end would end them (see `die_with_parent`).
         command = ["sh", "-c", '"$@" >"$0" 2>&1 & echo $!', str(LOG)]
         command += [sys.executable, "-m", "tasks.servers.ui", *arguments]

@@ -17,7 +17,7 @@ import typer
 
 from tasks.common import params, paths
 from tasks.common.stage import StageError, die_with_parent, stage
-from tasks.servers import background, mlflow_app, prefect_server
+from tasks.servers import background, mlflow_app, prefect_server, private_log
 from tasks.tracking import mlflow_runs, store, view
 from tasks.tracking.addresses import addressable
 
@@ -100,10 +100,10 @@ def prefect_page() -> Page:
     return Page("Prefect", lambda _: arguments, environment, "/api/health", ours, "/")
 
 
-@stage("ui")
+@stage("ui", tied=False)
 def main(
-    mlflow_port: Annotated[int, typer.Option(help="Port of MLflow's page, or the next free one.")] = 5000,
-    prefect_port: Annotated[int, typer.Option(help="Port of Prefect's page, or the next free one.")] = 4200,
+    mlflow_port: Annotated[int, typer.Option(min=1, max=65535, help="MLflow's port, or the next free one.")] = 5000,
+    prefect_port: Annotated[int, typer.Option(min=1, max=65535, help="Prefect's port, or the next free one.")] = 4200,
     detach: Annotated[bool, typer.Option("--detach", help="In the background, until `arc ui --stop`.")] = False,
     stop: Annotated[bool, typer.Option("--stop", help="End what `arc ui --detach` started.")] = False,
 ) -> None:
@@ -170,7 +170,7 @@ def scores(place: store.Store, page: str, key: str = view.KEY) -> str:
     if not paths.PRESETS.exists():
         return view.experiments_page(page)
     name = params.read(paths.PRESETS)["defaults"]["publish"]["experiment"]
-    with store.locked(place):
+    with store.locked(place), mlflow_runs.mlflow_errors(place):
         experiment = mlflow_runs.experiment_id(mlflow_runs.connect(place), place, name)
     return view.runs_page(page, experiment, key)
 
@@ -221,8 +221,7 @@ def import_kept() -> "subprocess.Popen[bytes]":
 
 def _start(log: Path, arguments: tuple[str, ...], environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
     """`python -m` in a session of its own, so that Ctrl-C reaches us alone and we end all of it."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("wb") as file:
+    with private_log.create(log) as file:
         return subprocess.Popen(
             [sys.executable, "-m", *arguments],
             env={**os.environ, **environment},

@@ -131,17 +131,15 @@ def _dataset(tasks: Mapping[str, Task], description: Description, shown: Demonst
 
 
 def _shown(tasks: Mapping[str, Task], trained: Trained | None) -> Demonstrations:
-    """Demonstrations by task id: the training pairs if they are known, else those of the tasks."""
-    if trained is None:
-        return {
-            name: [(pair.input, pair.output) for pair in task.train if pair.output is not None]
-            for name, task in tasks.items()
-        }
-    shown: dict[str, list[tuple[Grid, Grid]]] = {}
-    for (name, _), (given, output) in trained.items():
-        if output is not None:
-            shown.setdefault(name, []).append((given, output))
-    return shown
+    """Demonstrations by task id, without leaks that `prepare` dropped; test pairs trained on are none."""
+    return {
+        name: [
+            (pair.input, pair.output)
+            for number, pair in enumerate(task.train)
+            if pair.output is not None and (trained is None or (name, number) in trained)
+        ]
+        for name, task in tasks.items()
+    }
 
 
 def _same(task: Task, trained: Trained) -> bool:

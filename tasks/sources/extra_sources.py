@@ -90,6 +90,10 @@ def _solved(challenges: Mapping[str, Any], solutions: Mapping[str, Any], where: 
             raise GridError(f"{where}: task {name}: there must be one output for each test input")
         tasks[name] = {
             "train": task.get("train"),
-            "test": [{"input": t.get("input"), "output": o} for t, o in zip(tests, outputs, strict=True)],
+            # What is no pair stays as it is, for `checked` to refuse with its file.
+            "test": [
+                {"input": test.get("input"), "output": output} if isinstance(test, dict) else test
+                for test, output in zip(tests, outputs, strict=True)
+            ],
         }
     return tasks

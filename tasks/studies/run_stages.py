@@ -28,14 +28,14 @@ import yaml
 from model.config.experiment import Experiment
 from model.storage import checkpoints
 from model.storage.atomic import atomic_path, write_json
-from model.storage.digests import digest, digest_text
+from model.storage.digests import digest_text
 from tasks.common import paths
 from tasks.common.documents import read_json
 from tasks.common.presets import ConfigurationError
 from tasks.common.stage import StageError, stage
 from tasks.files import predictions
 from tasks.machine import gpu_lock
-from tasks.studies import predict_all
+from tasks.studies import own_files, predict_all
 from tasks.studies.study_file import Member, read_study
 
 ROOT = Path(__file__).parents[2]
@@ -83,8 +83,7 @@ class Runner:
         place.mkdir(parents=True, exist_ok=True)
         (place / paths.PARAMS).write_text(yaml.safe_dump(member.values, sort_keys=False))
         shutil.copy(ROOT / paths.PRESETS, place / paths.PRESETS)
-        if (ROOT / paths.OWN).is_dir() and not (place / paths.OWN).exists():
-            shutil.copytree(ROOT / paths.OWN, place / paths.OWN)
+        own_files.copy(ROOT, place)
         self._stages(place, PREPARATION[:1], gpu="")
         self._fetch(place, member.experiment)
         self._stages(place, PREPARATION[2:], gpu="")
@@ -93,8 +92,7 @@ class Runner:
     def _fetch(self, place: Path, experiment: Experiment) -> None:
         """The stage fetch, once for all experiments that fetch the same: RE-ARC's pairs take minutes to generate."""
         settings = experiment.model_dump(mode="json", include={"fetch", "seed", "prepare"})
-        files = [file for file in sorted((place / paths.OWN).rglob("*")) if file.is_file()]
-        own = [(file.relative_to(place).as_posix(), digest(file)) for file in files]
+        own = list(own_files.digests(place).items())
         key = digest_text(json.dumps([settings, experiment.train.finetune.start, own], sort_keys=True))[:16]
         shared, done = self.folder.with_name(f"{self.folder.name}-fetched") / key, place / ".done" / "fetch"
         with self.fetching[key]:
@@ -185,7 +183,7 @@ class Runner:
             write_json(kept / "cost.json", cost | ({"gpu_shared": True} if self.beside else {}))
 
 
-@stage("run_stages")
+@stage("run_stages", tied=False)
 def main(
     study: Annotated[Path, typer.Argument(help="YAML file such as docs/studies/versions.yaml")],
     names: Annotated[list[str] | None, typer.Argument(help="Experiments of it, in this order; all if none")] = None,

@@ -75,7 +75,7 @@ def run_of(store: Store, key: str) -> tuple[str, str] | None:
     """Ids of the MLflow experiment and of the complete run of the result `key`; None if the store lacks it."""
     if store.empty:
         return None
-    with _mlflow_errors(store):
+    with mlflow_errors(store):
         runs = _search(connect(store), f"tags.`{KEY}` = '{key}' and tags.`{KIND}` = 'experiment'")
     finished = [run.info for run in runs if run.info.status == "FINISHED"]
     return (finished[0].experiment_id, finished[0].run_id) if finished else None
@@ -83,7 +83,7 @@ def run_of(store: Store, key: str) -> tuple[str, str] | None:
 
 def trainings(store: Store) -> list[Any]:
     """The runs of all trainings: finished results, and those that run or ended without a result."""
-    with _mlflow_errors(store):
+    with mlflow_errors(store):
         return _search(connect(store), f"tags.`{KIND}` != 'evaluation'")
 
 
@@ -92,7 +92,7 @@ def set_branch(store: Store, key: str, branch: str) -> None:
     found = run_of(store, key)
     if not found:
         return
-    with _mlflow_errors(store):
+    with mlflow_errors(store):
         client = connect(store)
         note = client.get_run(found[1]).data.tags.get("mlflow.note.content", "")
         restore = f"Restore: `git switch {branch} && dvc checkout`"
@@ -110,7 +110,7 @@ def ever_held(store: Store, key: str) -> bool:
     """Whether the store contains the complete result `key`, or contained it before somebody deleted it."""
     if store.empty:
         return False
-    with _mlflow_errors(store):
+    with mlflow_errors(store):
         from mlflow.entities import ViewType
 
         client = connect(store)
@@ -130,7 +130,7 @@ def publish(store: Store, key: str, read: Callable[[], Result]) -> bool:
             return False
         result = read()
         create(store)
-        with _mlflow_errors(store):
+        with mlflow_errors(store):
             client = connect(store)
             _discard(client, key)
             if store.database:
@@ -276,7 +276,8 @@ def _run(client: Any, experiment: str, record: Record, tags: dict[str, str]) -> 
 
 
 @contextlib.contextmanager
-def _mlflow_errors(store: Store) -> Iterator[None]:
+def mlflow_errors(store: Store) -> Iterator[None]:
+    """Turn an error of MLflow, such as of a server that does not answer, into a StageError that names the store."""
     os.environ.update(SETTINGS)
     from mlflow.exceptions import MlflowException
 

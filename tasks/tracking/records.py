@@ -57,9 +57,9 @@ class Finished:
 
 
 def named(parameters: Mapping[str, Any]) -> str:
-    """VERSION[+FINETUNING]/SIZE[+BUDGET]/DATASET."""
-    own = {"finetuning": "none", "budget": "own"}
-    return experiment_name(**{kind: str(parameters.get(kind, own.get(kind))) for kind in LAYERS})
+    """VERSION[+FINETUNING]/SIZE[+BUDGET]/DATASET. Raises KeyError."""
+    known = {"finetuning": "none", "budget": "own", **parameters}
+    return experiment_name(**{kind: str(known[kind]) for kind in LAYERS})
 
 
 def identity(parameters: Mapping[str, Any]) -> dict[str, str]:

@@ -128,6 +128,7 @@ def create(store: Store) -> None:
     part = store.database.with_name(f"{store.database.name}.part")
     for leftover in part.parent.glob(f"{part.name}*"):
         leftover.unlink()
+    part.touch(mode=0o600)  # The runs are this user's to show.
     sqlalchemy.event.listen(sqlalchemy.Engine, "connect", unsynced)
     try:
         SqlAlchemyStore(sqlite_address(part), str(store.artifacts)).engine.dispose()

@@ -28,6 +28,7 @@ from flows.worker import (
     stopping,
     worker,
 )
+from tasks.common.stage import StageError
 
 
 @pytest.fixture
@@ -62,6 +63,12 @@ def test_run_makes_one_run_with_a_server_only_for_several_machines(told: list[An
     del told[:]
     call("run", "v3/smol/aa1", "--nodes", "2", "--meeting", "here:1")
     assert told[1:] == ["server", ("v3/smol/aa1", {"given": ("connection", "v3/smol/aa1", 2, "here:1")})]
+    del told[:]
+    for nodes in ("0", "-3"):
+        assert "Invalid value for '--nodes'" in call("run", "v3/smol/aa1", "--nodes", nodes, code=2)
+    for alone in ([], ["--nodes", "1"]):
+        assert "give --nodes too" in call("run", "v3/smol/aa1", "--meeting", "here:1", *alone, code=1)
+    assert told == [("environment", "")] * 2
     monkeypatch.setattr(products, "requests", lambda *_: [1, 2])
     assert "these are 2 runs" in call("run", "v3/smol/aa1", code=1)
 
@@ -109,6 +116,10 @@ def test_the_night_shows_runs_of_the_queue_and_others_best_first(told: list[Any]
     monkeypatch.setattr(night_text, "lines", lambda rows, hours, long: iter(["head", [{"a": "b"}]]))
     assert "head" in call("night", "--hours", "3")
     assert told[1:] == ["server", ([("known", 3.0), ("queued", 3.0)], 3.0), ("table", [{"a": "b"}], True)]
+    away = lambda start, known: (_ for _ in ()).throw(StageError("MLflow at http://there: away"))  # noqa: E731
+    monkeypatch.setattr(night_store, "rows", away)
+    assert "without the results of `dvc repro`: MLflow at http://there: away" in call("night")
+    assert told[-2] == ([("queued", 16.0)], 16.0)
     call("night", "--long")
     assert told[-1] == ("table", [{"a": "b"}], False)
     assert told[-2][1] == 16.0

@@ -7,7 +7,7 @@ import pytest
 
 from model.scoring.wording import TRAINING_TASKS, caveats
 from tasks import predict, report, score
-from tasks.commands import draw_task
+from tasks.commands import draw_task, solve
 from tasks.common import paths
 from tasks.common.presets import ConfigurationError
 from tasks.files import predictions, tables
@@ -157,6 +157,22 @@ def _history_keys():
 def _candidate():
     shares = dict.fromkeys(("pass_at_1", "pass_at_2", "cell_accuracy", "sizes_correct"), 0.5)
     return {"step": 6, "ci95": [0.1, 0.9], "grids_solved": 1, "n_grids": 2, "n_tasks": 1} | shares
+
+
+def test_solve_answers_them_at_the_sizes_of_the_stage_without_their_solutions(workspace):
+    files = json.loads(json.dumps(FILES))
+    for solutions in files["arc-agi_training_solutions.json"].values():
+        solutions[:] = [[[1] * 5] * 5 for _ in solutions]  # No demonstration says this size.
+    votes = {"extends": "votes", "subset": "training", "sizes": "rule"}
+    save_checkpoint(build(files, evaluations={"votes-training": votes}))
+    predict.main("best", "votes-training")
+    score.main("best", "votes-training")
+    (name,) = _names("training")
+    file = workspace / "one.json"
+    file.write_text(json.dumps({name: FILES["arc-agi_training_challenges.json"][name]}))
+    solve.main(file, paths.CHECKPOINTS / "best", "votes-training", workspace / "mine.json", draw=False)
+    mine = json.loads((workspace / "mine.json").read_text())
+    assert mine == json.loads(paths.submission("best", "votes-training").read_text())
 
 
 def test_without_training_tasks_left_it_is_refused(workspace):

@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from uuid import UUID
 
 import httpx
 import pytest
@@ -58,13 +59,17 @@ def test_a_run_is_found_by_number_id_or_name_if_only_one_is_meant(checkout: Path
     assert queue.find(server, str(second.id)) is second
     assert queue.find(server, "x") is first
     for text, says in (("4", "no run matches '4'"), ("0", "no run"), ("y", "2 runs match 'y'")):
-        if (
-            not str(first.id).startswith(text)
-            and not str(second.id).startswith(text)
-            and not str(same.id).startswith(text)
-        ):
-            with pytest.raises(FlowError, match=says):
-                queue.find(server, text)
+        with pytest.raises(FlowError, match=says):
+            queue.find(server, text)
+
+
+def test_the_only_run_is_not_meant_by_nothing_or_a_short_start_of_its_id(checkout: Path) -> None:
+    only = queued("x")
+    only.id = UUID("abcdef01-2345-4789-8abc-def012345678")
+    for text in ("", "a", "abc"):
+        with pytest.raises(FlowError, match=f"^no run matches '{text}'; allowed are .* at least 4 characters"):
+            queue.find(Server(only), text)
+    assert queue.find(Server(only), "abcd") is only
 
 
 def test_a_title_that_is_the_start_of_an_id_is_the_title(checkout: Path) -> None:

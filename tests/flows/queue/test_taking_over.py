@@ -2,12 +2,14 @@
 
 import json
 import os
+import socket
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
 import pytest
+from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import StateType
 
 from flows.cluster import dvc_remote, exchange, lease, owners, settings, share
@@ -16,6 +18,7 @@ from flows.runs import processes, snapshots
 from flows.runs.flow import NODES
 from flows.runs.places import FlowError
 from flows.runs.request import Request
+from tasks.common.stage import StageError
 from tests.support.made_up_server import Server, run
 
 
@@ -175,8 +178,8 @@ def test_each_other_machine_of_a_training_gets_a_run_of_its_own(cluster: Any, mo
     assert [row[:3] for row in made] == [("d", "high", "1"), ("d", "high", "2")]
     assert made[1][3] == f"{asked.title}, machine 3 of 3"
     assert capsys.readouterr().out.startswith("queued 12345678 ")
-    for meeting in ("here", "here:", ":80", "a b:80", "here:123456", "-x:80"):
-        with pytest.raises(FlowError, match="--meeting is"):
+    for meeting in ("here", "here:", ":80", "a b:80", "here:123456", "-x:80", "here:99999", "here:0"):
+        with pytest.raises(StageError, match="--meeting is"):
             several_nodes.ask(cluster.server, asked, 2, meeting)
     for meeting in ("here:80", "[fe80::1]:80"):
         several_nodes.ask(cluster.server, asked, 2, meeting)
@@ -197,3 +200,15 @@ def test_helpers_that_have_not_ended_are_dismissed(cluster: Any, monkeypatch: py
     monkeypatch.setitem(os.environ, several_nodes.HELPERS, f"{ended.id} {UUID(str(runs.id))}")
     several_nodes.dismiss()
     assert capsys.readouterr().out == "cancelled runs\n"
+
+
+def test_a_server_that_is_away_at_the_end_is_told_of_and_hides_nothing(cluster: Any, monkeypatch: Any, capsys: Any):
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # Bound, but it does not listen.
+        api = f"http://127.0.0.1:{closed.getsockname()[1]}/api"
+        monkeypatch.setattr(deployment, "client", lambda: SyncPrefectClient(api))
+        monkeypatch.setitem(os.environ, several_nodes.HELPERS, f"{UUID(int=7)} {UUID(int=8)}")
+        several_nodes.dismiss()
+    said = capsys.readouterr().err
+    assert said.startswith("the runs that helped this one (00000000, 00000000) may still run")
+    assert "`arc queue --cancel ID`" in said

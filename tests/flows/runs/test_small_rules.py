@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import resource
 import signal
 from pathlib import Path
 from types import SimpleNamespace
@@ -193,3 +194,34 @@ def test_the_branch_of_a_result_is_named_in_mlflow(place: Path, monkeypatch: pyt
     monkeypatch.setattr(mlflow_runs, "set_branch", lambda *_: (_ for _ in ()).throw(error))
     flow._name_branch_in_mlflow(place, "exp/a")
     assert warned == [("MLflow's run does not name its branch: %s", error)]
+
+
+def test_a_tracking_server_that_does_not_answer_fails_no_finished_run(place: Path, monkeypatch: Any) -> None:
+    warned: list[Any] = []
+    monkeypatch.setattr(flow, "get_run_logger", lambda: SimpleNamespace(warning=lambda *given: warned.append(given)))
+    monkeypatch.setattr(mlflow_runs, "run_of", lambda *_: ("1", "a" * 32))  # It is gone after this answer.
+    monkeypatch.setitem(store.SETTINGS, "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    os.environ["MLFLOW_TRACKING_URI"] = "http://127.0.0.1:9"
+    (place / paths.PUBLISHED).parent.mkdir(parents=True, exist_ok=True)
+    (place / paths.PUBLISHED).write_text('{"key": "k"}')
+    paths.EXPERIMENT.write_text("seed: 0\n")
+    flow._warn_if_unreachable(lambda: flow.mlflow_links(place))
+    [(text, error)] = warned
+    assert text.startswith("results are not shown")
+    assert str(error).startswith("MLflow at http://127.0.0.1:9: API request to http://127.0.0.1:9/")
+
+
+@pytest.mark.parametrize("file", [paths.SCORES / "best-votes.json", paths.PUBLISHED])
+def test_a_disk_that_fills_up_leaves_no_half_of_a_score(place: Path, file: Path) -> None:
+    (place / "presets.yaml").symlink_to(ROOT / "presets.yaml")
+    asked = Request(version="v3", size="tiny", dataset="aa1")
+    (place / file).parent.mkdir(parents=True, exist_ok=True)
+    (place / file).write_text("x" * 5000)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            flow.copy_scores(asked, place, "r")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [path.name for path in places.folder_of("r").rglob("*") if path.is_file()] == ["title"]

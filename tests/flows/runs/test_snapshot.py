@@ -50,6 +50,15 @@ def test_the_code_is_frozen_and_the_checkout_untouched(tree: Path) -> None:
     assert git("stash", "list", cwd=tree) == ""
 
 
+def test_untracked_files_are_named_as_they_are(tree: Path) -> None:
+    for name in (" ü ntracked.txt", "esc\x1b[2J.txt", os.fsdecode(b"\xff.txt")):
+        (tree / name).touch()
+    [snapshot] = snapshots.freeze([REQUEST], tree)
+    warning = snapshot.warning or ""
+    assert "run: ü ntracked.txt, esc" in warning.replace("  ", " ")
+    assert "esc\\x1b[2J.txt, untracked.py, \\udcff.txt; `git add`" in warning
+
+
 def test_a_frozen_commit_survives_garbage_collection(tree: Path) -> None:
     [snapshot] = snapshots.freeze([REQUEST], tree)
     git("gc", "--prune=now", "-q", cwd=tree)

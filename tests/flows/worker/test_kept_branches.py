@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +17,7 @@ from flows.runs import places, snapshots
 from flows.runs.places import FlowError, git
 from flows.worker import hold, kept_results, night_store
 from tasks.common import paths
-from tasks.tracking import mlflow_runs
+from tasks.tracking import mlflow_runs, store
 
 
 @pytest.fixture
@@ -127,8 +129,7 @@ def test_the_night_has_rows_of_results_that_no_run_made(cache: Path, monkeypatch
     place = SimpleNamespace(empty=True)
     monkeypatch.setattr("flows.worker.night_store.store.configured_store", lambda: place)
     monkeypatch.setattr(mlflow_runs, "connect", lambda _: Client())
-    loaded = SimpleNamespace(load_text=lambda address: json.dumps({"from": address}))
-    monkeypatch.setitem(sys.modules, "mlflow", SimpleNamespace(artifacts=loaded))
+    monkeypatch.setattr("mlflow.artifacts.load_text", lambda address: json.dumps({"from": address}))
     start = SimpleNamespace(timestamp=lambda: 12.5)
     assert night_store.rows(start, ()) == []
     place.empty = False
@@ -142,3 +143,23 @@ def test_the_night_has_rows_of_results_that_no_run_made(cache: Path, monkeypatch
     assert (new.run, new.name, new.took, new.gpu_minutes) == ("new", "name of new", "1 min 30 s", 1.5)
     assert new.scores == {"best-votes": {"from": "runs:/best/score.json", "title": "name of new"}}
     assert (cpu.gpu_minutes, cpu.scores) == (0.0, {})
+
+
+def test_a_store_that_does_not_answer_hides_only_its_own_rows(cache: Path, monkeypatch: Any, capsys: Any) -> None:
+    monkeypatch.setattr(os, "environ", {**os.environ, "MLFLOW_TRACKING_URI": "http://127.0.0.1:9"})
+    monkeypatch.setitem(store.SETTINGS, "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    assert night_store.reachable_rows(datetime.now(UTC)) == []
+    said = capsys.readouterr().err
+    assert said.startswith("without the results of `dvc repro`: MLflow at http://127.0.0.1:9: ")
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("content", ["", '{"kye": 1}', '{"key": "half'])
+def test_a_damaged_record_of_a_publication_hides_no_other(cache: Path, capsys: Any, content: str) -> None:
+    for name, text in (("a", '{"key": "k", "runs": {}}'), ("b", content)):
+        file = cache.parent / ".scratch" / "runs" / name / "published.json"
+        file.parent.mkdir(parents=True)
+        file.write_text(text)
+    assert night_store.known_keys() == {"k"}
+    assert "b/published.json is damaged" in capsys.readouterr().err
+    assert night_store.known_keys() == {"k"}

@@ -11,6 +11,7 @@ from prefect.client.schemas.objects import StateType
 
 from flows.queue import flow_runs
 from flows.runs import records
+from flows.runs.places import FlowError
 from flows.worker import night_report, night_text, server
 from flows.worker.night_report import Row
 from model.scoring.statistics import paired_difference
@@ -130,6 +131,13 @@ def test_a_row_has_the_stages_of_all_starts_and_a_reason_of_300_characters(scrat
 def test_the_time_before_now() -> None:
     earlier = datetime.now(UTC) - timedelta(hours=8)
     assert timedelta() <= night_report.since(8.0) - earlier < timedelta(minutes=5)
+
+
+@pytest.mark.parametrize("hours", [float("nan"), float("inf"), 1e300, 87_601.0, -1.0])
+def test_hours_that_are_no_time_before_now_are_refused(hours: float) -> None:
+    with pytest.raises(FlowError, match=r"^--hours is .+; allowed are 0 to 87600"):
+        night_report.since(hours)
+    assert night_report.since(night_report.LONGEST_HOURS) < night_report.since(0.0)
 
 
 def test_scores_are_read_with_the_title_of_their_run_and_damaged_ones_left_out(scratch: Path, capsys: Any) -> None:

@@ -7,11 +7,13 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 import typer
 
 from model.config.evaluation import EarlyStop
 from tasks.commands import bench
 from tasks.common import params, paths
+from tasks.common.stage import StageError
 from tasks.files import predictions
 from tests.conftest import ROOT
 from tests.support.benchmark import CPU
@@ -66,6 +68,76 @@ def test_the_numbers_are_written_and_shown_by_the_first_process(
         took = "3 steps: 2.00 s (4.00 grids/s; first time 4.00 s)"
         assert shown[-3] == f"v8/smol: 16 answers to 8 grids, {took}"
         assert shown[-2] == f"v8/smol: 9 answers to 8 grids, stopped at 16,1,0.25, {took}"
+
+
+def test_the_processes_of_several_gpus_get_the_same_options(monkeypatch: Any, tmp_path: Path) -> None:
+    spread: list[tuple[str, ...]] = []
+
+    def instead(*command: str) -> None:
+        spread.append(command)
+        raise StageError("spread")
+
+    monkeypatch.setattr(bench, "spread", instead)
+    monkeypatch.setattr("sys.argv", ["arc", "bench", "--kinds", "none"])
+    options = ["--experiments=v8/tiny", "--kinds=none", "--updates=3", "--tasks=0", "--like=a b.parquet"]
+    options += ["--stop=16,1,0.25", "--stop=8,2,1", "--set=seed=5", "--profile", f"--out={tmp_path / 'bench.json'}"]
+    app = typer.Typer(add_completion=False)
+    app.command()(bench.main)
+    for given in (options, [f"--out={tmp_path / 'bench.json'}"]):
+        with pytest.raises(SystemExit, match=r"^bench: spread$"):
+            app(given)
+        module, *passed = spread.pop()
+        assert module == "tasks.commands.bench"
+        assert [option for option in given if option not in passed] == []
+        with pytest.raises(SystemExit):
+            app(passed)
+        assert spread.pop() == (module, *passed)
+
+
+@pytest.mark.parametrize(
+    ("variables", "options", "message"),
+    [
+        ({"ARC_GPUS": "x"}, [], "bench: ARC_GPUS is 'x'; allowed is the number of GPUs"),
+        ({}, ["--updates", "0"], "greater than or equal to 1"),
+        ({}, ["--tasks", "-1"], "greater than or equal to 0"),
+        ({}, ["--out", "."], "bench: --out is ., which cannot be written; give a file in a folder that can"),
+        ({}, ["--out", "file/bench.json"], "bench: File exists: file"),
+    ],
+)
+def test_wrong_options_end_in_one_line_before_anything_is_measured(
+    monkeypatch: Any, tmp_path: Path, variables: dict[str, str], options: list[str], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("file").touch()
+    monkeypatch.setattr(bench, "choose", lambda: pytest.fail("went on"))
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    app = typer.Typer(add_completion=False)
+    app.command()(bench.main)
+    with pytest.raises((SystemExit, typer.BadParameter)) as ended:
+        app(options, standalone_mode=False)
+    assert message in str(ended.value)
+
+
+def test_what_was_measured_before_a_failure_is_kept(monkeypatch: Any, tmp_path: Path) -> None:
+    compiled: list[str] = []
+    keys = ("ms_per_update", "examples_per_s", "rows_per_s", "ns_per_row", "seconds_to_first_update", "flop_per_s")
+
+    def training(experiment: Any, kind: str, *_: Any) -> Any:
+        if compiled.count("reset") == 1:
+            raise StageError("the second cannot be measured")
+        return {"kind": kind, **dict.fromkeys(keys, 1.0)}
+
+    monkeypatch.setattr(bench, "spread", lambda *_: None)
+    monkeypatch.setattr(bench, "choose", lambda: CPU)
+    monkeypatch.setattr(bench, "product_rate", lambda _: 2e12)
+    monkeypatch.setattr(bench, "tracking", dict)
+    monkeypatch.setattr(bench, "training", training)
+    monkeypatch.setattr(torch.compiler, "reset", lambda: compiled.append("reset"))
+    out = tmp_path / "bench.json"
+    with pytest.raises(SystemExit, match=r"^bench: the second cannot be measured$"):
+        bench.main("v6/tiny,v8/smol", "mixed", 3, 0, out=out)
+    assert [row["experiment"] for row in json.loads(out.read_text())["training"]] == ["v6/tiny"]
 
 
 def test_what_is_usual_on_each_device_is_an_experiment_of_the_presets() -> None:

@@ -1,6 +1,7 @@
 """What `arc import` makes of a kept result and what it leaves out, with the scoring made up."""
 
 import json
+import re
 import shutil
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,6 +13,7 @@ import yaml
 
 from tasks.commands import import_results
 from tasks.common import params
+from tasks.common.stage import StageError
 from tasks.tracking import mlflow_runs, store
 from tests.conftest import ROOT, experiment
 
@@ -96,6 +98,16 @@ def test_each_is_published_once_and_deleted_ones_are_left_out_if_asked(
     assert done[2:] == ["two"]
     import_results.main(kept)
     assert done[3:] == ["one"]
+
+
+def test_parameters_in_place_of_the_resolved_experiment_are_refused_with_the_section(
+    kept: Path, tmp_path: Path
+) -> None:
+    file = kept / "experiment.yaml"
+    file.write_text("version: v3\nsize: tiny\ndataset: aa1\nseed: 0\n")
+    says = "section fetch is None; copy the resolved data/experiment.yaml of the experiment there"
+    with pytest.raises(StageError, match=f"^{re.escape(str(file))}: {says}"):
+        import_results.read(kept, tmp_path)
 
 
 def test_settings_that_are_newer_than_a_result_have_todays_defaults(kept: Path) -> None:

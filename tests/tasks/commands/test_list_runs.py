@@ -77,6 +77,12 @@ def test_an_empty_store_says_what_fills_it(tmp_path, monkeypatch):
         list_runs.listed(place)
 
 
+def test_a_store_without_runs_says_what_fills_it(place):
+    for dataset in (None, "aa1"):
+        with pytest.raises(StageError, match=r"the MLflow store sqlite:.* holds no runs; `arc import` publishes"):
+            list_runs.listed(place, dataset)
+
+
 @pytest.mark.parametrize(("limit", "more"), [(2, "1 more; --limit shows them"), (3, None)])
 def test_the_lines_that_are_left_out_are_counted(monkeypatch: Any, capsys: Any, limit: int, more: str | None) -> None:
     rows = [(f"{i}.0 [x]", "best-votes", f"run {i}", "700", "1.5", "today") for i in range(3)]

@@ -57,7 +57,7 @@ def keep(name: str, share: float, **values: Any) -> None:
     place = Path("kept") / name
     place.mkdir(parents=True)
     own = {"version": "v4", "size": "tiny", "dataset": "aa1", "seed": 2, "title": f"title of {name}", "share": share}
-    (place / "experiment.yaml").write_text(yaml.safe_dump(own | values))
+    (place / "experiment.yaml").write_text(yaml.safe_dump({key: {} for key in import_results.SECTIONS} | own | values))
     for pair in ("best-attempts", "final-votes"):
         (place / f"{pair}.parquet").write_text("")
 

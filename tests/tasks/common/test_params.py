@@ -175,6 +175,29 @@ def test_a_fifo_in_data_own_is_refused_in_one_line_before_dvc_waits_for_it(works
     assert recipe[1] == "\tdvc repro"
 
 
+def test_a_file_without_the_matrix_of_dvc_is_refused_with_the_block_to_add(workspace, capsys):
+    mine = "version: v3\nsize: smol\ndataset: aa1\ntrain: {optimizer_steps: 20000}\n"
+    paths.PARAMS.write_text(mine)
+    paths.PRESETS.write_text((ROOT / paths.PRESETS).read_text())
+    stage_params.main(write=True)  # Without DVC the presets say it.
+    before = paths.EXPERIMENT.read_text()
+    Path("dvc.yaml").write_text((ROOT / "dvc.yaml").read_text())
+    for given, missing in (
+        ("", "predict.checkpoints and predict.evaluations"),
+        ("evaluations: [votes]", "predict.checkpoints"),
+    ):
+        paths.PARAMS.write_text(mine + f"predict: {{{given}}}\n")
+        for write in (False, True):
+            with pytest.raises(SystemExit) as refused:
+                stage_params.main(write=write)
+            said, _, block = str(refused.value).partition("\n")
+            assert said.startswith(f"error: params.yaml lacks {missing}, which dvc.yaml reads there")
+    assert paths.EXPERIMENT.read_text() == before
+    paths.PARAMS.write_text(mine + block)
+    stage_params.main(write=False)
+    assert yaml.safe_load(capsys.readouterr().out)["predict"] == yaml.safe_load(block)["predict"]
+
+
 def test_what_is_read_twice_is_not_shared(tmp_path: Path) -> None:
     file = tmp_path / "params.yaml"
     file.write_text("a: {b: 1}")

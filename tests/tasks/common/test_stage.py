@@ -1,16 +1,22 @@
 """What a user sees of an error: one line that is safe to print, with the folder that is full."""
 
+import contextlib
 import errno
+import os
 import shutil
+import subprocess
+import sys
 from collections import namedtuple
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.common.stage import StageError, printable, stage
+from tests.conftest import ROOT
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -48,6 +54,48 @@ def test_another_error_keeps_its_traceback() -> None:
 
     with pytest.raises(AssertionError):
         main()
+
+
+WAITS = "print('up', flush=True) or time.sleep(60)"
+PROGRAMS = {
+    "train": f"stage('train')(lambda: {WAITS})()",
+    "ui": f"from tasks.servers import ui; ui.store.configured_store = lambda: {WAITS}; ui.main(5000, 4200)",
+    "run_stages": (
+        f"from tasks.studies import run_stages; run_stages.Runner = lambda *_, **__: {WAITS}; "
+        "run_stages.main('study.yaml', gpus='')"
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "outlives"), [("train", False), ("ui", True), ("run_stages", True)])
+def test_what_a_shell_starts_with_nohup_outlives_it_and_the_stages_of_dvc_do_not(
+    tmp_path: Path, name: str, outlives: bool
+) -> None:
+    program = f"import os, time; from tasks.common.stage import stage; print(os.getpid(), flush=True); {PROGRAMS[name]}"
+    shell = subprocess.Popen(
+        ["sh", "-c", 'nohup "$@" & wait', "sh", sys.executable, "-c", program],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "ARC_EVENTS": ""},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert shell.stdout
+    child = psutil.Process(int(shell.stdout.readline()))
+    try:
+        assert shell.stdout.readline() == "up\n"
+        shell.kill()
+        shell.wait()
+        if outlives:
+            with pytest.raises(psutil.TimeoutExpired):
+                child.wait(timeout=2)
+        else:
+            child.wait(timeout=30)
+    finally:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.kill()
+        shell.stdout.close()
 
 
 class DatabaseError(Exception):

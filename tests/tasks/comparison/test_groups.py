@@ -85,7 +85,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return Path(four(tmp_path)[0])
 
 
-@pytest.mark.parametrize(("contents", "what"), [("{version: v3}", "'size'"), ("[]", "expected sections, found '[]'")])
+@pytest.mark.parametrize(("contents", "what"), [("{size: smol}", "'dataset'"), ("[]", "expected sections, found '[]'")])
 def test_what_lies_beside_a_score_must_be_an_experiment(folder: Path, contents: str, what: str) -> None:
     (folder / paths.EXPERIMENT).write_text(contents)
     with pytest.raises(StageError) as refused:
@@ -114,7 +114,8 @@ def test_a_folder_without_the_score_says_what_it_has(folder: Path) -> None:
     shutil.copy(file.with_name("final-attempts.json"), file.with_name("best-attempts.json"))
     with pytest.raises(StageError) as refused:
         results.find(str(folder), "best", "votes")
-    assert str(refused.value) == f"{file} is missing; {folder} has best-attempts, final-attempts"
+    there = f"{folder} has best-attempts, final-attempts: choose with --checkpoint and --evaluation"
+    assert str(refused.value) == f"{file} is missing; {there}"
     shutil.rmtree(file.parent)
     with pytest.raises(StageError, match=r"has no scores: run `dvc repro` there$"):
         results.find(str(folder), "best", "votes")

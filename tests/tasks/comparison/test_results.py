@@ -15,7 +15,7 @@ from tasks.files import cost
 from tasks.tracking import mlflow_runs
 from tasks.tracking.store import configured_store
 from tests.conftest import experiment
-from tests.support.random_scores import four, made_score, values_of
+from tests.support.random_scores import folder, four, made_score, values_of
 from tests.support.stored import made_store  # noqa: F401
 
 
@@ -72,6 +72,30 @@ def test_a_score_of_another_experiment_than_lies_beside_it(folders, tmp_path):
     path.write_text(yaml.safe_dump(experiment(dataset="aa1", seed=9).model_dump(mode="json")))
     with pytest.raises(StageError, match=r"is of v3/tiny/aa1 seed 0, but .* is of v3/tiny/aa1 seed 9"):
         compare(folders[:2])
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({"size": "smol", "budget": "3min"}, "v8/smol+3min/aa1"),
+        ({"finetuning": "lora", "size": "smol"}, "v8+lora/smol/aa1"),
+    ],
+)
+def test_a_folder_with_a_budget_or_finetuning(folders, tmp_path, changes, name):
+    place = folder(tmp_path / "more", made_score(5), version="v8", **changes)
+    [found] = results.find(place, "best", "votes")
+    assert found.experiment == name
+    assert not {"finetuning", "budget", "size"} & set(found.parameters)
+    with pytest.raises(StageError, match=r"no such file exists, and the MLflow store .* is empty"):
+        results.find(name, "best", "votes")
+
+
+def test_a_kept_result_is_compared_by_its_name_in_mlflow(folders, tmp_path):
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    (tmp_path / "a0" / paths.EXPERIMENT).rename(kept / "experiment.yaml")
+    with pytest.raises(StageError, match=r"kept is a kept result, without scores: run `arc import .*kept` and give"):
+        results.find(str(kept), "best", "votes")
 
 
 def test_a_folder_of_an_older_commit_still_compares(folders, tmp_path):

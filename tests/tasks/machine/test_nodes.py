@@ -116,6 +116,7 @@ def test_machines_with_other_data_are_refused(machines: tuple[Path, Path]) -> No
         ({"ARC_NODES": "2", "ARC_MEETING": "host"}, "allowed is HOST:PORT"),
         ({"ARC_NODES": "2", "ARC_MEETING": "host:99999"}, "allowed is HOST:PORT"),
         ({"ARC_NODES": "2", "ARC_MEETING": "--x:1"}, "allowed is HOST:PORT"),
+        ({"ARC_NODES": "2", "ARC_MEETING": "host:0"}, "ARC_MEETING is 'host:0'; allowed is HOST:PORT"),
     ],
 )
 def test_wrong_variables_are_named(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], says: str) -> None:

@@ -154,6 +154,11 @@ def test_the_table_shows_every_share_and_count() -> None:
     assert printed(score_table.draw("a title", [two]), 60) == NARROW, "numbers never wrap"
 
 
+def test_a_title_with_brackets_is_no_markup() -> None:
+    for title in ("v8/tiny/aa1 extra=[arc-agi-2,rearc]", "v8/tiny/aa1 extra=[/rearc]"):
+        assert printed(score_table.draw(title, [])).splitlines()[0] == title
+
+
 def test_copies_and_trajectories_are_a_table_of_their_own() -> None:
     one = score_table._row(made())
     steps = {"last_change": 3.0, "early_locks": 3, "grids": 4, "early_lock_step": 1.5}
@@ -182,13 +187,15 @@ def test_the_command_prints_what_to_open_and_the_long_form_warnings(long: bool, 
     monkeypatch.setenv("COLUMNS", "150")
     for checkpoint in ("best", "final"):
         for name in ("attempts", "votes"):
-            written(made(checkpoint, name) | {"warnings": [f"{checkpoint} {i}" for i in range(name == "votes" and 2)]})
+            written(
+                made(checkpoint, name) | {"warnings": [f"{checkpoint} [/{i}]" for i in range(name == "votes" and 2)]}
+            )
     score_table.main(long=long)
     text = capsys.readouterr().out
     assert text.splitlines()[0].rstrip() == f"{experiment().title}, seed 0, shares in %"
     assert text.endswith("open next: data/reports/report.html; make ui\n")
     said = [line for line in text.splitlines() if ": " in line and "open next" not in line]
-    told = [f"{name}-votes: {name} {i}" for name in ("final", "best") for i in (0, 1)]
+    told = [f"{name}-votes: {name} [/{i}]" for name in ("final", "best") for i in (0, 1)]
     assert said == (told if long else [])
     assert ("copies and trajectories of the first attempts" in text) == long
     assert text.count("best-votes") == (2 + 2 if long else 1)

@@ -1,6 +1,8 @@
 """Pages in the background: started once, ended, and told of when they end by themselves; they are a line of shell."""
 
 import json
+import os
+import stat
 import subprocess
 import sys
 import time
@@ -57,6 +59,30 @@ def test_pages_start_once_and_end(pages: Any, capsys: Any) -> None:
     assert not background.RECORD.exists()
     with pytest.raises(StageError, match="no pages run in the background here"):
         background.stop()
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_logs_with_the_secret_are_for_this_user(pages: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = os.umask(0o022)
+    try:
+        background.LOG.parent.mkdir(parents=True)
+        for name in (background.LOG.name, "files.log"):
+            (ui.LOGS / name).touch(mode=0o644)  # As an earlier version left them.
+        pages(READY)
+        background.detach(["--mlflow-port", "5"])
+        page = ui.Page("Files", lambda _: ("http.server", "no port"), lambda _: {}, "/", lambda _: False, "/")
+        other = ui.Page("Other", page.arguments, page.environment, "/", page.ours, "/")
+        for process in (ui.start(page, 1), ui.start(other, 1)):
+            process.wait(timeout=60)
+    finally:
+        os.umask(before)
+    logs = [background.LOG, ui.LOGS / "files.log", ui.LOGS / "other.log"]
+    assert all(log.stat().st_size for log in logs)
+    assert [mode(log) for log in logs] == [0o600] * 3
+    assert mode(ui.LOGS) == 0o700
 
 
 def test_pages_that_nobody_collects_have_ended_too(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:

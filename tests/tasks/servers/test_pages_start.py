@@ -7,6 +7,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import typer
+from typer.testing import CliRunner
 
 from tasks.common.stage import StageError
 from tasks.servers import background, mlflow_app, prefect_server, ui
@@ -68,6 +70,25 @@ def test_both_pages_start_and_end_together(made: Any, capsys: Any) -> None:
     assert f"cat {prefect_server.secret_file(Path(os.environ['PREFECT_HOME']))}" in out[3]
     assert out[4:] == ["Ctrl-C ends what was started here", "ending"]
     assert {made.handlers_then[number] for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)} == {signal.SIG_IGN}
+
+
+@pytest.mark.parametrize("option", ["--mlflow-port", "--prefect-port"])
+@pytest.mark.parametrize("port", ["-1", "0", "65536"])
+def test_what_is_no_port_is_refused(made: Any, option: str, port: str) -> None:
+    command = typer.Typer()
+    command.command()(ui.main)
+    done = CliRunner().invoke(command, [option, port])
+    assert (done.exit_code, f"Invalid value for '{option}'" in done.output) == (2, True), done.output
+    assert made.started == []
+
+
+def test_a_tracking_server_that_does_not_answer_is_one_line(made: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("presets.yaml").symlink_to(ROOT / "presets.yaml")
+    monkeypatch.setattr(os, "environ", dict(os.environ))  # MLflow's client puts its settings there.
+    monkeypatch.setitem(store.SETTINGS, "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    made.place = Store("http://127.0.0.1:9", None, None)
+    with pytest.raises(SystemExit, match=r"^ui: MLflow at http://127\.0\.0\.1:9: .+"):
+        ui.main(5000, 4200, False, False)
 
 
 def test_what_runs_already_is_said_and_left(made: Any, capsys: Any) -> None:

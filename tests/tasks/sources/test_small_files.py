@@ -145,6 +145,13 @@ def test_a_folder_holds_official_files_or_one_task_each() -> None:
         assert str(refused.value) == (
             f"{folder / 'x_solutions.json'}: task q: there must be one output for each test input"
         )
+    (folder / "x_solutions.json").write_text(json.dumps({"p": [[[4, 5]]], "q": [[[4, 5]]]}))
+    for number in (1, "input", None):
+        (folder / "x_challenges.json").write_text(json.dumps({"p": asked, "q": {**asked, "test": [number]}}))
+        with pytest.raises(
+            GridError, match=r"x_challenges\.json: task q: expected an object with 'test', a list of pairs"
+        ):
+            extra_sources.tasks_of("more")
     (empty := paths.OWN / "none").mkdir()
     with pytest.raises(StageError) as missing:
         extra_sources.tasks_of("none")

@@ -140,3 +140,9 @@ def test_more_processes_are_started_with_the_same_arguments(workspace: Path, mon
     monkeypatch.setattr(predict, "predict", lambda *given: asked.append(given))
     predict.main("best", "votes")
     assert asked == [("tasks.predict", "best", "votes"), ("best", "votes")]
+
+
+def test_an_evaluation_that_is_not_defined_is_refused_with_those_that_are(workspace: Path) -> None:
+    build()
+    with pytest.raises(SystemExit, match=r"^predict: data/experiment.yaml has no evaluation 'nosuch'; defined are "):
+        predict.main("best", "nosuch")

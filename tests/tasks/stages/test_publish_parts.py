@@ -72,11 +72,13 @@ def test_the_hashes_are_those_of_dvc(workspace: Path) -> None:
     assert publish.dvc_hashes() == {}
     paths.LOCK.write_text("")
     assert publish.dvc_hashes() == {}
-    outs = [{"path": f"data/checkpoints/{name}.safetensors", "md5": f"md5 of {name}"} for name in ("best", "final")]
+    outs = [
+        {"path": f"data/checkpoints/{name}.safetensors", "md5": f"md5 of {name}"} for name in ("best", "final", "late")
+    ]
     outs[1].pop("md5")
     stages = {"select": {"outs": [*outs, {"path": "data/x", "md5": "y"}]}, "train": {"cmd": "z"}}
     paths.LOCK.write_text(yaml.safe_dump({"stages": stages}))
-    assert publish.dvc_hashes() == {"arc.dvc.best": "md5 of best"}
+    assert publish.dvc_hashes() == {"arc.dvc.best": "md5 of best", "arc.dvc.late": "md5 of late"}
 
 
 def test_the_note_says_how_to_restore() -> None:
@@ -103,9 +105,12 @@ def test_the_note_says_how_to_restore() -> None:
 def test_the_table_ends_with_commit_and_cost(
     workspace: Path, monkeypatch: Any, capsys: Any, tags: Any, seconds: float | None, says: str
 ) -> None:
-    monkeypatch.setattr(score_table, "main", lambda: print("the table"))
+    monkeypatch.setattr(score_table, "main", lambda long: print(f"the {'long ' * long}table"))
     monkeypatch.setattr(table, "code", lambda: tags)
     spent = {"seconds": seconds, "device": "GPU"} if seconds else None
     monkeypatch.setattr(cost, "read", lambda config: spent if config == experiment() else None)
     table.main()
-    assert capsys.readouterr().out == f"the table\n{says.replace('TIME', 'trained for 1.5 min on GPU')}\n"
+    says = says.replace("TIME", "trained for 1.5 min on GPU")
+    assert capsys.readouterr().out == f"the table\n{says}\n"
+    table.main(long=True)
+    assert capsys.readouterr().out == f"the long table\n{says}\n"

@@ -1,6 +1,7 @@
 """A study's data, fetched once and prepared without a GPU; and which GPUs an experiment gets."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import yaml
 
 from tasks.common import paths
 from tasks.common.presets import merge
+from tasks.studies import run_stages
+from tasks.studies.study_file import read_study
 from tests.support.made_up_study import run
 
 
@@ -38,6 +41,41 @@ def test_data_are_fetched_once_for_all_that_fetch_the_same_and_prepared_without_
         assert (
             len({file.read_text() for file in study.glob(".scratch/run_stages/*/data/raw/extra/rearc.json")}) == fetched
         )
+
+
+def test_a_copy_of_own_files_that_was_interrupted_is_made_again(study: Path, monkeypatch: Any) -> None:
+    (study / "code" / paths.OWN / "start.json").write_text("first")
+
+    def interrupted(_: Path, target: Path) -> None:
+        target.mkdir(parents=True)
+        raise KeyboardInterrupt
+
+    (member,) = read_study(study / "study.yaml", ["v3/tiny/aa1"])
+    runner = run_stages.Runner(study / "there", study / "kept", "")
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "copytree", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            runner.prepare(member)
+    place = runner.prepare(member)
+    assert (place / paths.OWN / "start.json").read_text() == "first"
+
+
+def test_own_files_that_changed_since_they_were_copied_are_refused(study: Path, capsys: Any) -> None:
+    own = study / "code" / paths.OWN
+    (own / "start.json").write_text("first")
+    run("v3/tiny/aa1", prepare_only=True)
+    (place,) = study.glob(".scratch/run_stages/*")
+    says = f"{place / paths.OWN / 'start.json'} is not as in {study / 'code'}, .*: remove {place} to begin again"
+    for change in ((own / "start.json").unlink, lambda: (own / "start.json").write_text("second")):
+        change()
+        with pytest.raises(SystemExit, match=says):
+            run("v3/tiny/aa1", prepare_only=True)
+    (own / "start.json").write_text("first")
+    run("v3/tiny/aa1", prepare_only=True)
+    shutil.rmtree(own)  # As on the machine to which a prepared folder was copied.
+    own.mkdir()
+    (own / "README.md").write_text("What belongs here.")
+    run("v3/tiny/aa1", prepare_only=True)
 
 
 def test_two_gpus_share_a_training_that_has_micro_batches_for_both(study: Path, monkeypatch: Any) -> None:

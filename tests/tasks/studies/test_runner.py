@@ -183,7 +183,7 @@ def test_all_predictions_are_made_once_and_those_of_equal_checkpoints_are_copied
 
 
 def test_the_table_says_commit_and_cost(workspace: Path, monkeypatch: Any, capsys: Any) -> None:
-    monkeypatch.setattr(score_table, "main", lambda: print("the table"))
+    monkeypatch.setattr(score_table, "main", lambda long: print("the table"))
     monkeypatch.setattr(table, "resolved", lambda: None)
     commit = {"mlflow.source.git.commit": "0123456789abc", "mlflow.source.git.dirty": "true"}
     for code, spent, says in (

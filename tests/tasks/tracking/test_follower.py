@@ -180,8 +180,8 @@ def test_errors_of_mlflow_name_the_store() -> None:
         ("no route", "MLflow at sqlite:///x: no route"),
         (database, f"x.db is no MLflow store: {database}; move it away, or repair it"),
     ):
-        with pytest.raises(StageError) as error, mlflow_runs._mlflow_errors(place):
+        with pytest.raises(StageError) as error, mlflow_runs.mlflow_errors(place):
             raise MlflowException(f"{text}\nmore")
         assert str(error.value) == says
-    with pytest.raises(ZeroDivisionError), mlflow_runs._mlflow_errors(place):
+    with pytest.raises(ZeroDivisionError), mlflow_runs.mlflow_errors(place):
         raise ZeroDivisionError

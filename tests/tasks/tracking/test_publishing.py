@@ -125,6 +125,10 @@ def test_models_are_outputs_of_the_training_and_inputs_of_the_evaluations(place,
     assert client.search_model_versions("name = 'r'") == []
 
 
+def test_only_this_user_can_read_a_new_store(made_store) -> None:
+    assert made_store.stat().st_mode & 0o777 == 0o600
+
+
 def test_a_broken_store_is_told_in_one_line(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("mlflow.db").write_bytes(b"no database" * 100)

@@ -65,13 +65,14 @@ def test_nothing_is_saved_where_anything_is_to_be_fixed(
         ("s3://bucket/x", "s3://bucket/x"),
         ("../objects", "{parent}/objects"),
         ("/mnt/../data", "/data"),
-        ("~/objects", "~/objects"),
+        ("~/objects", "{parent}/objects"),
     ],
 )
 def test_the_folder_of_a_remote_is_saved_as_an_absolute_path(
     checked: list[Any], place: Path, program: Any, asked: Any, data: str, wanted: str
 ) -> None:
     program("dvc", "")
+    os.environ["HOME"] = str(place.parent)
     wanted = wanted.format(parent=place.parent)
     assert join.join(API, "", "origin", data, "arc:token") == FINE
     assert checked[0][2] == wanted
@@ -80,6 +81,12 @@ def test_the_folder_of_a_remote_is_saved_as_an_absolute_path(
         f"{place} remote add --local shared {wanted}",
         f"{place} remote default --local shared",
     ]
+
+
+def test_the_home_of_nobody_is_no_folder(checked: list[Any]) -> None:
+    with pytest.raises(FlowError, match=r"^--data is '~no-such-user/objects': "):
+        join.join(API, "", "origin", "~no-such-user/objects", "arc:token")
+    assert checked == []
 
 
 @pytest.mark.parametrize(

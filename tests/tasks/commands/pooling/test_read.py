@@ -108,6 +108,8 @@ def test_a_kept_result_of_other_tasks_is_refused(kept: Path) -> None:
     (kept / "experiment.yaml").write_text("3")
     place = kept / "experiment.yaml"
     assert refused("kept", "best") == f"{place} is no experiment: {place}: expected sections, found '3'"
+    (kept / "experiment.yaml").write_text("version: v3\nsize: tiny\ndataset: aa1\nfetch: {source: own}\n")
+    assert refused("kept", "best").startswith(f"{place}: section prepare is None; copy the resolved ")
 
 
 def test_the_result_needs_a_new_folder_in_one_that_exists(worktree: Path) -> None:
@@ -131,11 +133,13 @@ def test_a_pool_is_named_after_the_first_or_best_and_its_cost_may_be_unknown(
     put(Path(files[0]), digest="a" * 64)
     put(Path(files[1]), digest="b" * 64)
     capsys.readouterr()
+    others = {"one": " --checkpoint halfway", "two": " --checkpoint final2"}
+    options = dict.fromkeys(others, "") if stem == "best" else others
     for to, names in (("one", files), ("two", files[::-1])):
         pool.main(names, Path(to))
         assert capsys.readouterr().out.splitlines() == [
             "pool of 2: pass@2 0.0 % [0.0–84.2], 0 of 3 grids, 2 tasks, cost unknown",  # 1 - 0.025 ** (1 / 2)
-            f"next: arc compare {to} OTHER, arc import {to}",
+            f"next: arc compare {to} OTHER{options[to]}, arc import {to}",
         ]
         name = f"{stem if to == 'one' or stem == 'best' else 'final2'}-votes"
         assert (Path(to) / "data/scores" / f"{name}.json").exists()
