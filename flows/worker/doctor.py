@@ -24,7 +24,6 @@ from tasks.common.documents import DocumentError, check_folder, read_json
 from tasks.machine import gpu_lock
 from tasks.servers import prefect_server
 
-FREE_GIB = 10.0
 TESTED = {"prefect": "3.8", "mlflow": "3.17", "dvc": "3.67", "torch": "2.1"}
 """Tested versions, as prefixes."""
 
@@ -60,7 +59,9 @@ def disk() -> Iterator[Finding]:
     for name, path in hold.folders().items():
         free = shutil.disk_usage(path).free / 2**30
         held = f"; below {limit:g} GiB `arc worker` holds the queue ({hold.VARIABLE})" if free < limit else ""
-        yield Finding("disk", f"{free:.1f} GiB free at {path} ({name}){held}", advice(path) if free < FREE_GIB else "")
+        yield Finding(
+            "disk", f"{free:.1f} GiB free at {path} ({name}){held}", advice(path) if free < checks.FREE_GIB else ""
+        )
 
 
 def advice(path: Path) -> str:

@@ -140,13 +140,13 @@ def findings(claims: Sequence[Claim], scores: Mapping[str, Mapping[str, Any]]) -
 
 
 def verdict(claim: Claim, difference: Difference, p_holm: float, by: NDArray[np.float64]) -> str:
-    """Holds, fails, or cannot be told; `by` are the differences of the tasks."""
+    """Holds, fails, or is inconclusive; `by` are the differences of the tasks."""
     if difference.shown and p_holm <= 0.05:
         return "holds" if (difference.mean > 0) == (claim.expects == "higher") else "**the opposite holds**"
     if not difference.mean:
-        return "cannot be told (no difference at all)"
+        return "inconclusive (no difference at all)"
     needed = ceil((STANDARD_ERRORS * by.std(ddof=1) / difference.mean) ** 2)
-    return f"cannot be told ({needed:,} tasks)"
+    return f"inconclusive ({needed:,} tasks)"
 
 
 def shares(score: Mapping[str, Any]) -> NDArray[np.float64]:
@@ -182,7 +182,7 @@ def page(study: Study, scores: Mapping[str, Mapping[str, Any]], kept: Path) -> I
         yield from growth_page.section(runs(study.folders, scores, kept))
         yield ""
     yield "Claims, each a paired difference in points of pass@2 over the same tasks; p adjusted for all (Holm)."
-    yield "A claim that cannot be told says how many tasks would show a difference of this size (80 % power at 5 %)."
+    yield "An inconclusive claim says how many tasks would show a difference of this size (80 % power at 5 %)."
     if any(len(names) > 1 for claim in study.claims for names in (claim.a, claim.b)):
         yield "Of several trainings the mean of each task is compared."
     yield ""

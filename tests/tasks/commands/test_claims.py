@@ -36,7 +36,7 @@ def scores(won: int, lost: int, same: int) -> dict[str, dict[str, object]]:
         (30, 5, "higher", "holds"),
         (30, 5, "lower", "**the opposite holds**"),
         (5, 30, "lower", "holds"),
-        (0, 0, "higher", "cannot be told (no difference at all)"),
+        (0, 0, "higher", "inconclusive (no difference at all)"),
     ],
 )
 def test_a_claim_holds_where_the_paired_difference_is_clear(won, lost, expects, says):
@@ -64,7 +64,7 @@ def test_many_claims_are_harder_to_show():
     given = scores(14, 3, 100)
     assert claims.findings(one, given)[0].verdict == "holds"
     many = claims.findings(one * 18, given)
-    assert {found.verdict.split(" (")[0] for found in many} == {"cannot be told"}
+    assert {found.verdict.split(" (")[0] for found in many} == {"inconclusive"}
     assert many[0].p_holm == pytest.approx(18 * claims.findings(one, given)[0].p_holm)
 
 

@@ -79,7 +79,7 @@ def test_a_page_has_every_score_and_claim(study: Path, monkeypatch: pytest.Monke
     pair = "`v3-smol-aa1/final-votes` against `v1-smol-aa1/final-votes`"
     assert re.match(rf"\| c1 \| {pair} \| \+80\.0 \| \+\d+\.\d to ", shown)
     assert shown.endswith("| 36 | 4 | holds |")
-    assert none.endswith("| 1.0000 | 0 | 0 | cannot be told (no difference at all) |")
+    assert none.endswith("| 1.0000 | 0 | 0 | inconclusive (no difference at all) |")
 
 
 @pytest.mark.slow
