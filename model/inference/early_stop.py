@@ -9,7 +9,7 @@ leading grids or their order under the vote rule 'most-frequent'; a smaller one 
 from collections.abc import Sequence
 
 from model.config.evaluation import EarlyStop
-from model.puzzles.grids import Grid
+from model.puzzles.grids import Grid, grid_key
 
 
 class Rounds:
@@ -46,7 +46,7 @@ class Rounds:
         """Count the vote of a view."""
         if self._config is None:
             return
-        votes, key = self._votes.setdefault(pair, {}), (grid.shape, grid.tobytes())
+        votes, key = self._votes.setdefault(pair, {}), grid_key(grid)
         number, first = votes.get(key, (0, view))
         votes[key] = number + 1, min(first, view)
 

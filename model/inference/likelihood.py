@@ -55,7 +55,7 @@ def log_likelihoods(
     row, column = packed.target_cell // width, packed.target_cell % width
     cells = packed.target_segments.query_starts.diff()
     two_passes = conditioning_mode(conditioning, config) == "two-pass"
-    found = []
+    likelihoods = []
     for i, level in enumerate(inference_levels(len(table.beta), levels)):
         alpha_bar, time = table.alpha_bar[level : level + 1], table.time[level : level + 1]
         gain = self_conditioning.gain(conditioning, alpha_bar, i / max(1, levels - 1))
@@ -67,11 +67,12 @@ def log_likelihoods(
             first_logits = network.denoise(packed, encoded, noisy, time, None, gain)
             features = self_conditioning.features(conditioning, first_logits)
         logits = network.denoise(packed, encoded, noisy, time, features, gain)
-        found.append(torch.segment_reduce(_of(logits, clean), "mean", lengths=cells, axis=0, initial=0.0))
-    return torch.stack(found, -1)
+        of_cells = _log_probability(logits, clean)
+        likelihoods.append(torch.segment_reduce(of_cells, "mean", lengths=cells, axis=0, initial=0.0))
+    return torch.stack(likelihoods, -1)
 
 
 @maybe_compile
-def _of(logits: Tensor, colours: Tensor) -> Tensor:
+def _log_probability(logits: Tensor, colours: Tensor) -> Tensor:
     """Log-probability of each cell's colour, float32 (T,), from logits (T, 10)."""
     return logits.float().log_softmax(-1).gather(-1, colours[:, None])[:, 0]

@@ -38,26 +38,26 @@ def measured_sizes(demonstrations: Sequence[tuple[Grid, Grid]], given: Grid) -> 
     inputs, outputs = zip(*demonstrations, strict=True)
     known, test = [quantities(grid) for grid in inputs], quantities(given)
     names = [name for name in test if all(name in measured for measured in known)]
-    wanted = np.array([grid.shape for grid in outputs])
+    shapes = np.array([grid.shape for grid in outputs])
     values = np.array([[measured[name] for name in names] for measured in known])
     here = np.array([test[name] for name in names])
     weights: defaultdict[Size, float] = defaultdict(float)
     sides: list[defaultdict[int, float]] = [defaultdict(float), defaultdict(float)]
     for axis in (0, 1):
-        constant = set(wanted[:, axis].tolist())
+        constant = set(shapes[:, axis].tolist())
         if len(constant) == 1:
             sides[axis][constant.pop()] += 1 / _DECAY**3
     for number, ((factor, divisor), offset) in enumerate(_MAPS):
         for exchanged in (False, True):
             order = slice(None, None, -1 if exchanged else 1)
             weight = _DECAY ** (number + _EXCHANGED * exchanged)
-            holds = (values[:, :, order] * factor + offset * divisor == wanted[:, None] * divisor).all(0)
-            found, possible = _sides(here[:, order] * factor, divisor, offset)
+            holds = (values[:, :, order] * factor + offset * divisor == shapes[:, None] * divisor).all(0)
+            mapped, possible = _sides(here[:, order] * factor, divisor, offset)
             holds &= possible
-            for size in found[holds.all(1)].tolist():
+            for size in mapped[holds.all(1)].tolist():
                 weights[size[0], size[1]] += weight
             for axis in (0, 1):
-                for side in found[holds[:, axis], axis].tolist():
+                for side in mapped[holds[:, axis], axis].tolist():
                     sides[axis][side] += weight
     for (height, down), (width, across) in itertools.product(*(side.items() for side in sides)):
         weights[height, width] += _ONE_SIDE * min(down, across)
@@ -66,5 +66,5 @@ def measured_sizes(demonstrations: Sequence[tuple[Grid, Grid]], given: Grid) -> 
 
 def _sides(products: NDArray[np.int64], divisor: int, offset: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """products / divisor + offset, and whether that is a side of a grid."""
-    found = products // divisor + offset
-    return found, (products % divisor == 0) & (found >= 1) & (found <= LARGEST_SIDE)
+    sides = products // divisor + offset
+    return sides, (products % divisor == 0) & (sides >= 1) & (sides <= LARGEST_SIDE)

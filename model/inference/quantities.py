@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from model.puzzles.grids import COLOURS, Grid, Size
+from model.puzzles.grids import COLOURS, Grid, Size, grid_key
 
 Quantities = dict[str, Size]
 Cells = NDArray[np.bool_]
@@ -19,7 +19,7 @@ Cells = NDArray[np.bool_]
 _NEIGHBOURS = {4: ndimage.generate_binary_structure(2, 1), 8: ndimage.generate_binary_structure(2, 2)}
 """Which cells around a cell are connected to it: those at its sides, or those at its corners too."""
 _RANKS = 4
-"""Colours that are told by how many cells have them: the most frequent four, and the rarest."""
+"""Colours ranked by how many cells have them: the most frequent four, and the rarest."""
 
 
 def quantities(grid: Grid) -> Quantities:
@@ -102,7 +102,7 @@ def _of_parts(name: str, grid: Grid, parts: Sequence[Cells]) -> Iterator[tuple[s
     """Of these one-coloured parts of the grid: counts, and the box of a part that stands out."""
     boxes, cells = [_box(part) for part in parts], [int(part.sum()) for part in parts]
     shown = [_shown(grid, part) for part in parts]
-    shapes, sizes = Counter(_key(picture) for picture in shown), Counter(boxes)
+    shapes, sizes = Counter(grid_key(picture) for picture in shown), Counter(boxes)
     yield f"{name}", len(parts)
     yield f"shapes of {name}", len(shapes)
     yield f"{name} of the commonest shape", max(shapes.values())
@@ -116,7 +116,7 @@ def _of_parts(name: str, grid: Grid, parts: Sequence[Cells]) -> Iterator[tuple[s
     colours = [int(grid[part][0]) for part in parts]
     alone = {
         "size": [box for box in boxes if sizes[box] == 1],
-        "shape": [box for box, picture in zip(boxes, shown, strict=True) if shapes[_key(picture)] == 1],
+        "shape": [box for box, picture in zip(boxes, shown, strict=True) if shapes[grid_key(picture)] == 1],
         "colour": [box for box, colour in zip(boxes, colours, strict=True) if colours.count(colour) == 1],
     }
     for what, those in alone.items():
@@ -171,10 +171,6 @@ def _shown(grid: Grid, part: Cells) -> Grid:
     rows, columns = np.flatnonzero(part.any(1)), np.flatnonzero(part.any(0))
     box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     return np.where(part[box], grid[box], COLOURS).astype(np.uint8)
-
-
-def _key(picture: Grid) -> tuple[tuple[int, ...], bytes]:
-    return picture.shape, picture.tobytes()
 
 
 def _size(grid: Grid) -> Size:

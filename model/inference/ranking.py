@@ -16,7 +16,7 @@ from model.inference import batching
 from model.inference.answer import Answer
 from model.inference.likelihood import log_likelihoods
 from model.inference.view_packer import ViewPacker
-from model.puzzles.grids import Grid
+from model.puzzles.grids import Grid, grid_key
 
 
 class Candidate(NamedTuple):
@@ -32,14 +32,14 @@ def candidates(answers: Sequence[Answer], most: int) -> list[Candidate]:
     """The `most` most frequent distinct grids of each test input that has two or more; ties go to the earlier view."""
     votes: dict[int, dict[tuple[tuple[int, ...], bytes], list[int]]] = {}
     for i in sorted(range(len(answers)), key=lambda i: (answers[i].pair, answers[i].attempt, answers[i].view)):
-        key = answers[i].grid.shape, answers[i].grid.tobytes()
+        key = grid_key(answers[i].grid)
         votes.setdefault(answers[i].pair, {}).setdefault(key, []).append(i)
-    found = []
+    ranked = []
     for pair, grids in votes.items():
         chosen = sorted(grids.values(), key=len, reverse=True)[:most]
         if len(chosen) > 1:  # A single one needs no rank.
-            found += [Candidate(voters[0], pair, answers[voters[0]].grid) for voters in chosen]
-    return found
+            ranked += [Candidate(voters[0], pair, answers[voters[0]].grid) for voters in chosen]
+    return ranked
 
 
 def rank(
@@ -99,8 +99,8 @@ def _score(
         packed = packer.pack(rows)
         # Target rows are cells in the order of the original grid, whose coordinates the view turns: so only colours do.
         clean = packer.data.view_colours[packed.examples.view[packed.target_example], cells]
-        found = log_likelihoods(packer.network, packed, clean, packer.levels, conditioning, config, levels, key)
-    return found.float().cpu().numpy()
+        values = log_likelihoods(packer.network, packed, clean, packer.levels, conditioning, config, levels, key)
+    return values.float().cpu().numpy()
 
 
 def _size(grid: Grid) -> tuple[int, int]:

@@ -54,5 +54,5 @@ def _neighbours(position: Tensor, is_cell: Tensor, start: Tensor, height: Tensor
     k = torch.arange(len(OFFSETS), device=start.device)  # Made on the device: a recorded step copies nothing to it.
     r, c = row[:, None] + k // 3 - 1, column[:, None] + k % 3 - 1
     inside = is_cell[:, None] & (r >= 0) & (r < height[:, None]) & (c >= 0) & (c < width[:, None])
-    found = at[torch.where(inside, start[:, None] + r * width[:, None] + c, 0)]
-    return torch.where(inside, found, len(own)).to(torch.int32)
+    neighbour = at[torch.where(inside, start[:, None] + r * width[:, None] + c, 0)]
+    return torch.where(inside, neighbour, len(own)).to(torch.int32)

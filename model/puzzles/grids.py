@@ -66,6 +66,11 @@ def grid(value: Any, where: str) -> Grid:
     return np.array(value, dtype=np.uint8)
 
 
+def grid_key(cells: Grid) -> tuple[tuple[int, ...], bytes]:
+    """Hashable, and equal for equal grids alone."""
+    return cells.shape, cells.tobytes()
+
+
 def task(name: str, value: Any) -> Task:
     """Check one entry of a challenges file. Raises GridError."""
     try:
@@ -87,8 +92,8 @@ def task(name: str, value: Any) -> Task:
 def solutions(name: str, value: Any, count: int) -> list[Grid]:
     """Check one entry of a solutions file against its task's number of test inputs. Raises GridError."""
     if not isinstance(value, list) or len(value) != count:
-        found = f"{len(value)} grids" if isinstance(value, list) else _short(value)
-        raise GridError(f"task {name}: {found} for {count} test inputs; there must be one output each")
+        count_given = f"{len(value)} grids" if isinstance(value, list) else _short(value)
+        raise GridError(f"task {name}: {count_given} for {count} test inputs; there must be one output each")
     return [grid(g, f"task {name}, solution {i}") for i, g in enumerate(value)]
 
 

@@ -28,8 +28,8 @@ def _compose(first: int, then: int) -> int:
     rows, columns = FLIP_ROWS[first], FLIP_COLUMNS[first]
     if SWAP[then]:
         rows, columns = columns, rows
-    wanted = key(SWAP[first] ^ SWAP[then], rows ^ FLIP_ROWS[then], columns ^ FLIP_COLUMNS[then])
-    return next(g for g in range(D4) if key(SWAP[g], FLIP_ROWS[g], FLIP_COLUMNS[g]) == wanted)
+    composed = key(SWAP[first] ^ SWAP[then], rows ^ FLIP_ROWS[then], columns ^ FLIP_COLUMNS[then])
+    return next(g for g in range(D4) if key(SWAP[g], FLIP_ROWS[g], FLIP_COLUMNS[g]) == composed)
 
 
 COMPOSE = np.array([[_compose(first, then) for then in range(D4)] for first in range(D4)])

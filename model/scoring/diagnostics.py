@@ -83,9 +83,9 @@ def signs(trajectory: Mapping[str, Any] | None, copying: Mapping[str, Any]) -> d
     }
 
 
-def warnings(found: Mapping[str, bool]) -> list[str]:
+def warnings(shown: Mapping[str, bool]) -> list[str]:
     """The signs that show, in words."""
-    return [text for name, text in SIGNS.items() if found[name]]
+    return [text for name, text in SIGNS.items() if shown[name]]
 
 
 def _fitted(grid: Grid, shape: tuple[int, ...]) -> Grid:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from model.puzzles.grids import Grid
+from model.puzzles.grids import Grid, grid_key
 
 
 class Proposals(NamedTuple):
@@ -40,7 +40,7 @@ def collect_proposals(
     `log_likelihood` (views,) holds those of candidates at one of their views, or at one for each of several networks,
     whose mean counts; NaN elsewhere.
     """
-    keys = [(grid.shape, grid.tobytes()) for grid in grids]
+    keys = [grid_key(grid) for grid in grids]
     index = {key: i for i, key in enumerate(dict.fromkeys(keys))}
     first = dict(reversed(list(zip(keys, grids, strict=True))))
     sizes = {shape: i for i, shape in enumerate(dict.fromkeys(shape for shape, _ in index))}

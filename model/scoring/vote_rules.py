@@ -43,11 +43,6 @@ def most_visited(proposals: Proposals) -> Weights:
     return proposals.visited
 
 
-def likelihood(proposals: Proposals) -> Weights:
-    """w_v = 1."""
-    return np.ones(len(proposals.choice))
-
-
 def worth(proposals: Proposals, config: LikelihoodWeight) -> NDArray[np.float64]:
     """What the rule 'likelihood' adds to the candidates' shares of the votes, (candidates,): weight times nats.
 
@@ -71,5 +66,5 @@ RULES: dict[VoteRule, Callable[[Proposals], Weights]] = {
     "confidence": confidence,
     "certainty": certainty,
     "most-visited": most_visited,
-    "likelihood": likelihood,
+    "likelihood": most_frequent,
 }

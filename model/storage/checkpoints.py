@@ -16,7 +16,6 @@ from torch import Tensor
 
 from model.config.base import Count, Frozen, Names, Positive
 from model.config.data import Augment, Prepare
-from model.config.diffusion import Noise
 from model.config.training import Train, WeightsKind
 from model.network.denoiser import Denoiser, build
 from model.storage import format_5, sealed
@@ -65,11 +64,6 @@ class Description(Frozen):
     """Fingerprints (model.puzzles.leaks) of the pairs trained on, by this training or its start: one line, sorted."""
     leaks: int
     """Evaluated pairs that occur among its training pairs, under any view, or among those of its start."""
-
-    @property
-    def noise(self) -> Noise:
-        """Of the training."""
-        return self.train.noise
 
 
 def save(stem: Path, weights: Mapping[WeightsKind, Mapping[str, Tensor]], description: Description) -> None:
@@ -238,12 +232,12 @@ def _blocks(first_rows: Sequence[int], task_rows: int) -> list[range]:
 
 def check_intact(stem: Path) -> Description:
     """The description of a checkpoint whose files are those that were saved together. Raises CheckpointError."""
-    description, wanted = _read(stem)
+    description, recorded = _read(stem)
     try:
-        found = digest(_weights_file(stem))
+        present = digest(_weights_file(stem))
     except OSError as error:
         raise CheckpointError(f"{_weights_file(stem)} cannot be read: {error}; train or fetch it again") from error
-    if found != wanted:
+    if present != recorded:
         raise CheckpointError(
             f"{_weights_file(stem)} is damaged or belongs to another checkpoint: its content is not what "
             f"{_json_file(stem)} was written for; run the stages that make it again, or fetch it again"
@@ -252,7 +246,7 @@ def check_intact(stem: Path) -> Description:
 
 
 def describe(stem: Path) -> Description:
-    """The description of a checkpoint, without a look at its weights. Raises CheckpointError."""
+    """The description of a checkpoint, without reading its weights. Raises CheckpointError."""
     return _read(stem)[0]
 
 
@@ -273,20 +267,20 @@ def _read(stem: Path) -> tuple[Description, str]:
         raise CheckpointError(f"{path} cannot be read: {error}; run the stages train and select") from error
     try:
         values = json.loads(text)
-        given = values.get("format")
+        version = values.get("format")
     except (ValueError, AttributeError) as error:
         raise CheckpointError(f"{path} is no checkpoint description: {error}") from error
-    if given not in (5, FORMAT):
+    if version not in (5, FORMAT):
         raise CheckpointError(
-            f"{path} has format {given}, but this code reads format {FORMAT}; train again with this code, or use the "
+            f"{path} has format {version}, but this code reads format {FORMAT}; train again with this code, or use the "
             "checkpoint with the code of the commit that wrote it"
         )
     try:
         values = sealed.check(values, str(path))
-        wanted = str(values.pop(_WEIGHTS, ""))
-        if given == 5:
+        weights = str(values.pop(_WEIGHTS, ""))
+        if version == 5:
             values = format_5.as_format_6(values)
-        return Description.model_validate_json(json.dumps(values)), wanted
+        return Description.model_validate_json(json.dumps(values)), weights
     except sealed.SealError as error:
         raise CheckpointError(f"{error}; train or fetch it again") from error
     except ValidationError as error:

@@ -147,8 +147,8 @@ class Stream:
         free = list(self._most)
         for left in reversed(range(self.budget.sequences)):
             least = [rows - left * most for rows, most in zip(free, self._longest, strict=True)]
-            wanted = free[0] * self._most[1] > free[1] * self._most[0]
-            for queue in (queues[wanted], queues[not wanted]):
+            context_heavy = free[0] * self._most[1] > free[1] * self._most[0]
+            for queue in (queues[context_heavy], queues[not context_heavy]):
                 fitting = (
                     i
                     for i, (c, t, _) in enumerate(islice(queue, _LOOK_AHEAD))

@@ -225,13 +225,15 @@ def pixel_noise(packed: Packed, config: Train, key: Tensor) -> Packed:
     example, black = packed.context_example, packed.context_colour == 0
     row = torch.arange(len(example), device=key.device)
     count = torch.zeros(len(packed.examples.task), dtype=torch.float64, device=key.device)
-    wanted = (count.index_add(0, example, black.double()) * config.pixel_noise.share).floor().clamp(min=1)
-    # The wanted number of each example's black cells: those with the lowest draws. Its rows lie together.
+    noisy_cells = (count.index_add(0, example, black.double()) * config.pixel_noise.share).floor().clamp(min=1)
+    # So many of each example's black cells: those with the lowest draws. Its rows lie together.
     order = uniform(key, TrainingDraw.PIXEL_NOISE_CELL, row).masked_fill(~black, 2.0).argsort(stable=True)
     order = order[example[order].argsort(stable=True)]
     rank = torch.empty_like(row).scatter_(0, order, row) - torch.searchsorted(example, example)
     noisy = (
-        black & (rank < wanted[example]) & (uniform(key, TrainingDraw.PIXEL_NOISE, example) < config.pixel_noise.rate)
+        black
+        & (rank < noisy_cells[example])
+        & (uniform(key, TrainingDraw.PIXEL_NOISE, example) < config.pixel_noise.rate)
     )
     colour = 1 + (uniform(key, TrainingDraw.PIXEL_NOISE_COLOUR, row) * (COLOURS - 1)).to(torch.int64)
     return packed._replace(context_colour=torch.where(noisy, colour, packed.context_colour))

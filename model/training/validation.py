@@ -21,7 +21,7 @@ from model.ops.random_purposes import VALIDATION_STEP
 from model.puzzles.arrays import Dataset
 from model.puzzles.grids import COLOURS
 from model.training.noised_batch import NoisedBatch
-from model.training.objective import BUCKETS
+from model.training.objective import BUCKETS, size_loss
 
 PREFIX = "validation_"
 """Keys of the history that begin with it are of held-out pairs; the rest of the key is as for the training."""
@@ -79,7 +79,7 @@ class Validation:
         network.train(was)
         sums, (count, size_loss, size_right) = cells.tolist(), grids.tolist()
         total, loss_sum, right_sum = (sum(column) for column in zip(*sums, strict=True))
-        found = {
+        measured = {
             "loss": loss_sum / total + self.size_loss_weight * size_loss / count,
             "cross_entropy": loss_sum / total,
             "accuracy": right_sum / total,
@@ -87,28 +87,26 @@ class Validation:
             "size_accuracy": size_right / count,
         }
         for i, (n, bucket_loss, bucket_right) in enumerate(sums):
-            found |= {f"cross_entropy_{i}": bucket_loss / max(1.0, n), f"accuracy_{i}": bucket_right / max(1.0, n)}
-        return {f"{PREFIX}{name}": value for name, value in found.items()}
+            measured |= {f"cross_entropy_{i}": bucket_loss / max(1.0, n), f"accuracy_{i}": bucket_right / max(1.0, n)}
+        return {f"{PREFIX}{name}": value for name, value in measured.items()}
 
 
 def _sizes(packed: Packed, logits: Tensor) -> Tensor:
     """Grids, the sum of the cross-entropies of their heights and widths, and sizes right, float64 (3,)."""
-    size = torch.stack([packed.examples.output_height, packed.examples.output_width], -1)
-    classes = torch.where(packed.view_swaps[:, None], size.flip(-1), size) - 1
-    loss = functional.cross_entropy(logits.float().flatten(0, 1), classes.flatten(), reduction="sum")
-    right = (logits.argmax(-1) == classes).all(-1).sum()
-    return torch.stack([torch.full_like(loss, len(classes)), loss, right.float()]).double()
+    every = torch.ones(len(logits), dtype=torch.bool, device=logits.device)
+    loss, right, grids = size_loss(packed, logits, every)
+    return torch.stack([grids.double(), loss.double(), right.double()])
 
 
 def due(config: Train, last: int, step: int) -> bool:
-    """Whether the history's row after update `step` has a look, when the row before was after update `last`."""
+    """Whether the history's row after update `step` has a measurement, when the row before was after update `last`."""
     every, stop = config.validation.every, config.early_stop
     regular = step // every > last // every or step == config.optimizer_steps
     return regular or (stop is not None and step % stop.every == 0)
 
 
 def lowest(history: Sequence[Mapping[str, float]], config: EarlyStop) -> tuple[float, float]:
-    """The update of the lowest cross-entropy so far, 0 before the first look of early stopping, and its value."""
+    """The update of the lowest cross-entropy so far, 0 before the first one of early stopping, and its value."""
     update, value = 0.0, np.inf
     for row in history:
         if _counts(row, config) and row[CROSS_ENTROPY] < value - config.improvement:
@@ -124,5 +122,5 @@ def exhausted(history: Sequence[Mapping[str, float]], config: EarlyStop | None) 
 
 
 def _counts(row: Mapping[str, float], config: EarlyStop) -> bool:
-    """Whether the row is one by which early stopping decides: other looks do not move its decisions."""
+    """Whether the row is one by which early stopping decides: other measurements do not move its decisions."""
     return CROSS_ENTROPY in row and row["step"] % config.every == 0

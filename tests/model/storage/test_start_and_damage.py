@@ -85,12 +85,6 @@ def test_weights_that_are_gone_or_others_are_named(tmp_path: Path, monkeypatch: 
     assert checkpoints.describe(stem) is described  # type: ignore[comparison-overlap]
 
 
-def test_the_noise_of_a_description_is_that_of_its_training() -> None:
-    noise = experiment(train={"noise": {"steps": 64}}).train.noise
-    made = checkpoints.Description.model_construct(train=experiment().train.model_copy(update={"noise": noise}))
-    assert made.noise is noise
-
-
 @pytest.mark.parametrize(("seed", "says"), [(4, "those of seed 4, here 5"), (5, "those of other tasks than here")])
 def test_embeddings_of_other_views_are_no_start(monkeypatch: pytest.MonkeyPatch, seed: int, says: str) -> None:
     """Under 'augmented-task': views are drawn by seed and task index, so the rows would be those of other views."""
