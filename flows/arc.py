@@ -30,8 +30,8 @@ Set = Annotated[
 ]
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _version(requested: bool) -> None:
+    if requested:
         from importlib.metadata import version
 
         from flows.runs.places import FlowError, git
@@ -217,7 +217,7 @@ def join(
     leave: Annotated[bool, typer.Option("--leave", help="Forget the cluster; git's and DVC's remotes stay.")] = False,
 ) -> None:
     """Set this clone up to work with others on one queue, after a check of each piece; docs/cluster.md explains it."""
-    given = os.environ.get("PREFECT_API_AUTH_STRING", "")  # Before it becomes that of this clone's own server.
+    inherited = os.environ.get("PREFECT_API_AUTH_STRING", "")  # Before it becomes that of this clone's own server.
     environment()
     with one_line_errors():
         from flows.cluster import join as command
@@ -229,8 +229,8 @@ def join(
             return
         if not url:
             raise FlowError("name the server, such as `arc join http://127.0.0.1:4300`, or give --leave")
-        rows = command.join(url, mlflow, remote, data, secret or given, saves)
-    table([{"": "!" if fix else "ok", "what": what, "found": found, "fix": fix} for what, found, fix in rows])
+        rows = command.join(url, mlflow, remote, data, secret or inherited, saves)
+    table([{"": "!" if fix else "ok", "what": piece, "found": result, "fix": fix} for piece, result, fix in rows])
     if any(fix for _, _, fix in rows):
         sys.exit("arc: not joined, and nothing was changed; fix the marked pieces first")
     print("joined: `arc worker` takes runs from the queue, `arc queue` adds some, `arc night` shows all")

@@ -16,12 +16,12 @@ def experiments(incomplete: str) -> list[str]:
 
 def experiments_or_paths(incomplete: str) -> list[str]:
     """The same, or files and folders where no experiment is meant."""
-    found = experiments(incomplete)
+    matches = experiments(incomplete)
     start = Path(incomplete)
     folder = start if incomplete.endswith("/") else start.parent
     if incomplete.startswith("-") or not folder.is_dir():
-        return found
-    return found + [
+        return matches
+    return matches + [
         f"{path}{'/' if path.is_dir() else ''}" for path in sorted(folder.iterdir()) if f"{path}".startswith(incomplete)
     ]
 

@@ -43,9 +43,9 @@ def check_matrix(params: Mapping[str, Any], experiment: Experiment) -> None:
 
     Raises ConfigurationError.
     """
-    given = params.get("predict") or {}
+    predict = params.get("predict") or {}
     needed = experiment.predict.model_dump(mode="json", include={"checkpoints", "evaluations"})
-    missing = [f"predict.{key}" for key in needed if key not in given]
+    missing = [f"predict.{key}" for key in needed if key not in predict]
     if missing:
         block = "\n".join(f"  {key}: [{', '.join(names)}]" for key, names in needed.items())
         raise ConfigurationError(
@@ -57,12 +57,12 @@ def check_matrix(params: Mapping[str, Any], experiment: Experiment) -> None:
 def differences(experiment: Experiment, presets: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """Every parameter that differs from the presets of the experiment's name: key, value, value of the presets."""
     names = experiment.model_dump(include=set(LAYERS))
-    given = flatten(experiment.model_dump(mode="json"))
-    own = flatten(resolve(names, presets).model_dump(mode="json"))
+    values = flatten(experiment.model_dump(mode="json"))
+    preset_values = flatten(resolve(names, presets).model_dump(mode="json"))
     return [
-        (key, given.get(key, "–"), own.get(key, "–"))
-        for key in {**given, **own}
-        if given.get(key) != own.get(key) and key not in ("seed", "title")
+        (key, values.get(key, "–"), preset_values.get(key, "–"))
+        for key in {**values, **preset_values}
+        if values.get(key) != preset_values.get(key) and key not in ("seed", "title")
     ]
 
 

@@ -38,7 +38,7 @@ def predict(checkpoint: str, evaluation: str) -> None:
     stem = paths.CHECKPOINTS / checkpoint
     failures: list[Failure] = []
     share = workers.rank, workers.count
-    given, dataset, names = answers(stem, config.subset, config, experiment.seed, failures, share)
+    predicted, dataset, names = answers(stem, config.subset, config, experiment.seed, failures, share)
     if len(dataset.pairs) == 0 and workers.count == 1:
         raise StageError(
             f"{paths.PAIRS} has no test input of {config.subset} tasks for evaluation {evaluation!r}; validation tasks "
@@ -63,7 +63,7 @@ def predict(checkpoint: str, evaluation: str) -> None:
             "frames": [frame.tobytes() for frame in answer.frames],
             "log_likelihoods": None if answer.log_likelihoods is None else answer.log_likelihoods.tolist(),
         }
-        for answer in given
+        for answer in predicted
     ]
     description = checkpoints.describe(stem)
     source = predictions.Source(

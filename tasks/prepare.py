@@ -66,9 +66,9 @@ def pack(rows: list[Row]) -> tuple[np.ndarray[Any, np.dtype[np.uint8]], pd.DataF
     """Cells of every grid back to back, and the table of pairs with offsets into them."""
     cells: list[Grid] = []
     table, offset = [], 0
-    for split, task, number, given, answer, origin in rows:
+    for split, task, number, input_grid, answer, origin in rows:
         entry: list[Any] = [split, task, number]
-        for grid in (given, answer):
+        for grid in (input_grid, answer):
             entry += [offset, *grid.shape] if grid is not None else [-1, 0, 0]
             if grid is not None:
                 cells.append(grid.ravel())
@@ -167,8 +167,8 @@ def main() -> None:
     )
     leak_report, leaking = find_leaks(rows, evaluated, names)
     # Pairs that select the checkpoint must not be in the extra data either; within the set itself they may recur.
-    found = find_leaks(rows, held_out, names)[1] if experiment.fetch.extra else []
-    repeated = {row[:3] for row in found if row[5] in experiment.fetch.extra}
+    held_out_leaks = find_leaks(rows, held_out, names)[1] if experiment.fetch.extra else []
+    repeated = {row[:3] for row in held_out_leaks if row[5] in experiment.fetch.extra}
     rows = [row for row in rows if row[:3] not in repeated]
     if config.leaks == "drop":
         dropped = {row[:3] for row in leaking}

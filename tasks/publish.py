@@ -28,7 +28,7 @@ from tasks.tracking import mlflow_runs, records, store
 from tasks.tracking.mlflow_runs import Data, Result
 from tasks.tracking.records import Finished, Pair
 
-CHECKPOINTS = ("best", "halfway", "final")
+ALWAYS_PUBLISHED = ("best", "halfway", "final")
 """Published always; others where they answered."""
 CODE = ("model", "tasks", "flows", "dvc.yaml", "presets.yaml")
 """Paths whose changes make the commit dirty. The run holds the parameters, and dvc.lock follows from both."""
@@ -64,7 +64,7 @@ def matrix(experiment: Experiment) -> list[Pair]:
 
 def published(experiment: Experiment) -> tuple[str, ...]:
     """The checkpoints that become models."""
-    return (*CHECKPOINTS, *(name for name in experiment.predict.checkpoints if name not in CHECKPOINTS))
+    return (*ALWAYS_PUBLISHED, *(name for name in experiment.predict.checkpoints if name not in ALWAYS_PUBLISHED))
 
 
 def content_key(experiment: Experiment) -> str:
@@ -120,17 +120,17 @@ def read(experiment: Experiment) -> Result:
 def served_pairs() -> list[dict[str, Any]]:
     """The training pairs, with which a model in MLflow recognises its tasks."""
     return [
-        {"task": task, "number": number, "input": given.tolist(), "output": None if made is None else made.tolist()}
-        for (task, number), (given, made) in read_pairs("train").items()
+        {"task": task, "number": number, "input": before.tolist(), "output": None if after is None else after.tolist()}
+        for (task, number), (before, after) in read_pairs("train").items()
     ]
 
 
 def served_example() -> dict[str, Any]:
     """The first evaluation task as official JSON."""
     (name, _), *_ = keys = sorted(read_pairs("evaluation"))
-    shown, asked = read_demonstrations(), read_pairs("evaluation")
-    train = [{"input": given.tolist(), "output": made.tolist()} for given, made in shown[name]]
-    return {name: {"train": train, "test": [{"input": asked[key][0].tolist()} for key in keys if key[0] == name]}}
+    demonstrations, pairs = read_demonstrations(), read_pairs("evaluation")
+    train = [{"input": before.tolist(), "output": after.tolist()} for before, after in demonstrations[name]]
+    return {name: {"train": train, "test": [{"input": pairs[key][0].tolist()} for key in keys if key[0] == name]}}
 
 
 def read_sealed(path: Path) -> dict[str, Any]:
@@ -142,8 +142,8 @@ def check(
     experiment: Experiment, descriptions: Mapping[str, Any], digests: Mapping[str, str], scores: Mapping[Pair, Any]
 ) -> None:
     """Raise StageError for scores of other checkpoints, or checkpoints of other parameters or data."""
-    wanted = experiment.model_dump(mode="json")
-    expected = {key: wanted[key] for key in ("seed", "train", "prepare", "augment")}
+    parameters = experiment.model_dump(mode="json")
+    expected = {key: parameters[key] for key in ("seed", "train", "prepare", "augment")}
     expected |= {"experiment": experiment.name, "data": digest(paths.CELLS, paths.PAIRS, paths.TASKS)}
     for name, description in descriptions.items():
         weights = paths.CHECKPOINTS / f"{name}.safetensors"
@@ -158,7 +158,7 @@ def check(
             raise StageError(
                 f"{paths.score(*pair)} is of another checkpoint {pair[0]} than {paths.CHECKPOINTS} has; run `dvc repro`"
             )
-        if score["source"]["evaluation"] != wanted["evaluations"][pair[1]]:
+        if score["source"]["evaluation"] != parameters["evaluations"][pair[1]]:
             raise StageError(f"{paths.score(*pair)} is of another evaluation than {paths.EXPERIMENT}; run `dvc repro`")
 
 

@@ -36,7 +36,7 @@ from tasks.reporting.score_table import read_score, rows
 from tasks.reporting.summaries import metrics, vote_points
 
 TEMPLATE = Path(__file__).parent / "reporting" / "report.html.j2"
-HELD_OUT = {
+HELD_OUT_TEXT = {
     "held-out-training": "test pairs of training tasks, which are not trained on",
     "evaluation-solutions": "test pairs of evaluation tasks",
 }
@@ -89,7 +89,7 @@ def main() -> None:
         scores=scores,
         selection=selection,
         leaks=leaks,
-        held_out=HELD_OUT[selection["selected_on"]] if any("validation_loss" in row for row in history) else "",
+        held_out=HELD_OUT_TEXT[selection["selected_on"]] if any("validation_loss" in row for row in history) else "",
         shown=shown,
         voted=voted,
         headline=next(row for row in scores if row.name == headline([row.name for row in scores])),
@@ -140,14 +140,14 @@ def render(**context: Any) -> str:
     return environment.get_template(TEMPLATE.name).render(**context)
 
 
-def picture(grid: Grid, cell: int, what: str) -> Markup:
-    """A grid as an image inside the page, `cell` pixels a cell; `what` says what it shows, for those who see none."""
+def picture(grid: Grid, cell: int, description: str) -> Markup:
+    """A grid as an image inside the page, `cell` pixels a cell; `description` is its alternative text."""
     source = base64.b64encode(drawing.cells_png(grid)).decode()
     height, width = grid.shape
     return Markup(
         '<span class="cells" style="--cell:{cell}px"><img src="data:image/png;base64,{source}" width="{}" height="{}" '
         'alt="{}"></span>'
-    ).format(cell * width, cell * height, f"{what}, {height} × {width}", cell=cell, source=source)
+    ).format(cell * width, cell * height, f"{description}, {height} × {width}", cell=cell, source=source)
 
 
 def svgs(panels: Iterable[Panel], width: float) -> list[Markup]:
@@ -176,9 +176,9 @@ def card_strip(card: Card) -> Strip:
     """A test grid as a row of a sheet."""
     grids = [grid for pair in card.demonstrations for grid in pair]
     labels = [f"{side} {i + 1}" for i in range(len(card.demonstrations)) for side in ("input", "output")]
-    given = [*zip(labels, grids, strict=True), ("test input", card.input), ("answer", card.answer)]
+    context = [*zip(labels, grids, strict=True), ("test input", card.input), ("answer", card.answer)]
     attempts = [(f"{attempt.name}\n{attempt.verdict}", attempt.grid) for attempt in card.attempts]
-    return Strip(f"{card.task}, test {card.test}", [*given, *attempts])
+    return Strip(f"{card.task}, test {card.test}", [*context, *attempts])
 
 
 def denoising_strip(example: Denoising) -> Strip:

@@ -48,8 +48,8 @@ def main(
         )
     solutions = limited(read_solutions(subset), source)
     check(path, frame, source, solutions)
-    given = {key: grid for key, (grid, _) in read_pairs(subset).items()}
-    result, attempts = scored(frame, source, solutions, given, config)
+    inputs = {key: grid for key, (grid, _) in read_pairs(subset).items()}
+    result, attempts = scored(frame, source, solutions, inputs, config)
     selection = read_json(paths.SELECTION)
     result |= {
         "checkpoint": checkpoint,
@@ -85,12 +85,12 @@ def scored(
     frame: pd.DataFrame,
     source: predictions.Source,
     solutions: Mapping[str, Sequence[Grid]],
-    given: Mapping[Key, Grid],
+    inputs: Mapping[Key, Grid],
     config: Score,
 ) -> tuple[dict[str, Any], dict[Key, list[Grid]]]:
     """The score of predictions that `check` accepts, and the attempts of each test input.
 
-    `given` are the test inputs. The caller adds what the predictions do not know: the name of their checkpoint and how
+    `inputs` are the test inputs. The caller adds what the predictions do not know: the name of their checkpoint and how
     it was selected.
     """
     views = proposals(frame, source.evaluation)
@@ -100,10 +100,10 @@ def scored(
             f"score.rule is 'likelihood', but the predictions of {name} hold no likelihoods; set "
             f"evaluations.{name}.ranking, such as {{candidates: 4, views: 16, levels: 8}}, or another rule"
         )
-    given_rule = config.rule, config.size_first, config.views, config.likelihood
-    attempts = attempts_of(views, source.evaluation, *given_rule)
+    vote_rule = config.rule, config.size_first, config.views, config.likelihood
+    attempts = attempts_of(views, source.evaluation, *vote_rule)
     result = score(solutions, attempts, views, config.bootstrap)
-    result |= diagnosis(frame, solutions, attempts, given)
+    result |= diagnosis(frame, solutions, attempts, inputs)
     if source.evaluation.voting:
         replay = Replay(solutions, views)
         voters = config.views or replay.views
@@ -150,7 +150,7 @@ def diagnosis(
     frame: pd.DataFrame,
     solutions: Mapping[str, Sequence[Grid]],
     attempts: Mapping[Key, Sequence[Grid]],
-    given: Mapping[Key, Grid],
+    inputs: Mapping[Key, Grid],
 ) -> dict[str, Any]:
     """Diagnostics of the first attempt's denoising (of view 0, where views vote), and of copying from the input.
 
@@ -164,9 +164,9 @@ def diagnosis(
         )
         denoising = trajectory(change, confidence, entropy, first["last_changed_step"].to_numpy(np.int64))
     answers = {(name, i): grid for name, grids in solutions.items() for i, grid in enumerate(grids)}
-    copied = copying(answers, attempts, given)
-    found = signs(denoising, copied)
-    return {"trajectory": denoising, "copying": copied, "signs": found, "warnings": warnings(found)}
+    copied = copying(answers, attempts, inputs)
+    detected_signs = signs(denoising, copied)
+    return {"trajectory": denoising, "copying": copied, "signs": detected_signs, "warnings": warnings(detected_signs)}
 
 
 if __name__ == "__main__":

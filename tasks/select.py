@@ -89,11 +89,11 @@ def check_complete(candidates: Sequence[Description]) -> None:
         raise StageError(f"{paths.CANDIDATES} has no candidates; run the stage train again")
     last = candidates[-1]
     every = last.optimizer_steps // last.train.candidates
-    wanted = list(range(every, last.step + 1, every))
+    expected_steps = list(range(every, last.step + 1, every))
     if last.stopped_early and last.step % every:
-        wanted.append(last.step)
+        expected_steps.append(last.step)
     steps = [candidate.step for candidate in candidates]
-    if (not last.stopped_early and last.step != last.optimizer_steps) or steps != wanted:
+    if (not last.stopped_early and last.step != last.optimizer_steps) or steps != expected_steps:
         raise StageError(
             f"{paths.CANDIDATES} has the candidates after {steps} updates, but the training of {last.optimizer_steps} "
             f"updates writes one every {every}; run the stage train again"
@@ -105,19 +105,19 @@ def check_complete(candidates: Sequence[Description]) -> None:
 
 def measure(stem: Path, evaluation: Evaluation, seed: int) -> dict[str, Any]:
     """Score of one candidate on the validation split, and its cell accuracy (0 for a grid of the wrong size)."""
-    given, dataset, names = answers(stem, "validation", evaluation, seed)
+    predicted, dataset, names = answers(stem, "validation", evaluation, seed)
     solutions = read_solutions("validation")
     grids: dict[tuple[str, int], list[tuple[Grid, int]]] = {}
     cells = []
-    for answer in sorted(given, key=lambda a: (a.pair, a.attempt, a.view)):
+    for answer in sorted(predicted, key=lambda a: (a.pair, a.attempt, a.view)):
         key = names[dataset.pairs.task[answer.pair]], int(dataset.pairs.number[answer.pair])
         grids.setdefault(key, []).append((answer.grid, evaluation.number(answer.view, answer.attempt)))
         solution = solutions[key[0]][key[1]]
         cells.append(np.mean(answer.grid == solution) if answer.grid.shape == solution.shape else 0.0)
-    known = sorted({names[task] for task in dataset.pairs.task})
+    task_names = sorted({names[task] for task in dataset.pairs.task})
     views = {key: collect_proposals(*zip(*proposed, strict=True)) for key, proposed in grids.items()}
     attempts = attempts_of(views, evaluation)
-    result = score({name: solutions[name] for name in known}, attempts, views, resamples=1000)
+    result = score({name: solutions[name] for name in task_names}, attempts, views, resamples=1000)
     del result["tasks"], result["solved_tasks"], result["partly_solved_tasks"]
     return {"step": describe(stem).step, "cell_accuracy": float(np.mean(cells)), **result}
 

@@ -87,14 +87,14 @@ def train(experiment: Experiment, scratch: Path) -> None:
     kind, last = Training, experiment.train.last_share_on_evaluation
     if sharded():
         from model.training.sharding import Sharded as kind  # It imports the compiler: a second of every start.
-    given = experiment.seed, device, weights, validation, last_weight(origins) if last else None
+    extras = experiment.seed, device, weights, validation, last_weight(origins) if last else None
 
     workers = Workers()
     first = workers.rank == 0
 
     def load(halve: bool = False) -> tuple[Training, int | None]:
         made = functools.partial(kind, dataset, weight, rows)
-        training, halved_after = watch.load(lambda config: made(config, *given), experiment.train, scratch, halve)
+        training, halved_after = watch.load(lambda config: made(config, *extras), experiment.train, scratch, halve)
         if training.step:
             if first:
                 events.emit(events.Resumed(step=training.step, total=experiment.train.optimizer_steps))
@@ -221,8 +221,8 @@ def run(
 
         def show(row: dict[str, float]) -> None:
             step, total = int(row["step"]), training.config.optimizer_steps
-            known = {name: value for name, value in row.items() if name in events.Progress.model_fields}
-            events.emit(events.Progress.model_validate(known | {"step": step, "total": total}))
+            fields = {name: value for name, value in row.items() if name in events.Progress.model_fields}
+            events.emit(events.Progress.model_validate(fields | {"step": step, "total": total}))
             events.emit(events.Row(values=row))
             text = f"loss {row['loss']:.3f} accuracy {row['accuracy']:.3f}"
             if CROSS_ENTROPY in row:

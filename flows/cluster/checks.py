@@ -1,7 +1,7 @@
 """Whether each piece of a cluster works from this machine, for `arc join` and `arc doctor`.
 
-A check yields (what, found, fix); `fix` is empty if nothing is wrong. Each takes the settings, so that they are checked
-before they are saved.
+A check yields (piece, result, fix); `fix` is empty if nothing is wrong. Each takes the settings, so that they are
+checked before they are saved.
 """
 
 import base64
@@ -23,7 +23,7 @@ from flows.runs.places import FlowError, one_line
 from tasks.servers import prefect_server
 
 Row = tuple[str, str, str]
-SECONDS = 10.0
+ANSWER_SECONDS = 10.0
 CLOCK_SECONDS = 5.0
 """Allowed difference of clocks: start times order the queue, and heartbeats say who lives."""
 FREE_GIB = 10.0
@@ -50,10 +50,10 @@ def server(api: str, secret: str) -> Iterator[Row]:
     before = time.time()
     code, date, _ = ask(f"{api}/health")
     if code != 200:
-        found = f"HTTP {code}" if code else "no answer"
+        answer = f"HTTP {code}" if code else "no answer"
         yield (
             "server",
-            f"{found} at {api}",
+            f"{answer} at {api}",
             "start `arc worker` there, and check the address, the tunnel and the firewall",
         )
         return
@@ -88,9 +88,9 @@ def mlflow(settings: Settings, secret: str) -> Iterator[Row]:
         return
     code, _, body = ask(f"{uri.rstrip('/')}/version", ":".join(settings.mlflow_login(secret).values()) or None)
     if code != 200:
-        found = f"HTTP {code}" if code else "no answer"
+        answer = f"HTTP {code}" if code else "no answer"
         fix = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD" if code in (401, 403) else "start it there"
-        yield "mlflow", f"{found} at {uri}", fix
+        yield "mlflow", f"{answer} at {uri}", fix
         return
     yield agreement("MLflow", text_of(body), version("mlflow"))
 
@@ -127,7 +127,7 @@ def _remote_fix(error: str) -> str:
         return f"`pip install -c constraints.txt {missing[1]}` in this clone's environment"
     return (
         "its secret is DVC's business: AWS_ACCESS_KEY_ID and the like for S3, IdentityFile in ~/.ssh/config for SSH, "
-        f"or `dvc remote modify --local {dvc_remote.NAME}` with what DVC's page says of this kind of remote"
+        f"or `dvc remote modify --local {dvc_remote.REMOTE_NAME}` with what DVC's page says of this kind of remote"
     )
 
 
@@ -161,7 +161,7 @@ def ask(url: str, secret: str | None = None) -> tuple[int, float | None, bytes]:
     # Secrets go to no proxy, as in all our own requests.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(request, timeout=SECONDS) as reply:
+        with opener.open(request, timeout=ANSWER_SECONDS) as reply:
             return int(reply.status), _time(reply.headers.get("Date")), reply.read(1000)
     except urllib.error.HTTPError as error:
         with error:

@@ -14,11 +14,11 @@ PULL = "ARC_DVC_PULL"
 """Environment variable of a run: its stages take what the remote holds instead of computing it."""
 SAVES = "ARC_SHARE_SAVES"
 """Environment variable of a run: minutes between two saves of a training that go to the remote; none if unset."""
-SECONDS = 3600.0
+PUSH_SECONDS = 3600.0
 """In which all outputs of a run can be pushed."""
 AWAY_SECONDS = 60.0
 """In which a remote answers that is not away."""
-NAME = "shared"
+REMOTE_NAME = "shared"
 """Name that `arc join --data` gives the remote."""
 
 
@@ -61,10 +61,10 @@ def away() -> str:
     if folder:  # DVC would take two seconds of a core for it.
         try:
             # In a process, since a mount whose server is gone does not answer.
-            there = subprocess.run(["test", "-d", folder], timeout=AWAY_SECONDS).returncode == 0
+            exists = subprocess.run(["test", "-d", folder], timeout=AWAY_SECONDS).returncode == 0
         except subprocess.TimeoutExpired:
             return f"DVC's remote: no answer from {folder} within {AWAY_SECONDS:.0f} s"
-        return "" if there else f"DVC's remote: {folder} is no folder; make or mount it"
+        return "" if exists else f"DVC's remote: {folder} is no folder; make or mount it"
     try:
         _run(places.home(), sys.executable, "-m", "flows.cluster.dvc_remote", "away", seconds=AWAY_SECONDS)
     except FlowError as error:
@@ -76,13 +76,13 @@ def away() -> str:
 def _folder() -> str:
     """The default remote of this clone where it is an absolute path; empty where it is anything else."""
     url = ""
-    for what in ("core.remote", "remote.{}.url"):
-        command = ["dvc", "config", what.format(url)]
+    for option in ("core.remote", "remote.{}.url"):
+        command = ["dvc", "config", option.format(url)]
         url = subprocess.run(command, cwd=places.home(), capture_output=True, text=True).stdout.strip()
     return url if url.startswith("/") else ""
 
 
-def _run(folder: Path, *command: str, seconds: float = SECONDS) -> None:
+def _run(folder: Path, *command: str, seconds: float = PUSH_SECONDS) -> None:
     environment = {**os.environ, **places.environment()}
     try:
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment, timeout=seconds)
@@ -93,20 +93,20 @@ def _run(folder: Path, *command: str, seconds: float = SECONDS) -> None:
         raise FlowError(f"DVC's remote: {one_line(lines[-1] if lines else str(done.returncode))}")
 
 
-def main(what: str, url: str = "") -> None:
+def main(action: str, url: str = "") -> None:
     """What needs DVC's own interface, in a process of its own, since DVC keeps much memory."""
     from flows.cluster.remote_store import RemoteStore
 
     try:
-        store = RemoteStore(NAME, url)
-        if what == "push":
+        store = RemoteStore(REMOTE_NAME, url)
+        if action == "push":
             store.push()
             return
         if why := store.away():
             sys.exit(why)
     except FlowError as error:
         sys.exit(str(error))
-    if what == "away":
+    if action == "away":
         return
     path = store.fs.join(store.path, f"arc-check-{uuid.uuid4().hex}")
     store.fs.makedirs(store.path, exist_ok=True)

@@ -22,7 +22,7 @@ RECORD_FILES = ("title", "stages.json", "deaths.json", "progress.json", "publish
 RUN = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 FETCHED = "fetched"
 """File beside records that came from another clone: their commit."""
-SECONDS = 600.0
+GIT_SECONDS = 600.0
 MERGES = 5
 """Attempts to push a branch that others push too."""
 
@@ -33,10 +33,10 @@ def remote(*arguments: str) -> str:
     command, environment = ["git", *arguments], {**os.environ, **quiet}
     try:
         done = subprocess.run(
-            command, cwd=places.home(), capture_output=True, text=True, env=environment, timeout=SECONDS
+            command, cwd=places.home(), capture_output=True, text=True, env=environment, timeout=GIT_SECONDS
         )
     except subprocess.TimeoutExpired:
-        raise FlowError(f"{' '.join(command[:3])}: no answer within {SECONDS:.0f} s") from None
+        raise FlowError(f"{' '.join(command[:3])}: no answer within {GIT_SECONDS:.0f} s") from None
     if done.returncode:
         raise FlowError(
             f"{' '.join(command[:3])}: {one_line(done.stderr or done.stdout or f'exit code {done.returncode}')}"
@@ -86,7 +86,7 @@ def _join_histories(branch: str, theirs: str) -> None:
     message = git("log", "-1", "--format=%B", ours, cwd=root)
     author = snapshots.identity(root)
     parents = ("-p", ours, "-p", theirs)
-    commit = git("commit-tree", f"{ours}^{{tree}}", *parents, cwd=root, given=message, **author)
+    commit = git("commit-tree", f"{ours}^{{tree}}", *parents, cwd=root, stdin=message, **author)
     git("update-ref", f"refs/heads/{branch}", commit, ours, cwd=root)
 
 
@@ -105,14 +105,14 @@ def fetch_branches() -> list[str]:
 def push_records(run: str) -> None:
     """Push the records of an ended run."""
     root, folder = places.home(), places.folder_of(run)
-    there = [name for name in RECORD_FILES if (folder / name).exists()]
-    if not there:
+    file_names = [name for name in RECORD_FILES if (folder / name).exists()]
+    if not file_names:
         return
     where = git("rev-parse", "--path-format=absolute", "--git-common-dir", cwd=root)
     at = ("--git-dir", where, "--work-tree", str(folder))
     with tempfile.TemporaryDirectory() as temporary:
         index = {"GIT_INDEX_FILE": str(Path(temporary) / "index")}
-        git(*at, "add", "--force", "--", *there, cwd=folder, **index)
+        git(*at, "add", "--force", "--", *file_names, cwd=folder, **index)
         tree = git(*at, "write-tree", cwd=folder, **index)
     commit = git("commit-tree", tree, "-m", f"records of {run}", cwd=root, **snapshots.identity(root))
     git("update-ref", f"{RECORDS}/{run}", commit, cwd=root)
@@ -157,8 +157,8 @@ def forget_old_records() -> None:
     oldest = time.time() - snapshots.KEPT_DAYS * 86400
     lines = git("for-each-ref", "--format=%(refname) %(committerdate:unix)", RECORDS, cwd=root).splitlines()
     old = [ref for ref, when in (line.split() for line in lines) if int(when) < oldest]
-    there = set(remote("ls-remote", name, f"{RECORDS}/*").split()) if old else set()
-    if gone := [ref for ref in old if ref in there]:
+    remote_refs = set(remote("ls-remote", name, f"{RECORDS}/*").split()) if old else set()
+    if gone := [ref for ref in old if ref in remote_refs]:
         remote("push", "--quiet", name, *(f":{ref}" for ref in gone))
     for ref in old:
         git("update-ref", "-d", ref, cwd=root)

@@ -26,21 +26,21 @@ def join(url: str, mlflow: str, remote: str, data: str, secret: Path | str, save
         dvc_remote.minutes(saves)
         if not data and not dvc_remote.configured(places.home()):
             raise FlowError("shared saves of trainings go to the DVC remote, and there is none; give --data too")
-    wanted = Settings("" if settings.own(api) else api, mlflow.rstrip("/"), remote, saves)
-    rows = list(checks.rows(wanted, key, data))
+    cluster = Settings("" if settings.own(api) else api, mlflow.rstrip("/"), remote, saves)
+    rows = list(checks.rows(cluster, key, data))
     if any(fix for _, _, fix in rows):
         return rows
     if data:
         _use_remote(data)
-    settings.write(wanted, key)
+    settings.write(cluster, key)
     return rows
 
 
 def _use_remote(url: str) -> None:
     """Make the remote at `url` DVC's default in this clone; a key that the user gave it before stays."""
-    name = dvc_remote.NAME
-    known = any(line.split()[0] == name for line in _dvc("remote", "list").splitlines())
-    _dvc("remote", *(["modify", "--local", name, "url"] if known else ["add", "--local", name]), url)
+    name = dvc_remote.REMOTE_NAME
+    exists = any(line.split()[0] == name for line in _dvc("remote", "list").splitlines())
+    _dvc("remote", *(["modify", "--local", name, "url"] if exists else ["add", "--local", name]), url)
     _dvc("remote", "default", "--local", name)
 
 
@@ -51,19 +51,19 @@ def _dvc(*arguments: str) -> str:
     return done.stdout
 
 
-def key_of(api: str, given: Path | str) -> str:
+def key_of(api: str, secret: Path | str) -> str:
     """The secret of a server: from a file, as given, this clone's own, or the one saved before. Raises FlowError."""
-    if isinstance(given, Path):
-        return settings.secret_of(given.expanduser())
+    if isinstance(secret, Path):
+        return settings.secret_of(secret.expanduser())
     if settings.own(api):
-        return places.environment().get(settings.SECRET, "")
-    if given:
-        return given
+        return places.environment().get(settings.AUTH_VARIABLE, "")
+    if secret:
+        return secret
     if settings.secret_file().exists() and settings.read().server == api:
         return settings.secret_of(settings.secret_file())
     raise FlowError(
         f"the secret of {api} is missing; `cat .prefect/secret` in the server's clone prints it: "
-        f"put it into {settings.SECRET}, or into a file of mode 0600 that --secret names"
+        f"put it into {settings.AUTH_VARIABLE}, or into a file of mode 0600 that --secret names"
     )
 
 

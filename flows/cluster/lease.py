@@ -33,7 +33,7 @@ EXPIRES_SECONDS = 60.0
 """After the last renewal, by the server's clock."""
 RENEW_SECONDS = 15.0
 POLL_SECONDS = 3.0
-AWAY = (httpx.HTTPError, PrefectException, RuntimeError)
+SERVER_ERRORS = (httpx.HTTPError, PrefectException, RuntimeError)
 """Errors of a server that does not answer, or not as it should."""
 
 
@@ -48,7 +48,7 @@ def held(key: str, stage: str, say: Callable[[str], None], done: Callable[[], bo
         try:
             connection = stack.enter_context(get_client(sync_client=True))
             number = take(connection, key, stage, value, say, done)
-        except AWAY as error:
+        except SERVER_ERRORS as error:
             say(f"{stage} is computed without a lease, since the server does not answer: {one_line(error)}")
             yield True
             return
@@ -63,7 +63,7 @@ def held(key: str, stage: str, say: Callable[[str], None], done: Callable[[], bo
         finally:
             ended.set()
             renewal.join()
-            with contextlib.suppress(*AWAY):  # Else it expires.
+            with contextlib.suppress(*SERVER_ERRORS):  # Else it expires.
                 _delete(connection, number)
 
 
@@ -76,19 +76,19 @@ def take(
     done: Callable[[], bool],
 ) -> str | None:
     """Wait for the lease and take it with `value`. Returns its id; None if `done()` came first."""
-    said = ""
+    reported_machine = ""
     while not done():
         with contextlib.suppress(ObjectAlreadyExists):
             return str(connection.create_variable(VariableCreate(name=PREFIX + key, value=value)).id)
-        found = _read(connection, key)
-        if found is None:
+        lease = _read(connection, key)
+        if lease is None:
             continue
-        number, machine, process, age = found
+        number, machine, process, age = lease
         if age > EXPIRES_SECONDS or (machine == owners.machine() and not _alive(process)):
             _delete(connection, number)
             continue
-        if said != machine:
-            said = machine
+        if reported_machine != machine:
+            reported_machine = machine
             say(f"{stage} waits: {machine} computes the same")
         time.sleep(POLL_SECONDS)
     return None
@@ -96,8 +96,8 @@ def take(
 
 def forget_expired(connection: SyncPrefectClient) -> int:
     """Delete the leases of dead machines, which nobody may ever ask for again. Returns their number."""
-    wanted = {"variables": {"name": {"like_": f"{PREFIX}%"}}, "limit": 200}
-    answer = connection.request("POST", "/variables/filter", json=wanted)
+    query = {"variables": {"name": {"like_": f"{PREFIX}%"}}, "limit": 200}
+    answer = connection.request("POST", "/variables/filter", json=query)
     expired = [row for row in answer.json() if row["name"].startswith(PREFIX) and _age(answer, row) > EXPIRES_SECONDS]
     for row in expired:
         _delete(connection, str(row["id"]))
@@ -142,7 +142,7 @@ def _alive(process: Any) -> bool:
 def _renew(connection: SyncPrefectClient, number: str, value: str, ended: threading.Event) -> None:
     """Renew until the end. While the server is away this is tried again; a lease that is gone stays with its taker."""
     while not ended.wait(RENEW_SECONDS):
-        with contextlib.suppress(*AWAY):
+        with contextlib.suppress(*SERVER_ERRORS):
             connection.request("PATCH", "/variables/{id}", path_params={"id": number}, json={"value": value})
 
 

@@ -52,9 +52,9 @@ def online(connection: SyncPrefectClient, pool: str) -> set[str]:
 
     The server's own look at them comes every 15 s, and so up to 15 s late.
     """
-    wanted = {"workers": {"status": {"any_": ["ONLINE"]}}, "limit": 200}
+    query = {"workers": {"status": {"any_": ["ONLINE"]}}, "limit": 200}
     where = {"work_pool_name": pool}
-    answer = connection.request("POST", "/work_pools/{work_pool_name}/workers/filter", path_params=where, json=wanted)
+    answer = connection.request("POST", "/work_pools/{work_pool_name}/workers/filter", path_params=where, json=query)
     now = parsedate_to_datetime(answer.headers["Date"])
     return {row["name"] for row in answer.json() if lives(row, now)}
 

@@ -55,7 +55,7 @@ class RemoteStore:
     def listed(self, path: str) -> list[str]:
         """Paths of the files below a folder; empty if it is missing."""
         self.fs.fs.invalidate_cache()  # Some file systems remember what they have listed.
-        return [str(found) for found in self.fs.find(path)] if self.fs.exists(path) else []
+        return [str(file) for file in self.fs.find(path)] if self.fs.exists(path) else []
 
     def stage(self, name: str) -> Any:
         """A stage of dvc.yaml as DVC's object."""
@@ -76,13 +76,13 @@ class RemoteStore:
 
     def run_is_here(self, key: str) -> bool:
         """Whether this clone's run-cache knows the outputs of a stage."""
-        return any(self._here(key).glob("*"))
+        return any(self._local_folder(key).glob("*"))
 
     def fetch_run(self, key: str) -> bool:
         """Get the run-cache entries of one stage. Returns whether there are any."""
-        found = self.listed(self._there(key))
-        for path in found:
-            target = self._here(key) / self.fs.name(path)
+        entries = self.listed(self._remote_folder(key))
+        for path in entries:
+            target = self._local_folder(key) / self.fs.name(path)
             if not target.exists():
                 target.parent.mkdir(parents=True, exist_ok=True)
                 part = target.with_name(f"{target.name}.{os.getpid()}.part")
@@ -91,7 +91,7 @@ class RemoteStore:
                     part.replace(target)
                 finally:
                     part.unlink(missing_ok=True)  # It would count as an entry, and be pushed as one.
-        return bool(found)
+        return bool(entries)
 
     def push(self, *names: str) -> None:
         """Push the outputs of stages as dvc.lock has them, and their run-cache entries; of all if none is named."""
@@ -103,10 +103,10 @@ class RemoteStore:
         self.repo._reset()
         stages = [self.stage(name) for name in names] if names else self.repo.index.stages
         for key in (_get_stage_hash(stage) for stage in stages if _can_hash(stage)):
-            there = {self.fs.name(path) for path in self.listed(self._there(key))}
-            for entry in self._here(key).glob("*"):
-                if entry.name not in there:
-                    self.upload(entry, self.fs.join(self._there(key), entry.name))
+            uploaded = {self.fs.name(path) for path in self.listed(self._remote_folder(key))}
+            for entry in self._local_folder(key).glob("*"):
+                if entry.name not in uploaded:
+                    self.upload(entry, self.fs.join(self._remote_folder(key), entry.name))
 
     def pull_one_run(self, key: str) -> None:
         """Let `dvc repro --pull` get the entries of this stage: by itself it copies the run-cache of everybody."""
@@ -118,8 +118,8 @@ class RemoteStore:
 
         StageCache.pull = pull
 
-    def _here(self, key: str) -> Path:
+    def _local_folder(self, key: str) -> Path:
         return Path(self.repo.stage_cache.cache_dir) / key[:2] / key
 
-    def _there(self, key: str) -> str:
+    def _remote_folder(self, key: str) -> str:
         return str(self.fs.join(self.path, "runs", key[:2], key))

@@ -21,9 +21,9 @@ from model.storage import sealed
 from tasks.common.documents import parse_json
 
 FOLDER = "arc-saves"
-KEPT = 2
+KEPT_SAVES = 2
 """Saves of a training: where the newest is damaged, the one before is used."""
-KEPT_DAYS = 14
+ABANDONED_DAYS = 14
 """After its last save, a training that was not continued is forgotten."""
 LOOK_SECONDS = 2.0
 _STATE = re.compile(r"state-([0-9]{7,})-([0-9a-f]{64})\.safetensors")
@@ -49,21 +49,21 @@ class Saves:
         step, link = step_of(state), self.scratch / "sharing"
         link.unlink(missing_ok=True)
         link.hardlink_to(state)  # The training removes old states.
-        there = {self.store.fs.name(path) for path in self.store.listed(self.folder)}
+        uploaded = {self.store.fs.name(path) for path in self.store.listed(self.folder)}
         files = {state.name: state.name}
         try:
             for path in sorted((self.scratch / "candidates").glob("*")):
-                known = _CANDIDATE.fullmatch(path.name)
-                if known and int(known[1]) <= step:
+                match = _CANDIDATE.fullmatch(path.name)
+                if match and int(match[1]) <= step:
                     files[f"candidates/{path.name}"] = name = f"{self._digest(path)}-{path.name}"
-                    if name not in there:
-                        self.store.upload(path, self._there(name))
-            if state.name not in there:
-                self.store.upload(link, self._there(state.name))
+                    if name not in uploaded:
+                        self.store.upload(path, self._remote_path(name))
+            if state.name not in uploaded:
+                self.store.upload(link, self._remote_path(state.name))
         finally:
             link.unlink(missing_ok=True)
         content = sealed.seal({"step": step, "files": files, "at": time.time()})
-        self.store.write(self._there(f"save-{step:07d}.json"), json.dumps(content).encode())
+        self.store.write(self._remote_path(f"save-{step:07d}.json"), json.dumps(content).encode())
         self.shared = step
         self._remove_old()
         return step
@@ -71,9 +71,9 @@ class Saves:
     def fetch(self) -> Iterator[str]:
         """Get the newest save that is whole, where it is newer than what this clone has. Yields what to say."""
         state = newest(self.scratch)
-        here = step_of(state) if state else 0
+        local_step = step_of(state) if state else 0
         for step, path in self._lists():
-            if step <= here:
+            if step <= local_step:
                 return
             try:
                 self._fetch(path)
@@ -91,7 +91,7 @@ class Saves:
                 Path(self.folder).rmdir()
 
     def forget_abandoned(self) -> None:
-        """Remove the saves of trainings that nobody has continued for KEPT_DAYS."""
+        """Remove the saves of trainings that nobody has continued for ABANDONED_DAYS."""
         root = self.store.fs.join(self.store.path, FOLDER)
         newest_of: dict[str, float] = {}
         for path in self.store.listed(str(root)):
@@ -101,7 +101,7 @@ class Saves:
                     at = float(sealed.check(self._read(path), path)["at"])
                     newest_of[folder] = max(newest_of.get(folder, 0.0), at)
         for folder, at in newest_of.items():
-            if time.time() - at > KEPT_DAYS * 86400 and folder != self.folder:
+            if time.time() - at > ABANDONED_DAYS * 86400 and folder != self.folder:
                 self.store.fs.remove(self.store.listed(folder))
 
     def _fetch(self, path: str) -> None:
@@ -109,18 +109,18 @@ class Saves:
         content = sealed.check(self._read(path), path)
         for local, remote in sorted(content["files"].items(), key=lambda row: row[0].startswith("state-")):
             folder, _, name = local.rpartition("/")
-            known = _STATE.fullmatch(name) if not folder else _CANDIDATE.fullmatch(name)
-            if folder not in ("", "candidates") or not known or "/" in remote:
+            match = _STATE.fullmatch(name) if not folder else _CANDIDATE.fullmatch(name)
+            if folder not in ("", "candidates") or not match or "/" in remote:
                 raise ValueError(f"it names a file {local!r}, which no training writes")
-            wanted = known[2] if not folder else remote.partition("-")[0]
+            digest = match[2] if not folder else remote.partition("-")[0]
             target = self.scratch / local
-            if target.exists() and _digest(target) == wanted:
+            if target.exists() and _digest(target) == digest:
                 continue
             target.parent.mkdir(parents=True, exist_ok=True)
             part = target.with_name(f"{target.name}.part")
             try:
-                self.store.fs.get_file(self._there(remote), str(part))
-                if _digest(part) != wanted:
+                self.store.fs.get_file(self._remote_path(remote), str(part))
+                if _digest(part) != digest:
                     raise ValueError(f"{remote} is damaged: its content is not what was saved")
                 part.replace(target)
             finally:
@@ -128,23 +128,23 @@ class Saves:
 
     def _lists(self) -> list[tuple[int, str]]:
         """Update and path of each save, the newest first."""
-        found = [(self.store.fs.name(path), path) for path in self.store.listed(self.folder)]
-        rows = [(int(known[1]), path) for name, path in found if (known := _LIST.fullmatch(name))]
+        entries = [(self.store.fs.name(path), path) for path in self.store.listed(self.folder)]
+        rows = [(int(match[1]), path) for name, path in entries if (match := _LIST.fullmatch(name))]
         return sorted(rows, reverse=True)
 
     def _remove_old(self) -> None:
-        wanted: set[str] = set()
-        kept = 0
+        needed: set[str] = set()
+        whole_saves = 0
         for _, path in self._lists():
             try:
-                files = sealed.check(self._read(path), path)["files"].values() if kept < KEPT else None
+                files = sealed.check(self._read(path), path)["files"].values() if whole_saves < KEPT_SAVES else None
             except ValueError:
                 files = None  # Damaged: nobody can use it.
             if files is not None:
-                kept += 1
-                wanted |= {self.store.fs.name(path), *files}
+                whole_saves += 1
+                needed |= {self.store.fs.name(path), *files}
         for path in self.store.listed(self.folder):
-            if self.store.fs.name(path) not in wanted:
+            if self.store.fs.name(path) not in needed:
                 self.store.fs.remove(path)
 
     def _read(self, path: str) -> dict[str, Any]:
@@ -154,7 +154,7 @@ class Saves:
             raise ValueError(f"{path} is no JSON object")
         return value
 
-    def _there(self, name: str) -> str:
+    def _remote_path(self, name: str) -> str:
         return str(self.store.fs.join(self.folder, name))
 
     def _digest(self, path: Path) -> str:
@@ -172,7 +172,8 @@ class Sharing(threading.Thread):
         super().__init__(daemon=True)
         self.saves, self.seconds, self.say = saves, seconds, say
         self.ended = threading.Event()
-        self.said = ""
+        self.reported = ""
+        """The last problem that was written to the log; empty before the first one."""
 
     def run(self) -> None:
         """Until `ended` is set."""
@@ -194,8 +195,8 @@ class Sharing(threading.Thread):
             return act()
         except Exception as error:  # Of a remote of any kind. The training goes on; the next look tries again.
             text = f"the save is not shared: {type(error).__name__}: {one_line(error)}"
-            if text != self.said:
-                self.said = text
+            if text != self.reported:
+                self.reported = text
                 self.say(text)
             return None
 

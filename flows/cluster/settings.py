@@ -15,7 +15,7 @@ from flows.runs.places import FlowError, git
 from model.storage.atomic import atomic_path
 from tasks.servers import prefect_server
 
-SECRET = "PREFECT_API_AUTH_STRING"
+AUTH_VARIABLE = "PREFECT_API_AUTH_STRING"
 API = "/api"
 
 
@@ -83,16 +83,18 @@ def alone() -> bool:
 def environment() -> dict[str, str]:
     """Environment variables of the cluster for this process and its children. What is set already wins."""
     settings = read()
-    wanted = {"PREFECT_API_URL": settings.server, "MLFLOW_TRACKING_URI": settings.mlflow}
-    chosen = {name: value for name, value in wanted.items() if value and not os.environ.get(name)}
+    variables = {"PREFECT_API_URL": settings.server, "MLFLOW_TRACKING_URI": settings.mlflow}
+    chosen = {name: value for name, value in variables.items() if value and not os.environ.get(name)}
     foreign = os.environ.get("PREFECT_API_URL") or settings.server
-    if foreign and foreign == settings.server and not os.environ.get(SECRET):
+    if foreign and foreign == settings.server and not os.environ.get(AUTH_VARIABLE):
         # Another server than the joined one must not get this secret.
-        chosen[SECRET] = secret_of(secret_file())
+        chosen[AUTH_VARIABLE] = secret_of(secret_file())
     server = settings.server or prefect_server.address()
     here = os.environ.get("MLFLOW_TRACKING_URI") in (None, "", settings.mlflow)
     if settings.mlflow and here and (foreign or server) == server:
-        secret = os.environ.get(SECRET) or chosen.get(SECRET) or places.environment().get(SECRET, "")
+        secret = (
+            os.environ.get(AUTH_VARIABLE) or chosen.get(AUTH_VARIABLE) or places.environment().get(AUTH_VARIABLE, "")
+        )
         chosen |= settings.mlflow_login(secret)
     return chosen
 
@@ -122,7 +124,7 @@ def api_of(url: str) -> str:
     if not text.startswith(("http://", "https://")) or not text.isprintable() or " " in text:
         raise FlowError(f"{url!r} is no address of a server; write it like http://127.0.0.1:4300")
     if "@" in text.partition("://")[2].partition("/")[0]:
-        raise FlowError(f"the address holds a password, which lists of processes show; put it into {SECRET}")
+        raise FlowError(f"the address holds a password, which lists of processes show; put it into {AUTH_VARIABLE}")
     return text if text.endswith(API) else text + API
 
 

@@ -56,13 +56,13 @@ def main(name: str) -> int:
 
 def _wait(store: RemoteStore, name: str) -> None:
     """Wait while the remote is away, and say why."""
-    said = ""
+    waited = False
     while why := store.away():
-        if not said:
+        if not waited:
             say(f"{name} waits, since DVC's remote is away: {why}")
-        said = why
+        waited = True
         time.sleep(AWAY_SECONDS)
-    if said:
+    if waited:
         say(f"{name} goes on: DVC's remote is back")
 
 
@@ -71,14 +71,14 @@ def _run(store: RemoteStore, name: str) -> int:
     key = store.key(name)
     store.pull_one_run(key)
 
-    def known() -> bool:
+    def has_outputs() -> bool:
         return store.run_is_here(key) or store.fetch_run(key)
 
-    if not key or known():
+    if not key or has_outputs():
         return _repro(name)
     from flows.cluster import lease  # It imports Prefect, which takes a second, and what is cached needs no lease.
 
-    with lease.held(key, name, say, known) as mine:
+    with lease.held(key, name, say, has_outputs) as mine:
         if not mine:
             return _repro(name)
         with _sharing(store, name, key) as training:

@@ -14,7 +14,7 @@ from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.utilities.callables import parameter_schema
 
 from flows.cluster import settings
-from flows.runs.flow import NAME, experiment
+from flows.runs.flow import FLOW_NAME, experiment
 from flows.runs.places import FlowError, git, home
 from tasks.servers import prefect_server
 
@@ -120,9 +120,9 @@ def _exists(connection: SyncPrefectClient) -> bool:
 def identity(connection: SyncPrefectClient) -> Any:
     """Id of the deployment. Raises FlowError if the server has none."""
     try:
-        return connection.read_deployment_by_name(f"{NAME}/{DEPLOYMENT}").id
+        return connection.read_deployment_by_name(f"{FLOW_NAME}/{DEPLOYMENT}").id
     except ObjectNotFound:
-        raise FlowError(f"no deployment {NAME}/{DEPLOYMENT} on the server; start `arc worker`") from None
+        raise FlowError(f"no deployment {FLOW_NAME}/{DEPLOYMENT} on the server; start `arc worker`") from None
 
 
 def template() -> dict[str, Any]:

@@ -15,12 +15,14 @@ from prefect.client.schemas.sorting import FlowRunSort
 
 from flows.queue.deployment import DEPLOYMENT, POOL
 from flows.runs import places
-from flows.runs.flow import NAME
+from flows.runs.flow import FLOW_NAME
 
 PAGE = 200
+ACTIVE = (StateType.RUNNING, StateType.PENDING, StateType.CANCELLING)
+"""Of runs that a worker or an `arc run` executes."""
 WAITING = (StateType.SCHEDULED, StateType.PAUSED)
 """Of runs that have no process, and may get one: their frozen code and their worktrees stay."""
-_OURS = FlowFilter.model_validate({"name": {"any_": [NAME]}})
+_OURS = FlowFilter.model_validate({"name": {"any_": [FLOW_NAME]}})
 _QUEUED = DeploymentFilter.model_validate({"name": {"any_": [DEPLOYMENT]}})
 
 
@@ -43,14 +45,14 @@ def runs(connection: SyncPrefectClient, *types: StateType, tag: str = "", ended_
 def first_due(connection: SyncPrefectClient, queues: dict[str, Any], until: Any) -> Any | None:
     """The first run that waits in these queues of our pool and is to start at or before a time; None for none."""
     query = {"state": {"type": {"any_": [StateType.SCHEDULED]}}, "next_scheduled_start_time": {"before_": until}}
-    found = connection.read_flow_runs(
+    due_runs = connection.read_flow_runs(
         flow_run_filter=FlowRunFilter.model_validate(query),
         work_pool_filter=WorkPoolFilter.model_validate({"name": {"any_": [POOL]}}),
         work_queue_filter=WorkQueueFilter.model_validate(queues),
         sort=FlowRunSort.NEXT_SCHEDULED_START_TIME_ASC,
         limit=1,
     )
-    return found[0] if found else None
+    return due_runs[0] if due_runs else None
 
 
 def _pages(connection: SyncPrefectClient, query: dict[str, Any], deployments: DeploymentFilter | None) -> list[Any]:

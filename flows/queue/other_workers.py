@@ -17,15 +17,16 @@ from tasks.servers import prefect_server
 
 Settle = Callable[[SyncPrefectClient, Any, str], str]
 """Ends what is left of a dead run here and queues it again; returns a log line."""
-ACTIVE = (StateType.RUNNING, StateType.PENDING, StateType.CANCELLING)
 LOOK_SECONDS = 5.0
 """Between two looks at the other workers."""
 SHARE_SECONDS = 60.0
 """Between two attempts to share what could not be shared."""
 FETCH_SECONDS = 30.0
 """Between two looks for a frozen commit that the git remote lacked."""
-_fetched = 0.0
-_told: set[UUID] = set()
+_next_fetch = 0.0
+"""Time, as `time.monotonic` counts, before which no frozen commits are fetched."""
+_reported_waiting: set[UUID] = set()
+"""Runs whose reason to wait was printed, as of the last call of `frozen`."""
 
 
 class OtherWorkers:
@@ -37,7 +38,8 @@ class OtherWorkers:
         """Ids of the runs that this worker executes."""
         self.orphans = owners.Orphans(owners.worker_name())
         self.looked = self.shared = 0.0
-        self.told: set[str] = set()
+        self.reported: set[str] = set()
+        """Log lines about what could not be shared at the last attempt."""
 
     def reached(self, ensure: Callable[[], None]) -> None:
         """Ensure that the server answers; remember when it did not."""
@@ -56,11 +58,11 @@ class OtherWorkers:
         if now - self.shared > SHARE_SECONDS:
             self.shared = now
             lines = set(share.try_all(wait=False))
-            yield from sorted(lines - self.told)
-            self.told = lines
+            yield from sorted(lines - self.reported)
+            self.reported = lines
         with deployment.kept_client() as connection:
             # A flow that ended with its worker may have told the server that it crashed.
-            every = flow_runs.runs(connection, *ACTIVE, StateType.CRASHED)
+            every = flow_runs.runs(connection, *flow_runs.ACTIVE, StateType.CRASHED)
             for run in every:
                 active = run.state.type != StateType.CRASHED and str(run.id) in self.started
                 if active and not owners.here(run) and not owners.starting(run):
@@ -104,22 +106,22 @@ def frozen(runs: Collection[Any]) -> tuple[set[str], set[UUID]]:
     A run waits while its commit is in no reach of this clone, since another worker may have it, and in a clone without
     the server also before it is frozen.
     """
-    global _fetched
+    global _next_fetch
     here, away = snapshots.frozen_commits(), set[UUID]()
     if settings.alone():
         return here, away
     commits = {run.id: admission.commit_of(run) for run in runs}
     lacking = any(commit and commit not in here for commit in commits.values())
-    if lacking and settings.joined() and time.monotonic() > _fetched:
-        _fetched = time.monotonic() + FETCH_SECONDS
+    if lacking and settings.joined() and time.monotonic() > _next_fetch:
+        _next_fetch = time.monotonic() + FETCH_SECONDS
         try:
             exchange.fetch_frozen()
-            _fetched = 0.0
+            _next_fetch = 0.0
         except FlowError as error:
             print(f"fetching frozen code: {one_line(error)}", flush=True)
         here = snapshots.frozen_commits()
         if any(commit and commit not in here for commit in commits.values()):
-            _fetched = time.monotonic() + FETCH_SECONDS
+            _next_fetch = time.monotonic() + FETCH_SECONDS
     for run in runs:
         commit = commits[run.id]
         if commit is None and prefect_server.foreign():
@@ -129,10 +131,10 @@ def frozen(runs: Collection[Any]) -> tuple[set[str], set[UUID]]:
         else:
             continue
         away.add(run.id)
-        if run.id not in _told:
+        if run.id not in _reported_waiting:
             print(f"{run.name}: waits: {why}", flush=True)
-    _told.clear()
-    _told.update(away)
+    _reported_waiting.clear()
+    _reported_waiting.update(away)
     return here, away
 
 

@@ -96,13 +96,13 @@ def cancel(connection: SyncPrefectClient, chosen: Any) -> str:
 
 def find(connection: SyncPrefectClient, text: str) -> Any:
     """The active run given by its number in the list, its title or the start of its id. Raises FlowError."""
-    known = waiting(connection)
-    if re.fullmatch(r"\d{1,3}", text) and 1 <= int(text) <= len(known):
-        return known[int(text) - 1]
-    matches = [run for run in known if run.name == text]
+    listed = waiting(connection)
+    if re.fullmatch(r"\d{1,3}", text) and 1 <= int(text) <= len(listed):
+        return listed[int(text) - 1]
+    matches = [run for run in listed if run.name == text]
     # Nothing, as an unset variable gives, is the start of every id.
     if not matches and len(text) >= SHORTEST_ID:
-        matches = [run for run in known if str(run.id).startswith(text)]
+        matches = [run for run in listed if str(run.id).startswith(text)]
     if len(matches) != 1:
         count = f"{len(matches)} runs match" if matches else "no run matches"
         raise FlowError(

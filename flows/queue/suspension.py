@@ -9,7 +9,7 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import State
 from prefect.states import Suspended
 
-NAME = "Suspended"
+STATE_NAME = "Suspended"
 
 
 def is_suspended(run: Any) -> bool:

@@ -11,7 +11,7 @@ import warnings
 SIGNAL = "Execution was aborted by a termination signal"
 STOPPED = "stopped by a signal: the run was cancelled, or its worker is stopping"
 LOGGERS = ("prefect.flow_runs", "prefect.task_runs", "prefect.engine")
-EXPECTED = ("FailedRun", "CrashedRun")
+EXPECTED_EXCEPTIONS = ("FailedRun", "CrashedRun")
 """Exceptions that Prefect makes of a state that a flow returns."""
 OBSERVERS = ("FlowRunCancellingObserver", "FlowRunSuspendingObserver", "runner.executor_context")
 """Prefect's own watches for cancelled runs. They end for good when the server goes away, with errors and tracebacks
@@ -20,7 +20,7 @@ ENDED_WATCH = re.compile(
     r"websocket (failed|closed)|Failed to connect to the events stream|polling task failed"
     r"|(Consumer|Polling) task exited|[Oo]bserver failed"
 )
-AWAY = "the server was away; the worker looks for cancelled runs itself from now on"
+AWAY_MESSAGE = "the server was away; the worker looks for cancelled runs itself from now on"
 SERVICES = ("EventsWorker", "APILogWorker")
 """Prefect's threads that send events and logs; they warn while they send the last ones."""
 
@@ -34,7 +34,7 @@ class Calm(logging.Filter):
         kind = record.exc_info[0] if record.exc_info else None
         if kind is None:
             record.exc_info = None  # Else `NoneType: None` follows a failure that was returned.
-        if "exited with unexpected exception" in message and kind and kind.__name__ in EXPECTED:
+        if "exited with unexpected exception" in message and kind and kind.__name__ in EXPECTED_EXCEPTIONS:
             return False  # The flow has returned this state, and its message says why.
         if SIGNAL not in message:
             return True
@@ -49,16 +49,17 @@ class Observers(logging.Filter):
 
     def __init__(self) -> None:
         super().__init__()
-        self.said = False
+        self.reported = False
+        """Whether the one line was logged."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Rewrite the first record about a broken connection, drop the others, keep what is about anything else."""
         if not ENDED_WATCH.search(record.getMessage()):
             return True
-        if self.said:
+        if self.reported:
             return False
-        self.said = True
-        record.msg, record.args, record.levelno, record.levelname = AWAY, (), logging.INFO, "INFO"
+        self.reported = True
+        record.msg, record.args, record.levelno, record.levelname = AWAY_MESSAGE, (), logging.INFO, "INFO"
         record.exc_info = record.exc_text = None
         return True
 
@@ -75,12 +76,12 @@ def install() -> None:
     """Apply it to the logs of flows and tasks of this process; a second call changes nothing."""
     for name in LOGGERS:
         logger = logging.getLogger(name)
-        if not any(isinstance(known, Calm) for known in logger.filters):
+        if not any(isinstance(log_filter, Calm) for log_filter in logger.filters):
             logger.addFilter(Calm())
     observers = Observers()
     for name in OBSERVERS:
         logger = logging.getLogger(f"prefect.{name}")
-        if not any(isinstance(known, Observers) for known in logger.filters):
+        if not any(isinstance(log_filter, Observers) for log_filter in logger.filters):
             logger.addFilter(observers)
     # What else of them reaches a log: an error in their own handling of the error.
     logging.getLogger("asyncio").addFilter(_is_of_no_observer)

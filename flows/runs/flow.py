@@ -33,7 +33,7 @@ from tasks.common.stage import StageError
 from tasks.servers import ui
 from tasks.tracking import mlflow_runs, store, view
 
-NAME = "experiment"
+FLOW_NAME = "experiment"
 CACHED = "Cached"
 """Name of the state of a stage whose result DVC had already."""
 NODES = "nodes.json"
@@ -48,7 +48,7 @@ class DiskFull(StageFailed):
     """The disk was full. The run is resumed once there is space."""
 
 
-@flow(name=NAME, persist_result=False, retries=0)
+@flow(name=FLOW_NAME, persist_result=False, retries=0)
 def experiment(request: Request) -> State[None] | None:
     """Run one experiment: data, training, checkpoint selection, and every evaluation of the matrix.
 
@@ -56,14 +56,14 @@ def experiment(request: Request) -> State[None] | None:
         request: The experiment, by its names in presets.yaml, with overrides.
     """
     run, worktree, logger = str(flow_run.id), Path.cwd(), get_run_logger()
-    os.environ[processes.VARIABLE] = run
+    os.environ[processes.RUN_VARIABLE] = run
     calm_log.install()
     processes.record(run, os.getpid())
     logger.info("%s in %s, code of %s", request.title, worktree, os.environ.get("ARC_COMMIT", "this checkout"))
     try:
         # In the frozen code, not a parameter: whoever may queue must not tell a machine with whom it trains.
-        if (asked := worktree / NODES).exists():
-            os.environ.update(read_json(asked))
+        if (nodes_file := worktree / NODES).exists():
+            os.environ.update(read_json(nodes_file))
         run_stages(run)
         if helping():
             return Completed(message="it helped the training of another machine")

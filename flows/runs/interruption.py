@@ -40,9 +40,9 @@ def connect(published: str) -> list[str]:
 
     place = store.configured_store()
     client = mlflow_runs.connect(place)
-    wanted = f"tags.`{KIND}` = 'interrupted' and tags.`{PARAMETERS}` = '{digest(paths.EXPERIMENT)}'"
+    query = f"tags.`{KIND}` = 'interrupted' and tags.`{PARAMETERS}` = '{digest(paths.EXPERIMENT)}'"
     experiments = [client.get_run(published).info.experiment_id]
-    before = [run.info.run_id for run in client.search_runs(experiments, wanted, max_results=1000)]
+    before = [run.info.run_id for run in client.search_runs(experiments, query, max_results=1000)]
     for run in before:
         client.set_tag(run, "arc.continued_by", published)
     if before:

@@ -19,14 +19,14 @@ def one_line(error: BaseException | str) -> str:
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:300]
 
 
-def git(*arguments: str, cwd: Path | None = None, given: str | None = None, **variables: str) -> str:
+def git(*arguments: str, cwd: Path | None = None, stdin: str | None = None, **variables: str) -> str:
     """Run git and return its standard output, stripped. Raises FlowError with git's message.
 
-    `given` is written to its standard input; `variables` are added to its environment."""
+    `stdin` is written to its standard input; `variables` are added to its environment."""
     done = subprocess.run(
         ["git", *arguments],
         cwd=cwd,
-        input=given,
+        input=stdin,
         capture_output=True,
         text=True,
         errors="surrogateescape",  # The name of a file may be any bytes.

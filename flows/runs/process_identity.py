@@ -30,12 +30,12 @@ def identity(pid: int) -> Identity | None:
         return None
 
 
-def find(wanted: Identity) -> psutil.Process | None:
+def find(expected: Identity) -> psutil.Process | None:
     """The process, if it lives; a zombie does not."""
-    if wanted.process <= 0 or identity(wanted.process) != wanted:
+    if expected.process <= 0 or identity(expected.process) != expected:
         return None
     try:
-        process = psutil.Process(wanted.process)
+        process = psutil.Process(expected.process)
         return None if process.status() == psutil.STATUS_ZOMBIE else process
     except (psutil.Error, ValueError, OverflowError):
         return None

@@ -10,7 +10,7 @@ from flows.runs import places, process_identity, records
 from flows.runs.process_identity import Identity
 from model.storage.atomic import write_json
 
-VARIABLE = "ARC_RUN"
+RUN_VARIABLE = "ARC_RUN"
 """Environment variable that every process of a run carries: the id of its flow run."""
 GRACE_SECONDS = 30.0
 """Seconds between SIGTERM and SIGKILL, in which a training saves."""
@@ -18,17 +18,17 @@ GRACE_SECONDS = 30.0
 
 def record(run: str, pid: int) -> None:
     """Write down which process runs the flow; nothing if it has ended already, since its parent reports how."""
-    if known := process_identity.identity(pid):
+    if identity := process_identity.identity(pid):
         folder = places.folder_of(run)
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "process.json", known.model_dump())
+        write_json(folder / "process.json", identity.model_dump())
 
 
 def recorded(run: str) -> psutil.Process | None:
     """The recorded process of the run; None if it has ended or its PID now belongs to another process."""
     path = places.folder_of(run) / "process.json"
-    known = records.read(path, Identity | None, None)
-    return process_identity.find(known) if known else None
+    identity = records.read(path, Identity | None, None)
+    return process_identity.find(identity) if identity else None
 
 
 def living(run: str) -> list[psutil.Process]:
@@ -36,7 +36,7 @@ def living(run: str) -> list[psutil.Process]:
     alive = [process] if (process := recorded(run)) else []
     for process in psutil.process_iter():
         try:
-            mine = process.pid != os.getpid() and process.environ().get(VARIABLE) == run
+            mine = process.pid != os.getpid() and process.environ().get(RUN_VARIABLE) == run
             if mine and process.status() != psutil.STATUS_ZOMBIE and process not in alive:
                 alive.append(process)
         except psutil.Error:

@@ -186,15 +186,15 @@ class Request(BaseModel):
     def text(self, folder: Path) -> str:
         """The params.yaml of this request in the checkout `folder`; unchanged if the present file is equivalent."""
         presets = read(folder / paths.PRESETS)
-        wanted = resolve(self.params(), presets, self.title)
+        config = resolve(self.params(), presets, self.title)
         present = folder / paths.PARAMS
         try:
-            if resolve(read(present), presets) == wanted:
+            if resolve(read(present), presets) == config:
                 return present.read_text()
         except ConfigurationError:
             pass  # The present file may be invalid, since it is replaced.
         # dvc.yaml reads its matrix from `predict`.
-        values = {**self.params(), "predict": wanted.predict.model_dump(mode="json")}
+        values = {**self.params(), "predict": config.predict.model_dump(mode="json")}
         return f"# {self.title}, as it was submitted.\n{yaml.safe_dump(values, sort_keys=False)}"
 
 

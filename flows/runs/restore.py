@@ -53,17 +53,17 @@ def commit_of(name: str) -> str:
     refs = [
         line.split(" ", 1) for line in git("for-each-ref", "--format=%(objectname) %(refname)", cwd=root).split("\n")
     ]
-    known = {ref.removeprefix("refs/heads/"): commit for commit, ref in refs if ref.startswith("refs/heads/exp/")}
+    commits = {ref.removeprefix("refs/heads/"): commit for commit, ref in refs if ref.startswith("refs/heads/exp/")}
     # DVC keeps an experiment as refs/exps/AB/CDEF.../NAME; those in exec, stash and celery are its own.
     parts = [(commit, ref.split("/")) for commit, ref in refs if re.match(r"refs/exps/[0-9a-f]{2}/[0-9a-f]{38}/", ref)]
-    known |= {"/".join(ref[4:]): commit for commit, ref in parts}
+    commits |= {"/".join(ref[4:]): commit for commit, ref in parts}
     for candidate in (f"exp/{name}", name):
-        if candidate in known:
-            return known[candidate]
+        if candidate in commits:
+            return commits[candidate]
     try:
         return git("rev-parse", "--verify", "--quiet", f"{name}^{{commit}}", cwd=root)
     except FlowError:
-        close = nearest(name, known) or nearest(f"exp/{name}", known)
+        close = nearest(name, commits) or nearest(f"exp/{name}", commits)
         raise FlowError(
             f"no result {name!r}{close}; `git branch --list 'exp/*'` and `dvc exp list` show what there is"
         ) from None

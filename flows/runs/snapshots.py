@@ -66,7 +66,7 @@ def freeze(requests: Sequence[Request], tree: Path, more: Mapping[str, str] | No
         git("read-tree", state, cwd=tree, **index)
         for request in requests:
             for name, text in {str(paths.PARAMS): request.text(tree), **(more or {})}.items():
-                stored = git("hash-object", "-w", "--stdin", cwd=tree, given=text)
+                stored = git("hash-object", "-w", "--stdin", cwd=tree, stdin=text)
                 git("update-index", "--add", "--cacheinfo", f"100644,{stored},{name}", cwd=tree, **index)
             content = git("write-tree", cwd=tree, **index)
             message = f"{request.title}, as submitted"
@@ -133,7 +133,7 @@ def commit_results(request: Request, worktree: Path) -> str:
             return branch
         parents += ["-p", before]
     message = "\n".join([request.title, "", *score_lines(worktree)])
-    commit = git("commit-tree", content, *parents, cwd=worktree, given=message, **author)
+    commit = git("commit-tree", content, *parents, cwd=worktree, stdin=message, **author)
     git("update-ref", f"refs/heads/{branch}", commit, cwd=worktree)
     return branch
 
@@ -165,22 +165,22 @@ def remove_unused(needed: Iterable[str], commits: Iterable[str]) -> list[str]:
     """Remove worktrees of runs not in `needed`, their old records, and old frozen commits not in `commits`.
 
     Returns what it removed."""
-    root, kept, wanted = places.home(), set(needed) | _foreground_worktrees(), set(commits)
+    root, kept_runs, kept_commits = places.home(), set(needed) | _foreground_worktrees(), set(commits)
     folder = places.scratch() / "worktrees"
     removed = []
     for path in sorted(folder.iterdir()) if folder.exists() else []:
-        if path.name not in kept:
+        if path.name not in kept_runs:
             remove(path.name)
             removed.append(f"worktree {path.name}")
     oldest = time.time() - KEPT_DAYS * 86400
     for line in git("for-each-ref", "--format=%(objectname) %(committerdate:unix)", FROZEN, cwd=root).splitlines():
         commit, when = line.split()
-        if commit not in wanted and int(when) < oldest:
+        if commit not in kept_commits and int(when) < oldest:
             git("update-ref", "-d", f"{FROZEN}/{commit}", cwd=root)
             removed.append(f"frozen commit {commit[:8]}")
     records = places.scratch() / "runs"
     for path in sorted(records.iterdir()) if records.exists() else []:
-        if path.name not in kept and max(file.stat().st_mtime for file in (path, *path.iterdir())) < oldest:
+        if path.name not in kept_runs and max(file.stat().st_mtime for file in (path, *path.iterdir())) < oldest:
             shutil.rmtree(path)
             removed.append(f"records {path.name}")
     return removed
@@ -188,8 +188,8 @@ def remove_unused(needed: Iterable[str], commits: Iterable[str]) -> list[str]:
 
 def foreground_name(process: psutil.Process) -> str:
     """Name of the worktree of an `arc run`, derived from its process."""
-    known = process_identity.identity(process.pid)
-    return f"now-{process.pid}-{known.ticks if known else 0}"
+    living_identity = process_identity.identity(process.pid)
+    return f"now-{process.pid}-{living_identity.ticks if living_identity else 0}"
 
 
 def _foreground_worktrees() -> set[str]:

@@ -70,7 +70,7 @@ def close(connection: SyncPrefectClient, run: UUID) -> None:
     snapshots.remove(str(run))
     if kind == StateType.COMPLETED and (commit := admission.commit_of(flow_run)):
         named = admission.tag_of(commit)
-        active = flow_runs.runs(connection, *flow_runs.WAITING, *recovery.ACTIVE, tag=named)
+        active = flow_runs.runs(connection, *flow_runs.WAITING, *flow_runs.ACTIVE, tag=named)
         if commit not in map(admission.commit_of, active):
             snapshots.release(commit)
             if settings.joined():

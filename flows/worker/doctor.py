@@ -46,8 +46,8 @@ def examine() -> list[Finding]:
         except FlowError as error:
             findings.append(Finding(check.__name__, str(error), "see the message"))
         except Exception as error:  # A check of damaged things may fail in any way; the others still run.
-            found = f"{type(error).__name__}: {one_line(error)}"
-            findings.append(Finding(check.__name__, found, "the check itself failed; see the message"))
+            text = f"{type(error).__name__}: {one_line(error)}"
+            findings.append(Finding(check.__name__, text, "the check itself failed; see the message"))
     return findings
 
 
@@ -58,7 +58,7 @@ def disk() -> Iterator[Finding]:
     limit = hold.limit_gib()
     for name, path in hold.folders().items():
         free = shutil.disk_usage(path).free / 2**30
-        held = f"; below {limit:g} GiB `arc worker` holds the queue ({hold.VARIABLE})" if free < limit else ""
+        held = f"; below {limit:g} GiB `arc worker` holds the queue ({hold.LIMIT_VARIABLE})" if free < limit else ""
         yield Finding(
             "disk", f"{free:.1f} GiB free at {path} ({name}){held}", advice(path) if free < checks.FREE_GIB else ""
         )
@@ -159,10 +159,9 @@ def runs() -> Iterator[Finding]:
     os.environ["PREFECT_API_URL"] = server.address()
     from flows.queue import deployment
     from flows.runs import processes
-    from flows.worker import recovery
 
     with deployment.client() as connection:
-        active = {str(run.id): run for run in flow_runs.runs(connection, *recovery.ACTIVE)}
+        active = {str(run.id): run for run in flow_runs.runs(connection, *flow_runs.ACTIVE)}
         waiting = {str(run.id) for run in flow_runs.runs(connection, *flow_runs.WAITING)}
     for name, run in active.items():
         alive = processes.living(name)
@@ -187,8 +186,8 @@ def results() -> Iterator[Finding]:
         if settings.joined() and dvc_remote.configured(places.home()):
             continue  # Another machine may have made it; `dvc pull` gets it from the remote.
         whole = False
-        found = f"{name}: DVC's cache lacks {len(missing)} outputs, such as {missing[0]}"
-        yield Finding("result", found, f"`git switch {name} && dvc repro` computes them again")
+        text = f"{name}: DVC's cache lacks {len(missing)} outputs, such as {missing[0]}"
+        yield Finding("result", text, f"`git switch {name} && dvc repro` computes them again")
     if unpublished := kept_results.unpublished():
         names = ", ".join(list(unpublished)[:3])
         yield Finding("result", f"the MLflow store lacks {len(unpublished)} branches, such as {names}", "`arc publish`")
@@ -201,7 +200,9 @@ def cluster() -> Iterator[Finding]:
     joined = settings.read()
     if not joined.remote:
         return
-    for row in checks.rows(joined, places.environment().get(settings.SECRET) or os.environ.get(settings.SECRET, "")):
+    for row in checks.rows(
+        joined, places.environment().get(settings.AUTH_VARIABLE) or os.environ.get(settings.AUTH_VARIABLE, "")
+    ):
         if row[0] != "space":  # `disk` says more.
             yield Finding(*row)
 

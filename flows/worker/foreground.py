@@ -51,7 +51,7 @@ def main(text: str) -> None:
         pass  # Reported in the `finally` block.
     finally:
         several_nodes.dismiss()
-        if status and (run := os.environ.get(processes.VARIABLE)):
+        if status and (run := os.environ.get(processes.RUN_VARIABLE)):
             interruption.publish(run, worktree, status, why)
         os.chdir(places.home())
         snapshots.remove(worktree.name)

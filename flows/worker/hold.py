@@ -25,7 +25,7 @@ from flows.queue import deployment, flow_runs
 from flows.runs import places
 from flows.runs.places import FlowError
 
-VARIABLE = "ARC_HOLD_GIB"
+LIMIT_VARIABLE = "ARC_HOLD_GIB"
 """Environment variable: free GiB on each disk below which no run starts; 2 if it is unset."""
 MEMORY_GIB = 1.0
 RELEASE = 1.2
@@ -39,13 +39,13 @@ STATE = "Held"
 
 def limit_gib() -> float:
     """Free GiB below which a disk is too full. Raises FlowError."""
-    text = os.environ.get(VARIABLE) or "2"
+    text = os.environ.get(LIMIT_VARIABLE) or "2"
     try:
         value = float(text)
     except ValueError:
         value = -1.0
     if not 0 <= value < 1e6:
-        raise FlowError(f"{VARIABLE} is {text[:40]!r}; allowed is a number of GiB, from 0 on")
+        raise FlowError(f"{LIMIT_VARIABLE} is {text[:40]!r}; allowed is a number of GiB, from 0 on")
     return value
 
 
@@ -93,7 +93,11 @@ class Hold:
         self.folders, self.gpus, self.limit = folders(), gpus(), limit_gib()
         self.reason = ""
         """What is short; empty while nothing is."""
-        self.told = "?"
+        self.reported: str | None = None
+        """What the pool's page shows: `Held: ` with the reason, or empty while the queue goes on.
+
+        None while that is unknown: before the first report, and after one that did not reach the server.
+        """
         self.log: list[str] = []
         """Lines that `check` has still to return: it did not where the server was away."""
         self.looked = 0.0
@@ -114,8 +118,8 @@ class Hold:
         if memory < factor * MEMORY_GIB:
             return f"{memory:.2f} GiB of memory available; it goes on from {RELEASE * MEMORY_GIB:.2f} GiB"
         if self.gpus and time.monotonic() - self.looked > GPU_SECONDS:
-            found, self.looked = gpus(), time.monotonic()
-            self.missing = f"{found} of {self.gpus} GPUs answer nvidia-smi" if found < self.gpus else ""
+            answering, self.looked = gpus(), time.monotonic()
+            self.missing = f"{answering} of {self.gpus} GPUs answer nvidia-smi" if answering < self.gpus else ""
         if self.shares and time.monotonic() >= self.next_look:
             self.away = dvc_remote.away()
             self.next_look = time.monotonic() + (AWAY_SECONDS if self.away else REMOTE_SECONDS)
@@ -134,13 +138,13 @@ class Hold:
         if bool(before) != bool(self.reason):
             self.log.append(f"the queue is held: {self.reason}" if self.reason else "the queue goes on")
         # Free space changes with every look; the page gets it when it is held or goes on.
-        wanted = f"Held: {self.reason}" if self.reason else ""
-        if bool(wanted) != bool(self.told) or self.told == "?":
-            self.told, told = "?", wanted  # It is tried again if the server refuses.
-            text = wanted or deployment.DESCRIPTION
-            connection.update_work_pool(deployment.POOL, WorkPoolUpdate(description=text))
-            show(connection, wanted, flow_runs.runs(connection, StateType.SCHEDULED))
-            self.told = told
+        message = f"Held: {self.reason}" if self.reason else ""
+        if self.reported is None or bool(message) != bool(self.reported):
+            self.reported = None  # If the server refuses, the next look tries again.
+            description = message or deployment.DESCRIPTION
+            connection.update_work_pool(deployment.POOL, WorkPoolUpdate(description=description))
+            show(connection, message, flow_runs.runs(connection, StateType.SCHEDULED))
+            self.reported = message
         log, self.log = self.log, []
         return log
 

@@ -54,11 +54,11 @@ def key(commit: str) -> str | None:
 def unpublished() -> dict[str, str]:
     """Branches, with their commits, whose result the MLflow store never held. What was deleted there is left out."""
     place = store.configured_store()
-    found = {}
+    missing = {}
     for name, commit in branches().items():
-        if (known := key(commit)) and not mlflow_runs.ever_held(place, known):
-            found[name] = commit
-    return found
+        if (published_key := key(commit)) and not mlflow_runs.ever_held(place, published_key):
+            missing[name] = commit
+    return missing
 
 
 def lost_by_branch() -> Iterator[tuple[str, list[str]]]:

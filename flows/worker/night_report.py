@@ -15,7 +15,6 @@ from flows.queue import flow_runs
 from flows.runs import places, records
 from flows.runs.places import FlowError, one_line
 from flows.runs.progress import duration
-from flows.worker import recovery
 from model.scoring.statistics import paired_difference
 from model.scoring.wording import TRAINING_TASKS, VALIDATION_TASKS, headline, interval, subset
 from model.scoring.wording import percent as per_cent
@@ -101,15 +100,15 @@ def since(hours: float) -> Any:
 
 def rows(connection: SyncPrefectClient, start: Any) -> list[Row]:
     """A row for every run that was active after `start`, sorted by score, the best first; then by start time."""
-    known = flow_runs.runs(connection, *recovery.ACTIVE) + flow_runs.runs(connection, *ENDED, ended_after=start)
-    recent = [run for run in known if run.start_time and (run.start_time >= start or (run.end_time or start) > start)]
+    runs = flow_runs.runs(connection, *flow_runs.ACTIVE) + flow_runs.runs(connection, *ENDED, ended_after=start)
+    recent = [run for run in runs if run.start_time and (run.start_time >= start or (run.end_time or start) > start)]
     scores = every_score()
     return ordered([_row_or_error(run, scores) for run in sorted(recent, key=lambda run: run.start_time)])
 
 
-def ordered(given: list[Row]) -> list[Row]:
+def ordered(unsorted: list[Row]) -> list[Row]:
     """The best score first; those without a score last, in the order given."""
-    return sorted(given, key=lambda row: -row.pass_at_2)
+    return sorted(unsorted, key=lambda row: -row.pass_at_2)
 
 
 def _row_or_error(run: Any, scores: Mapping[str, Mapping[str, Any]]) -> Row:

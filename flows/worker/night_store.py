@@ -17,7 +17,7 @@ from tasks.common.stage import StageError
 from tasks.tracking import mlflow_runs, store
 from tasks.tracking.mlflow_runs import KEY, KIND
 
-KEPT = "arc.kept_in"
+KEPT_IN = "arc.kept_in"
 """Tag of a result that came with the repository."""
 
 
@@ -27,8 +27,8 @@ class _Published(BaseModel):
     key: str
 
 
-def rows(start: Any, known: Collection[str]) -> list[Row]:
-    """A row for every result that was published after `start`, without those whose key is in `known`.
+def rows(start: Any, excluded: Collection[str]) -> list[Row]:
+    """A row for every result that was published after `start`, without those whose key is in `excluded`.
 
     Raises StageError where the store does not answer, and OSError where it has no artifact.
     """
@@ -37,11 +37,13 @@ def rows(start: Any, known: Collection[str]) -> list[Row]:
         return []
     os.environ.update(store.SETTINGS, MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR="false")
     since = int(1000 * start.timestamp())
-    wanted = f"tags.`{KIND}` = 'experiment' and attributes.status = 'FINISHED' and attributes.end_time > {since}"
+    query = f"tags.`{KIND}` = 'experiment' and attributes.status = 'FINISHED' and attributes.end_time > {since}"
     with mlflow_runs.mlflow_errors(place):
         client = mlflow_runs.connect(place)
-        found = client.search_runs([e.experiment_id for e in client.search_experiments()], wanted, max_results=1000)
-        return [_row(client, run) for run in found if run.data.tags.get(KEY) not in known and KEPT not in run.data.tags]
+        runs = client.search_runs([e.experiment_id for e in client.search_experiments()], query, max_results=1000)
+        return [
+            _row(client, run) for run in runs if run.data.tags.get(KEY) not in excluded and KEPT_IN not in run.data.tags
+        ]
 
 
 def reachable_rows(start: Any) -> list[Row]:

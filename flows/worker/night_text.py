@@ -17,8 +17,8 @@ def lines(rows: Sequence[Row], hours: float, long: bool) -> Iterator[str | list[
         return
     scores = {row.run: row.scores for row in rows} | every_score()
     yield [_long(row, scores) if long else _short(row) for row in rows]
-    if said := best(rows, scores):
-        yield said
+    if comparison := best(rows, scores):
+        yield comparison
 
 
 def summary(rows: Sequence[Row], hours: float) -> str:
@@ -37,9 +37,9 @@ def best(rows: Sequence[Row], scores: Mapping[str, Mapping[str, Any]]) -> str:
     if not top.scores:
         return ""
     recent = {row.run for row in rows} - {top.run}
-    earlier = {run: given for run, given in scores.items() if run not in recent}
-    said = against(top.scores[top.headline], top.headline, top.run, earlier)
-    return f"best: {top.name}: " + (said or f"{top.headline} {top.score}, with nothing earlier on the same tasks")
+    earlier = {run: run_scores for run, run_scores in scores.items() if run not in recent}
+    difference = against(top.scores[top.headline], top.headline, top.run, earlier)
+    return f"best: {top.name}: " + (difference or f"{top.headline} {top.score}, with nothing earlier on the same tasks")
 
 
 def markdown(rows: Sequence[Row], page: str) -> str:
@@ -62,8 +62,8 @@ def markdown(rows: Sequence[Row], page: str) -> str:
 def publish(connection: SyncPrefectClient, rows: Sequence[Row], hours: float = night_report.HOURS) -> None:
     """Publish the table as the Prefect artifact `night`."""
     text = [summary(rows, hours), markdown(rows, server.address().removesuffix("/api"))]
-    if rows and (said := best(rows, {row.run: row.scores for row in rows} | every_score())):
-        text.append(said)
+    if rows and (comparison := best(rows, {row.run: row.scores for row in rows} | every_score())):
+        text.append(comparison)
     content = ArtifactCreate(key="night", type="markdown", description=text[0], data="\n\n".join(text))
     connection.create_artifact(content)
 

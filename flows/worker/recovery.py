@@ -16,7 +16,7 @@ from prefect.types._datetime import now
 
 from flows.cluster import owners
 from flows.queue import suspension
-from flows.queue.flow_runs import PAGE, runs
+from flows.queue.flow_runs import ACTIVE, PAGE, runs
 from flows.runs import failure_reasons, processes, records
 from flows.runs.places import one_line
 
@@ -24,7 +24,6 @@ FULL_DISKS = 5
 """Full disks at one place of a run after which it is not resumed again."""
 LOST_MACHINES = 3
 """Machines that died while they executed a run, after which it is not resumed again: it may be what kills them."""
-ACTIVE = (StateType.RUNNING, StateType.PENDING, StateType.CANCELLING)
 
 
 def recover(connection: SyncPrefectClient) -> list[tuple[UUID, str]]:
@@ -107,13 +106,13 @@ def settle_suspended(connection: SyncPrefectClient, run: Any) -> str | None:
 
     None, and nothing is done, if it was not suspended after its last start, or has ended otherwise.
     """
-    asked = [k for k in kinds_since_start(connection, run.id) if k in (StateType.PAUSED, StateType.SCHEDULED)]
-    if StateType.PAUSED not in asked or run.state.type not in (StateType.PAUSED, StateType.CRASHED):
+    requests = [k for k in kinds_since_start(connection, run.id) if k in (StateType.PAUSED, StateType.SCHEDULED)]
+    if StateType.PAUSED not in requests or run.state.type not in (StateType.PAUSED, StateType.CRASHED):
         return None
     message = f"suspended {reached(str(run.id))}"
-    end_tasks(connection, run.id, Cancelled(name=suspension.NAME, message=message))
+    end_tasks(connection, run.id, Cancelled(name=suspension.STATE_NAME, message=message))
     records.end_stage(str(run.id), message)
-    if asked[-1] == StateType.SCHEDULED:  # Resumed while it saved.
+    if requests[-1] == StateType.SCHEDULED:  # Resumed while it saved.
         again: State[Any] = Scheduled(scheduled_time=now("UTC"), name="Resuming", message=message)
         connection.set_flow_run_state(run.id, again, force=True)
         return f"{run.name}: {message} and resumed"

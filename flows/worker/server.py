@@ -89,7 +89,7 @@ def check_secret() -> None:
         return
     key = places.environment()["PREFECT_API_AUTH_STRING"]
     # An answer may be late while the server is busy: 0 says nothing.
-    accepted, open_to_all = (prefect_server.status(f"{address()}/admin/version", given) for given in (key, None))
+    accepted, open_to_all = (prefect_server.status(f"{address()}/admin/version", secret) for secret in (key, None))
     if accepted == 401:
         why = f"refuses the secret in {secret_file()}"
     elif open_to_all == 200:

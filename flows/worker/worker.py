@@ -88,8 +88,8 @@ class Worker(ProcessWorker):
     async def _submit_scheduled_flow_runs(self, flow_run_response: list[Any]) -> list[Any]:
         """Submit what is ours, as far as slots are free; whatever else stands before it fails with the reason."""
         # What somebody resumes or retries while it still ends is taken then: Prefect would end this worker (3.8.8).
-        known = {*self.started, *map(str, self._submitting_flow_run_ids)}
-        new = [row for row in flow_run_response if str(row.flow_run.id) not in known]
+        submitted = {*self.started, *map(str, self._submitting_flow_run_ids)}
+        new = [row for row in flow_run_response if str(row.flow_run.id) not in submitted]
         try:
             template = self.work_pool.base_job_template
             chosen = await asyncio.to_thread(refusal.choose, [row.flow_run for row in new], template, self._free())
@@ -115,7 +115,11 @@ class Worker(ProcessWorker):
         configuration.working_dir = worktree
         # Built here, not taken from the server: it decides what is executed.
         ours = {name: text for name, text in configuration.env.items() if name.startswith("PREFECT__")}
-        chosen = {"PREFECT__FLOW_ENTRYPOINT": deployment.ENTRYPOINT, admission.COMMIT: commit, processes.VARIABLE: run}
+        chosen = {
+            "PREFECT__FLOW_ENTRYPOINT": deployment.ENTRYPOINT,
+            admission.COMMIT: commit,
+            processes.RUN_VARIABLE: run,
+        }
         configuration.env = {**os.environ, **ours, **places.environment(), **chosen, **shared}
         # To a file, not a pipe to this process: the run must survive a crash of the worker.
         engine = f"exec {shlex.join(share.engine('prefect.engine'))} >> {shlex.quote(str(log_of(run)))} 2>&1"
@@ -137,12 +141,12 @@ class Worker(ProcessWorker):
         return result
 
 
-def _alone(what: object, function: Callable[..., T], *arguments: Any) -> T | None:
+def _alone(subject: object, function: Callable[..., T], *arguments: Any) -> T | None:
     """Call a function on one run. An error is printed: the worker survives it, and `arc doctor` finds the remains."""
     try:
         return function(*arguments)
     except Exception as error:
-        print(f"{what}: {type(error).__name__}: {one_line(error)}", file=sys.stderr, flush=True)
+        print(f"{subject}: {type(error).__name__}: {one_line(error)}", file=sys.stderr, flush=True)
         return None
 
 

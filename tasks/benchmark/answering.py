@@ -69,8 +69,8 @@ class AsKept(Predictor):
     def _chosen_sizes(
         self, queries: list[tuple[int, int]], scores: NDArray[np.float64], config: Evaluation, attempt: int
     ) -> dict[int, Size]:
-        found = ((i, self.kept.get((*query, attempt))) for i, query in enumerate(queries))
-        return {i: (grid.shape[0], grid.shape[1]) for i, grid in found if grid is not None}
+        kept_grids = ((i, self.kept.get((*query, attempt))) for i, query in enumerate(queries))
+        return {i: (grid.shape[0], grid.shape[1]) for i, grid in kept_grids if grid is not None}
 
     def _answers_of(self, queries: list[tuple[int, int, int]], sizes: list[Size], denoised: Denoised) -> list[Answer]:
         made = super()._answers_of(queries, sizes, denoised)
@@ -94,15 +94,15 @@ def stop_of(text: str) -> EarlyStop:
         raise ValueError(f"--stop {text!r} is no ROUND,ATTEMPTS,SWING, such as 16,1,0.25") from None
 
 
-def answering(experiment: Experiment, device: torch.device, asked: Answering, profile: bool) -> list[dict[str, Any]]:
-    """Seconds to answer all, and for each of `asked.stops`; the first time apart, since it compiles."""
-    config = experiment.evaluations[asked.evaluation]
+def answering(experiment: Experiment, device: torch.device, workload: Answering, profile: bool) -> list[dict[str, Any]]:
+    """Seconds to answer all, and for each of `workload.stops`; the first time apart, since it compiles."""
+    config = experiment.evaluations[workload.evaluation]
     kept: dict[tuple[int, int, int], Grid] = {}
-    if asked.like is None:
-        data, names = dataset(experiment, 0, asked.tasks), [str(i) for i in range(asked.tasks)]
+    if workload.like is None:
+        data, names = dataset(experiment, 0, workload.tasks), [str(i) for i in range(workload.tasks)]
         data = Dataset(data.cells, data.pairs.rows(np.flatnonzero(data.pairs.number == 0)), data.views)
     else:
-        rows = asked.like
+        rows = workload.like
         data, names = test_inputs(experiment, asked_of(rows))
         pair = {(names[data.pairs.task[i]], int(data.pairs.number[i])): i for i in range(len(data.pairs))}
         columns = (rows[name] for name in ("task", "test", "view", "attempt", "grid"))
@@ -124,7 +124,7 @@ def answering(experiment: Experiment, device: torch.device, asked: Answering, pr
         synchronize(device)
         return count, time.perf_counter() - started
 
-    ways = [config, *(config.model_copy(update={"stop_decided": stop}) for stop in asked.stops)]
+    ways = [config, *(config.model_copy(update={"stop_decided": stop}) for stop in workload.stops)]
     _, first = timed(ways[-1])
     result = []
     for way in ways:

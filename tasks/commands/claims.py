@@ -24,7 +24,7 @@ from tasks.common.stage import stage
 from tasks.comparison import growth_page
 from tasks.comparison.growth import Run
 from tasks.ledger import facts
-from tasks.tracking.store import KEPT
+from tasks.tracking.store import KEPT_RESULTS
 
 PAGES = Path("docs/studies")
 SUFFIX = "-claims.yaml"
@@ -73,7 +73,7 @@ class Finding(NamedTuple):
 @stage("claims")
 def main(
     files: Annotated[list[Path] | None, typer.Argument(help="Files of claims; all of docs/studies if none")] = None,
-    kept: Annotated[Path, typer.Option(help="Folder of kept results")] = KEPT,
+    kept: Annotated[Path, typer.Option(help="Folder of kept results")] = KEPT_RESULTS,
     out: Annotated[Path, typer.Option(help="Folder for the pages, docs/studies of a checkout")] = PAGES,
 ) -> None:
     """Write the pages and the pictures."""
@@ -131,12 +131,12 @@ def findings(claims: Sequence[Claim], scores: Mapping[str, Mapping[str, Any]]) -
         names: np.mean([shares(scores[name]) for name in names], 0) for claim in claims for names in (claim.a, claim.b)
     }
     measured = [paired_difference(values[claim.a], values[claim.b], RESAMPLES) for claim in claims]
-    found = []
+    results = []
     for claim, difference, p_holm in zip(claims, measured, holm([d.p for d in measured]), strict=True):
-        by = values[claim.b] - values[claim.a]
-        said = verdict(claim, difference, p_holm, by)
-        found.append(Finding(claim, difference, p_holm, int((by > 0).sum()), int((by < 0).sum()), said))
-    return found
+        gains = values[claim.b] - values[claim.a]
+        conclusion = verdict(claim, difference, p_holm, gains)
+        results.append(Finding(claim, difference, p_holm, int((gains > 0).sum()), int((gains < 0).sum()), conclusion))
+    return results
 
 
 def verdict(claim: Claim, difference: Difference, p_holm: float, by: NDArray[np.float64]) -> str:
@@ -197,13 +197,13 @@ def page(study: Study, scores: Mapping[str, Mapping[str, Any]], kept: Path) -> I
 
 def runs(folders: Sequence[str], scores: Mapping[str, Mapping[str, Any]], kept: Path) -> list[Run]:
     """The trainings behind the final votes, with what they cost."""
-    found = []
+    trainings = []
     for folder in folders:
         score, cost = scores[f"{folder}/final-votes"], read_json(kept / folder / "cost.json")
         size = str(params.read(kept / folder / "experiment.yaml")["size"])
         minutes, device = cost["seconds"] / 60, str(cost["device"])
-        found.append(Run(folder, size, minutes, device, shares(score), (score["ci95"][0], score["ci95"][1])))
-    return found
+        trainings.append(Run(folder, size, minutes, device, shares(score), (score["ci95"][0], score["ci95"][1])))
+    return trainings
 
 
 def draw(folders: Sequence[str], scores: Mapping[str, Mapping[str, Any]], path: Path) -> None:

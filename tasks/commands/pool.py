@@ -34,7 +34,7 @@ from tasks.files import cost, predictions
 from tasks.files.submission import submission, write
 from tasks.files.tables import read_pairs, read_solutions
 
-KEPT = "experiment.yaml"
+KEPT_EXPERIMENT = "experiment.yaml"
 """Whose presence in a folder tells a kept result from a worktree."""
 MOST_VIEWS = np.iinfo(np.int16).max
 
@@ -52,7 +52,7 @@ class Member(NamedTuple):
     cost: Mapping[str, Any] | None
     """`seconds` and `device` of its training; None if unknown."""
     solutions: Mapping[str, Sequence[Grid]]
-    given: Mapping[Key, Grid]
+    inputs: Mapping[Key, Grid]
     """The test inputs."""
 
     @property
@@ -79,11 +79,11 @@ def main(
     with tempfile.TemporaryDirectory(dir=to.absolute().parent, prefix=".pool-") as scratch:
         result = pool(members, Path(scratch) / "result")
         (Path(scratch) / "result").rename(to)
-    known = result["cost"]["seconds"]
+    seconds = result["cost"]["seconds"]
     print(
         f"pool of {len(members)}: pass@2 {percent(result['pass_at_2'])} % [{interval(result['ci95'])}], "
         f"{result['grids_solved']} of {result['n_grids']} grids, {result['n_tasks']} tasks, "
-        f"{'cost unknown' if known is None else f'{known / 60:.1f} minutes of training'}"
+        f"{'cost unknown' if seconds is None else f'{seconds / 60:.1f} minutes of training'}"
         + "".join(f"; {caveat}" for caveat in caveats(result))
     )
     usual = {"--checkpoint": "best", "--evaluation": "votes"}
@@ -96,16 +96,16 @@ def read(name: str, checkpoint: str, evaluation: str) -> Member:
     """The predictions named by `name`. Raises StageError."""
     path = Path(name).absolute()
     if path.is_dir():
-        place = path if (path / KEPT).is_file() else path / paths.PREDICTIONS
+        place = path if (path / KEPT_EXPERIMENT).is_file() else path / paths.PREDICTIONS
         path = place / f"{checkpoint}-{evaluation}.parquet"
     if path.suffix != ".parquet" or not path.is_file():
         raise StageError(
             f"{name!r} names no predictions: {path} is missing; give a worktree, a kept result, or a parquet file there"
         )
     place = path.parent
-    kept = (place / KEPT).is_file()
+    kept = (place / KEPT_EXPERIMENT).is_file()
     root = place if kept else place.parent.parent
-    settings = place / KEPT if kept else root / paths.EXPERIMENT
+    settings = place / KEPT_EXPERIMENT if kept else root / paths.EXPERIMENT
     if not settings.is_file():
         raise StageError(f"{path} has no {settings} beside it, which says its tasks and costs")
     frame, source = predictions.read(path)
@@ -119,18 +119,18 @@ def read(name: str, checkpoint: str, evaluation: str) -> Member:
     if kept:
         if source.evaluation.subset != "evaluation":
             raise StageError(f"{path} is of {source.evaluation.subset} tasks; of kept results only evaluation tasks")
-        given, solutions = evaluation_tasks(values)
+        inputs, solutions = evaluation_tasks(values)
         spent = read_json(place / "cost.json") if (place / "cost.json").is_file() else None
         selection = read_json(place / "selection.json")
     else:
         with contextlib.chdir(root):
             solutions = read_solutions(source.evaluation.subset)
-            given = {key: grid for key, (grid, _) in read_pairs(source.evaluation.subset).items()}
+            inputs = {key: grid for key, (grid, _) in read_pairs(source.evaluation.subset).items()}
             selection = read_json(paths.SELECTION)
             spent = cost.read(params.check(values, str(settings)))
     solutions = score.limited(solutions, source)
     score.check(path, frame, source, solutions)
-    return Member(path, stem, frame, source, values, selection, spent, solutions, given)
+    return Member(path, stem, frame, source, values, selection, spent, solutions, inputs)
 
 
 def check(members: Sequence[Member]) -> None:
@@ -181,7 +181,7 @@ def pool(members: Sequence[Member], to: Path) -> dict[str, Any]:
         "criterion": "validation-loss" if any(_selected(m, "selected_by_loss") for m in members) else "pass-at-2",
         "candidates": [],
     }
-    result, attempts = score.scored(frame, source, first.solutions, first.given, _score(first))
+    result, attempts = score.scored(frame, source, first.solutions, first.inputs, _score(first))
     spent = _spent(members)
     result |= {"checkpoint": checkpoint, **marks(checkpoint, selection, fetch_of(first.values))}
     result |= {"pool": [_described(member) for member in members], "cost": spent}
@@ -194,7 +194,7 @@ def pool(members: Sequence[Member], to: Path) -> dict[str, Any]:
     write(to / paths.submission(checkpoint, first.source.evaluation_name), submission(tests, attempts))
     of = ", ".join(f"{m['experiment']} seed {m['seed']} {m['checkpoint']}" for m in result["pool"])
     title = f"{first.values['title']} pool of {len(members)}"
-    (to / KEPT).write_text(yaml.safe_dump({**first.values, "title": title}, sort_keys=False))
+    (to / KEPT_EXPERIMENT).write_text(yaml.safe_dump({**first.values, "title": title}, sort_keys=False))
     (to / "README.md").write_text(f"Votes pooled of {of}.\n")
     write_json(to / "selection.json", selection)
     write_json(to / "history.json", [])
@@ -234,11 +234,11 @@ def joined(members: Sequence[Member]) -> tuple[pd.DataFrame, predictions.Source]
 def _spent(members: Sequence[Member]) -> dict[str, Any]:
     """Seconds of all trainings, each counted once, and their devices; None where one is unknown."""
     trainings = {member.training: member.cost for member in members}
-    known = [spent for spent in trainings.values() if spent and "seconds" in spent]
-    complete = len(known) == len(trainings)
+    known_costs = [spent for spent in trainings.values() if spent and "seconds" in spent]
+    complete = len(known_costs) == len(trainings)
     return {
-        "seconds": sum(spent["seconds"] for spent in known) if complete else None,
-        "device": ", ".join(sorted({str(spent["device"]) for spent in known})) or None,
+        "seconds": sum(spent["seconds"] for spent in known_costs) if complete else None,
+        "device": ", ".join(sorted({str(spent["device"]) for spent in known_costs})) or None,
     }
 
 
@@ -262,7 +262,7 @@ def _selected(member: Member, mark: str) -> bool:
 def _contents(member: Member) -> dict[str, Any]:
     """The test inputs and solutions by task, comparable."""
     return {
-        task: [(grid.tolist(), member.given[task, i].tolist()) for i, grid in enumerate(grids)]
+        task: [(grid.tolist(), member.inputs[task, i].tolist()) for i, grid in enumerate(grids)]
         for task, grids in member.solutions.items()
     }
 

@@ -63,7 +63,7 @@ def explained(facts: ledger.Ledger, name: str) -> Iterator[str]:
     """What a version is: its change, commits, reason, mistakes, factors, and scores; lines of at most 80 characters."""
     version = facts.versions[name]
     yield f"{name}: {version.change}"
-    commits = ", ".join(f"{commit} ({what})" for what, commit in version.commits.items()).replace(" (all)", "")
+    commits = ", ".join(f"{commit} ({part})" for part, commit in version.commits.items()).replace(" (all)", "")
     yield f"{version.date}, the lab's commit {commits}" if version.date else "ours, not the lab's"
     yield ""
     yield from versions.wrapped(version.what)
@@ -87,14 +87,14 @@ def explained(facts: ledger.Ledger, name: str) -> Iterator[str]:
 def compared(shown: Experiment, other: Experiment) -> Iterator[str]:
     """How an experiment differs from another, in lines of at most 80 characters where values are short."""
     rows = differences(shown, other)
-    here_only = dict.fromkeys(_folded(key, here, other) for key, here, there in rows if there == ABSENT)
-    there_only = dict.fromkeys(_folded(key, there, shown) for key, here, there in rows if here == ABSENT)
+    here_only = dict.fromkeys(_folded(key, value, other) for key, value, other_value in rows if other_value == ABSENT)
+    there_only = dict.fromkeys(_folded(key, other_value, shown) for key, value, other_value in rows if value == ABSENT)
     both = [row for row in rows if ABSENT not in row[1:]]
     count = len(both) + bool(here_only) + bool(there_only)
     says = f"{count} {'factor differs' if count == 1 else 'factors differ'}"
     yield from versions.wrapped(f"{shown.title} against {other.title}: {says}", rest=4)
-    for key, here, there in both:
-        yield f"  {key}: {here} against {there}"
+    for key, value, other_value in both:
+        yield f"  {key}: {value} against {other_value}"
     for experiment, only in ((shown, here_only), (other, there_only)):
         if only:
             yield from versions.wrapped(f"only {experiment.title} has {', '.join(only)}", first=2, rest=4)

@@ -58,8 +58,8 @@ def main(
             "views: choose another evaluation, or set answers.views in params.yaml"
         )
     trained = demonstrations(description)
-    known, unknown = solving.recognise(tasks, description, trained)
-    if not known:
+    recognised, unknown = solving.recognise(tasks, description, trained)
+    if not recognised:
         raise StageError(f"{stem} knows none of the {len(tasks)} tasks of {file}; {solving.advice(unknown)}")
     path = output or Path("solved") / f"{stem.name}-{file.stem}" / "submission.json"
     if path.resolve().is_relative_to(Path("data").resolve()):
@@ -67,11 +67,11 @@ def main(
 
     network, description = checkpoints.load(stem, choose(), config.weights)
     with Progress(transient=True) as progress:
-        bar = progress.add_task(escape(f"{stem.name}: {len(known)} tasks"), total=1.0)
+        bar = progress.add_task(escape(f"{stem.name}: {len(recognised)} tasks"), total=1.0)
         attempts, views, failures = solving.answer(
             network,
             description,
-            known,
+            recognised,
             config,
             experiment.score,
             trained,
@@ -79,7 +79,7 @@ def main(
         )
     console = Console()
     if draw:
-        for task in known.values():
+        for task in recognised.values():
             show(
                 console,
                 [*demonstrated(task), *strips(task, attempts, views, solutions)]
@@ -87,7 +87,7 @@ def main(
                 else strips(task, attempts, views),
             )
     submission.write(path, submission.submission({name: len(task.test) for name, task in tasks.items()}, attempts))
-    done = f"\n{len(known)} of {len(tasks)} tasks answered by {stem}, written to {path}"
+    done = f"\n{len(recognised)} of {len(tasks)} tasks answered by {stem}, written to {path}"
     console.print(escape(done), highlight=False)
     if trained is None and not by_id:
         console.print("tasks were matched by id only: data/prepared is not the data that the checkpoint was trained on")
@@ -135,10 +135,10 @@ def known_task(name: str, edition: str) -> tuple[dict[str, Task], dict[Key, Grid
 
 def demonstrated(task: Task) -> list[Strip]:
     """A task's demonstrations."""
-    given = [(number, pair.input, pair.output) for number, pair in enumerate(task.train, 1) if pair.output is not None]
+    pairs = [(number, pair.input, pair.output) for number, pair in enumerate(task.train, 1) if pair.output is not None]
     return [
         Strip(f"task {task.name}, demonstration {number}", [("input", before), ("output", after)])
-        for number, before, after in given
+        for number, before, after in pairs
     ]
 
 
@@ -151,13 +151,13 @@ def strips(
     """A task's test inputs with their attempts, and with `solutions` which of these are right."""
     drawn = []
     for i, pair in enumerate(task.test):
-        given, cells = views.get((task.name, i)), [("test input", pair.input)]
+        proposed, cells = views.get((task.name, i)), [("test input", pair.input)]
         for number, grid in enumerate(attempts.get((task.name, i), ())):
-            same = sum(np.array_equal(given.candidates[c], grid) for c in given.choice) if given else 0
+            same = sum(np.array_equal(proposed.candidates[c], grid) for c in proposed.choice) if proposed else 0
             label = f"attempt {number + 1}"
             if solutions:
                 label += ", right" if np.array_equal(solutions[task.name, i], grid) else ", wrong"
-            cells.append((f"{label}\n{same} of {len(given.choice) if given else 0} proposals", grid))
+            cells.append((f"{label}\n{same} of {len(proposed.choice) if proposed else 0} proposals", grid))
         drawn.append(Strip(f"task {task.name}, test {i}" + ("" if len(cells) > 1 else ": no answer"), cells))
     return drawn
 

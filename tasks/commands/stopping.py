@@ -81,20 +81,20 @@ def replay(member: Member, stops: Sequence[EarlyStop]) -> list[Replayed]:
     result: list[Replayed] = []
     before: np.ndarray | None = None
     for stop in (None, *stops):
-        rounds, asked = Rounds(stop, list(zip(pairs, views, strict=True))), []
-        while wanted := rounds.next():
-            for i in wanted:
+        rounds, asked_rows = Rounds(stop, list(zip(pairs, views, strict=True))), []
+        while batch := rounds.next():
+            for i in batch:
                 rounds.count(pairs[i], views[i], grids[i])
-            asked += wanted
-        proposed = proposals(frame.iloc[sorted(asked)], config)
+            asked_rows += batch
+        proposed = proposals(frame.iloc[sorted(asked_rows)], config)
         attempts = attempts_of(proposed, config, rule.rule, rule.size_first, rule.views, rule.likelihood)
         scored = score(member.solutions, attempts, proposed, RESAMPLES)
         solved = shares(scored)
         before = solved if before is None else before
         result.append(
             Replayed(
-                views=len(asked) / len(frame),
-                cells=float(cells[asked].sum() / cells.sum()),
+                views=len(asked_rows) / len(frame),
+                cells=float(cells[asked_rows].sum() / cells.sum()),
                 pass_at_1=scored["pass_at_1"],
                 pass_at_2=scored["pass_at_2"],
                 won=int((solved > before).sum()),

@@ -38,10 +38,10 @@ def overview(facts: Ledger, ours: Iterable[Ours]) -> Iterator[str]:
     """A line for each version, at most 80 characters; then where our scores come from."""
     row = "{:<17} {:<8} {:<30} {:>5} {:>5} {}".format
     yield row("version", "commit", "change against the one before", "lab", "ours", "lab's by")
-    found, notes = list(ours), []
+    scores, notes = list(ours), []
     for name, version in facts.versions.items():
         best = facts.highest(name)
-        mine = next((o for o in found if (o.experiment == best.experiment if best else _of(o) == name)), None)
+        mine = next((o for o in scores if (o.experiment == best.experiment if best else _of(o) == name)), None)
         if mine:
             notes.append(mine)
         lab = f"{best.score:.4g}" if best else "-"
@@ -82,11 +82,11 @@ def numbers(facts: Ledger, rows: Iterable[Published]) -> Iterator[str]:
             if row.experiment != experiment:
                 continue
             used |= dict.fromkeys(row.why)
-            said = "" if row.reproduced == "fully" else f"{row.reproduced}: "
-            remarks = f"  ({said}{', '.join(row.why)})" if row.why else ""
+            status = "" if row.reproduced == "fully" else f"{row.reproduced}: "
+            remarks = f"  ({status}{', '.join(row.why)})" if row.why else ""
             yield f"  {row.score:>5.4g} {row.count:<12} {row.pair}{remarks}"
-            given = " ".join(f"--set\0{assignment}" for assignment in row.set)
-            yield from (line.replace("\0", " ") for line in wrapped(given, first=21, rest=21))
+            settings = " ".join(f"--set\0{assignment}" for assignment in row.set)
+            yield from (line.replace("\0", " ") for line in wrapped(settings, first=21, rest=21))
     for reason in used:
         yield from wrapped(f"{reason}: {facts.reasons[reason]}", rest=4)
 
@@ -104,7 +104,7 @@ def _page(facts: Ledger, kept: Mapping[str, Ours]) -> Iterator[str]:
     yield "|---|---|---|---|---|---|---|"
     for name, version in facts.versions.items():
         best = facts.highest(name)
-        commits = ", ".join(f"`{commit}` {what}" for what, commit in version.commits.items()).replace(" all", "")
+        commits = ", ".join(f"`{commit}` {part}" for part, commit in version.commits.items()).replace(" all", "")
         shown = f"{best.score:.4g} %, `{best.experiment}` `{best.pair}`" if best else ""
         same = best.experiment.replace("/", "-") if best else ""
         folder = same if same in kept else next((place for place, mine in kept.items() if _of(mine) == name), "")
@@ -124,16 +124,16 @@ def _page(facts: Ledger, kept: Mapping[str, Ours]) -> Iterator[str]:
         if version.mistakes:
             yield ""
     yield from ("## Every published score", "", *wrapped(_SCORES, width=120), "")
-    counts = {how: sum(row.reproduced == how for row in facts.published) for how in ("fully", "near", "not")}
-    yield f"{len(facts.published)} scores: {', '.join(f'{count} {how}' for how, count in counts.items())}."
+    counts = {status: sum(row.reproduced == status for row in facts.published) for status in ("fully", "near", "not")}
+    yield f"{len(facts.published)} scores: {', '.join(f'{count} {status}' for status, count in counts.items())}."
     yield ""
     yield "| experiment | score % | by | reproducible | remarks |"
     yield "|---|---|---|---|---|"
     for row in facts.published:
-        given = "".join(f" `--set {assignment}`" for assignment in row.set)
+        settings = "".join(f" `--set {assignment}`" for assignment in row.set)
         count = f" ({row.count})" if row.count else ""
         remarks = facts.remarks(row)
-        yield f"| {row.experiment} | {row.score:.4g}{count} | `{row.pair}`{given} | {row.reproduced} | {remarks} |"
+        yield f"| {row.experiment} | {row.score:.4g}{count} | `{row.pair}`{settings} | {row.reproduced} | {remarks} |"
     yield ""
 
 

@@ -136,10 +136,10 @@ _Loader.add_implicit_resolver(
 )
 
 
-def _measure(node: Any, where: str, known: dict[int, tuple[int, int]], inside: set[int]) -> tuple[int, int]:
+def _measure(node: Any, where: str, measured: dict[int, tuple[int, int]], inside: set[int]) -> tuple[int, int]:
     """Number of nodes and depth of a node with aliases expanded. Raises DocumentError at a limit or a circle."""
-    if id(node) in known:
-        return known[id(node)]
+    if id(node) in measured:
+        return measured[id(node)]
     place = f"{where}: {_mark(node.start_mark)}"
     if id(node) in inside:
         raise DocumentError(f"{place}: an alias contains itself")
@@ -151,14 +151,14 @@ def _measure(node: Any, where: str, known: dict[int, tuple[int, int]], inside: s
     pairs = isinstance(node, yaml.MappingNode)
     children = [part for pair in node.value for part in pair] if pairs else node.value
     inside.add(id(node))
-    parts = [_measure(child, where, known, inside) for child in children]
+    parts = [_measure(child, where, measured, inside) for child in children]
     inside.remove(id(node))
     number, depth = 1 + sum(part[0] for part in parts), 1 + max((part[1] for part in parts), default=0)
     if number > MOST_NODES:
         raise DocumentError(f"{place}: more than {MOST_NODES} values after its aliases are expanded")
     if depth > DEEPEST:
         raise DocumentError(f"{place}: nested deeper than {DEEPEST}")
-    known[id(node)] = number, depth
+    measured[id(node)] = number, depth
     return number, depth
 
 

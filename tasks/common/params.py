@@ -113,18 +113,18 @@ def _explain(error: Any) -> str:
         return f"{name} is now the environment variable {VARIABLES[name]}; remove it (given: {error['input']!r})"
     if error["type"] == "union_tag_invalid":
         tags = error["ctx"]["expected_tags"]
-        given = error["ctx"]["tag"]
-        return f"{name}.by is {given!r}; allowed are {tags}{nearest(given, tags.strip(chr(39)).split(chr(39)))}"
+        tag = error["ctx"]["tag"]
+        return f"{name}.by is {tag!r}; allowed are {tags}{nearest(tag, tags.strip(chr(39)).split(chr(39)))}"
     if error["type"] == "extra_forbidden":
         near = nearest(str(key), fields)
         return f"unknown key {name} (given: {error['input']!r}); allowed here: {', '.join(fields)}{near}"
     if error["type"] == "missing":
         return f"{name} is missing; neither params.yaml nor the presets give it"
-    given = f"is {error['input']!r}; " if not isinstance(error["input"], dict) else ""
+    value = f"is {error['input']!r}; " if not isinstance(error["input"], dict) else ""
     allowed = error["ctx"].get("expected", "") if error["type"] == "literal_error" else ""
     near = nearest(str(error["input"]), re.findall(r"'([^']+)'", allowed)) if allowed else ""
     message = str(error["msg"]).removeprefix("Value error, ")
-    return f"{name} {given}{message}{near}"
+    return f"{name} {value}{message}{near}"
 
 
 def _renamed(name: str) -> str | None:
@@ -172,8 +172,8 @@ def _fields(section: list[Any]) -> list[str]:
     for part in section:
         kind = _inside(kind, part)
     types = list(_tagged(kind).values()) or [kind]
-    known = [type_ for type_ in types if isinstance(type_, type) and issubclass(type_, Frozen)]
-    return list(dict.fromkeys(field for type_ in known for field in type_.model_fields))
+    models = [type_ for type_ in types if isinstance(type_, type) and issubclass(type_, Frozen)]
+    return list(dict.fromkeys(field for type_ in models for field in type_.model_fields))
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

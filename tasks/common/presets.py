@@ -45,9 +45,9 @@ def _with_cases(
     result = {key: value for key, value in entry.items() if key not in [f"by_{case}" for case in CASES]}
     for case in CASES:
         values = entry.get(f"by_{case}", {})
-        for known in values:
-            _known(presets, LAYERS[case], known, f"{where}.by_{case}")
-        chosen = next((value for known, value in values.items() if known == names.get(case)), None)
+        for case_name in values:
+            _known(presets, LAYERS[case], case_name, f"{where}.by_{case}")
+        chosen = next((value for case_name, value in values.items() if case_name == names.get(case)), None)
         if chosen:
             result = merge(result, _with_cases(presets, chosen, names, f"{where}.by_{case}.{names.get(case)}"))
     return result
@@ -129,7 +129,7 @@ def merge(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def nearest(name: str, known: Iterable[Any]) -> str:
-    """'; did you mean ...?' for the closest of the known names, or ''."""
-    match = difflib.get_close_matches(name, [str(k) for k in known], n=1, cutoff=0.5)
+def nearest(name: str, candidates: Iterable[Any]) -> str:
+    """'; did you mean ...?' for the closest of the candidates, or ''."""
+    match = difflib.get_close_matches(name, [str(k) for k in candidates], n=1, cutoff=0.5)
     return f"; did you mean {match[0]!r}?" if match else ""

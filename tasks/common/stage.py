@@ -63,11 +63,11 @@ def stage(name: str, tied: bool = True) -> Callable[[Callable[P, None]], Callabl
                 end(f"{name}: {message}", reason)
             except Exception as error:
                 reason = events.reason_of(error)
-                told = isinstance(error, OSError) or reason == "the disk is full"
+                message_suffices = isinstance(error, OSError) or reason == "the disk is full"
                 message = of_file_error(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
-                message = printable(with_full_disks(message.splitlines()[0] if told else message, reason))
+                message = printable(with_full_disks(message.splitlines()[0] if message_suffices else message, reason))
                 events.emit(events.Failed(reason=reason, message=message))
-                if told:
+                if message_suffices:
                     sys.exit(f"{name}: {message}")
                 raise
 

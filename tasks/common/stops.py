@@ -21,14 +21,14 @@ class Interrupted(BaseException):
 class _Stops:
     def __init__(self) -> None:
         self.process = os.getpid()
-        self.asked = self.noted = False
+        self.requested = self.noted = False
 
     def handle(self, number: int, _: FrameType | None) -> None:
         if os.getpid() != self.process:  # A fork, whose parent expects that a signal ends it.
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
             return
-        first, self.asked = not self.asked, True
+        first, self.requested = not self.requested, True
         if first and not self.noted:
             raise Interrupted
 
@@ -54,7 +54,7 @@ def interrupting() -> Iterator[None]:
     finally:
         stops.noted = True
         _current = outer
-        if not stops.asked:
+        if not stops.requested:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
@@ -67,4 +67,4 @@ def noted() -> bool:
     if not stops.noted:
         stops.noted = True
         signal.signal(signal.SIGINT, stops.handle)
-    return stops.asked
+    return stops.requested

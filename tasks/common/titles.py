@@ -57,16 +57,16 @@ def changes(values: Mapping[str, Any], base: Mapping[str, Any]) -> list[str]:
     """
     keys = {key for side in (values, base) for key, _ in leaves(side)}
     predict = values.get("predict", base.get("predict"))
-    asked = predict.get("evaluations", ()) if isinstance(predict, Mapping) else ()
-    found = []
+    requested = predict.get("evaluations", ()) if isinstance(predict, Mapping) else ()
+    differing = []
     for key, value in _different(values, base, ""):
         section, _, rest = key.partition(".")
         if any(key == silent or key.startswith(f"{silent}.") for silent in SILENT):
             continue
-        if section == "evaluations" and rest.split(".")[0] not in (asked or ()):
+        if section == "evaluations" and rest.split(".")[0] not in (requested or ()):
             continue
-        found.append((section in AFTERWARDS, _text(key, value, keys)))
-    return [text for _, text in sorted(found, key=lambda item: (item[0], len(item[1]), item[1]))]
+        differing.append((section in AFTERWARDS, _text(key, value, keys)))
+    return [text for _, text in sorted(differing, key=lambda item: (item[0], len(item[1]), item[1]))]
 
 
 def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

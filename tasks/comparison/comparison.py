@@ -131,12 +131,12 @@ def compare(
 
 def _tasks(groups: Sequence[Sequence[Result]], common: bool) -> tuple[list[str], list[str]]:
     """The tasks to compare over, and a note if some are left out."""
-    given = [result for group in groups for result in group]
-    sets = [{name: len(grids) for name, grids in result.score["tasks"].items()} for result in given]
+    results = [result for group in groups for result in group]
+    sets = [{name: len(grids) for name, grids in result.score["tasks"].items()} for result in results]
     shared = {task for task, grids in sets[0].items() if all(counts.get(task) == grids for counts in sets)}
     if all(len(counts) == len(shared) for counts in sets):
         return sorted(shared), []
-    counts = ", ".join(dict.fromkeys(f"{r.where}: {len(tasks)}" for r, tasks in zip(given, sets, strict=True)))
+    counts = ", ".join(dict.fromkeys(f"{r.where}: {len(tasks)}" for r, tasks in zip(results, sets, strict=True)))
     if not common:
         raise StageError(
             f"the scores are over different tasks ({counts}; {len(shared)} shared), and cannot be compared; "
@@ -157,7 +157,7 @@ def _row(label: str, group: Sequence[Result], values: NDArray[np.float64], tasks
 
     low, high = bootstrap_interval(values.mean(0), resamples, spread=seed_error(values))
     grids = [grid for result in group for task in tasks for grid in result.score["tasks"][task]]
-    known = [result.seconds for result in group if result.seconds is not None]
+    seconds = [result.seconds for result in group if result.seconds is not None]
     first = group[0].score
     return Row(
         label=label,
@@ -175,7 +175,7 @@ def _row(label: str, group: Sequence[Result], values: NDArray[np.float64], tasks
         sizes_correct=float(np.mean([grid["size"] for grid in grids])),
         missing=sum(grid["missing"] for grid in grids),
         seed_scores=tuple(float(score) for score in values.mean(1)),
-        minutes=sum(known) / 60 if len(known) == len(group) else None,
+        minutes=sum(seconds) / 60 if len(seconds) == len(group) else None,
         device=", ".join(sorted({result.device for result in group if result.device})),
         code=", ".join(dict.fromkeys(result.code for result in group if result.code)),
         caveats=tuple(dict.fromkeys(caveat for result in group for caveat in caveats(result.score))),

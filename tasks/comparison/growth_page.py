@@ -20,18 +20,18 @@ def section(runs: Sequence[Run]) -> Iterator[str]:
     for run in sorted(runs, key=lambda run: (run.size, run.minutes)):
         cells = [run.size, f"{run.minutes:.1f}", run.device, percent(run.shares.mean()), interval(run.interval)]
         yield f"| {' | '.join(cells)} | {run.name} |"
-    found = line(runs, list(BEYOND))
+    growth_line = line(runs, list(BEYOND))
     yield ""
     yield "The line goes through the runs that no cheaper one beats:"
-    yield f"{', '.join(run.name for run in found.runs)}."
-    yield f"Twice the minutes add {_said(found.doubling)} points. It would reach"
-    yield ", ".join(f"{_said(found.at[minutes])} % after {words}" for minutes, words in BEYOND.items())
+    yield f"{', '.join(run.name for run in growth_line.runs)}."
+    yield f"Twice the minutes add {_with_interval(growth_line.doubling)} points. It would reach"
+    yield ", ".join(f"{_with_interval(growth_line.at[minutes])} % after {words}" for minutes, words in BEYOND.items())
     yield "(intervals over tasks only: one seed a run, and nothing of whether growth slows down)."
-    last = found.runs[-1]
+    last = growth_line.runs[-1]
     short = [run for run in runs if run.minutes <= last.minutes / 2]
     if len(frontier(short)) > 1:
-        told = _said(line(short, [last.minutes]).at[last.minutes])
-        yield f"Those of at most half the minutes of its last run foretold {told} % for that one, which reached"
+        forecast = _with_interval(line(short, [last.minutes]).at[last.minutes])
+        yield f"Those of at most half the minutes of its last run foretold {forecast} % for that one, which reached"
         yield f"{percent(last.shares.mean())} %."
 
 
@@ -40,7 +40,7 @@ def draw(runs: Sequence[Run], path: Path) -> None:
     import matplotlib.pyplot as plt
 
     places = [float(m) for m in np.geomspace(min(run.minutes for run in runs), max(BEYOND), 60)]
-    found = line(runs, places)
+    growth_line = line(runs, places)
     fig, axes = plt.subplots(figsize=(8, 4.6), layout="constrained")
     for number, size in enumerate(sorted({run.size for run in runs})):
         own = sorted((run for run in runs if run.size == size), key=lambda run: run.minutes)
@@ -48,7 +48,7 @@ def draw(runs: Sequence[Run], path: Path) -> None:
         ends = np.array([[100 * abs(bound - run.shares.mean()) for bound in run.interval] for run in own]).T
         minutes = [run.minutes for run in own]
         axes.errorbar(minutes, values, yerr=ends, label=size, color=f"C{number}", capsize=3, fmt="o:", linewidth=1)
-    bands = np.array([(e.value, e.low, e.high) for e in found.at.values()]).T * 100
+    bands = np.array([(e.value, e.low, e.high) for e in growth_line.at.values()]).T * 100
     axes.plot(places, bands[0], color="0.4", linewidth=1.2, label="line through the best at each cost")
     axes.fill_between(places, bands[1], bands[2], color="0.4", alpha=0.15, linewidth=0)
     last = max(run.minutes for run in runs)
@@ -66,5 +66,5 @@ def draw(runs: Sequence[Run], path: Path) -> None:
     plt.close(fig)
 
 
-def _said(estimate: Estimate) -> str:
+def _with_interval(estimate: Estimate) -> str:
     return f"{percent(estimate.value)} [{interval((estimate.low, estimate.high))}]"

@@ -80,8 +80,8 @@ def find(name: str, checkpoint: str, evaluation: str) -> list[Result]:
 
 def _instead(folder: Path) -> str:
     """What a folder without the score has, and what to do."""
-    if there := sorted(file.stem for file in (folder / paths.SCORES).glob("*.json")):
-        return f"{folder} has {', '.join(there)}: choose with --checkpoint and --evaluation"
+    if available := sorted(file.stem for file in (folder / paths.SCORES).glob("*.json")):
+        return f"{folder} has {', '.join(available)}: choose with --checkpoint and --evaluation"
     if (folder / paths.EXPERIMENT.name).is_file():
         return (
             f"{folder} is a kept result, without scores: run `arc import {folder}` and give the experiment's name in "
@@ -99,8 +99,8 @@ def _from_file(path: Path, name: str) -> Result:
     # Beside a score in data/scores are its parameters and its cost.
     root = path.absolute().parent.parent.parent
     if path.absolute().parent != root / paths.SCORES or not (root / paths.EXPERIMENT).is_file():
-        known = score.get("cost") or {"seconds": None, "device": None}  # A pool says it itself.
-        return Result(name, score, {}, known["seconds"], known["device"], None)
+        costs = score.get("cost") or {"seconds": None, "device": None}  # A pool says it itself.
+        return Result(name, score, {}, costs["seconds"], costs["device"], None)
     try:
         values = read(root / paths.EXPERIMENT)
         beside = records.named(values), values["seed"]
@@ -137,9 +137,9 @@ def _from_mlflow(name: str, checkpoint: str, evaluation: str) -> list[Result]:
             if run.data.tags[KEY].startswith(key)
         ]
         if not parents:
-            known = {run.data.tags["arc.experiment"] for run in finished_runs(client, f"tags.`{KIND}` = 'experiment'")}
+            names = {run.data.tags["arc.experiment"] for run in finished_runs(client, f"tags.`{KIND}` = 'experiment'")}
             raise StageError(
-                f"{name} is neither a path nor in {store.uri}; there are {', '.join(sorted(known)) or 'no experiments'}"
+                f"{name} is neither a path nor in {store.uri}; there are {', '.join(sorted(names)) or 'no experiments'}"
             )
         results = [_result(client, name, run, checkpoint, evaluation) for run in parents]
     except MlflowException as error:
@@ -164,8 +164,8 @@ def _result(client: Any, name: str, parent: Any, checkpoint: str, evaluation: st
     by_name = {(run.data.tags["arc.checkpoint"], run.data.tags["arc.evaluation"]): run for run in children}
     chosen = by_name.get((checkpoint, evaluation))
     if chosen is None:
-        there = ", ".join(sorted("-".join(pair) for pair in by_name))
-        raise StageError(f"{name} has no {checkpoint}-{evaluation} in MLflow; it has {there or 'no evaluation'}")
+        available = ", ".join(sorted("-".join(pair) for pair in by_name))
+        raise StageError(f"{name} has no {checkpoint}-{evaluation} in MLflow; it has {available or 'no evaluation'}")
     import mlflow
 
     text = mlflow.artifacts.load_text(f"runs:/{chosen.info.run_id}/score.json")

@@ -27,8 +27,8 @@ def submission(tests: Mapping[str, int], attempts: Mapping[Key, Sequence[Grid]])
     """The file's contents for `tests`, task id -> number of test inputs. A single attempt is written twice."""
 
     def entry(key: Key) -> dict[str, Any]:
-        given = [attempt.tolist() or BLACK for attempt in attempts.get(key, ())] or [BLACK]
-        return {"attempt_1": given[0], "attempt_2": given[-1]}
+        grids = [attempt.tolist() or BLACK for attempt in attempts.get(key, ())] or [BLACK]
+        return {"attempt_1": grids[0], "attempt_2": grids[-1]}
 
     return {name: [entry((name, i)) for i in range(count)] for name, count in tests.items()}
 
@@ -48,9 +48,9 @@ def read(path: Path, tests: Mapping[str, int]) -> dict[Key, list[Grid]]:
         raise StageError(f"{error}{advice}") from error
     if not isinstance(contents, dict):
         raise StageError(f"{path}: expected an object of tasks by id, found {str(contents)[:40]}")
-    for what, names in (("lacks", set(tests) - set(contents)), ("answers unknown", set(contents) - set(tests))):
+    for fault, names in (("lacks", set(tests) - set(contents)), ("answers unknown", set(contents) - set(tests))):
         if names:
-            raise StageError(f"{path} {what} {len(names)} of {len(tests)} tasks: {_some(names)}; it must answer each")
+            raise StageError(f"{path} {fault} {len(names)} of {len(tests)} tasks: {_some(names)}; it must answer each")
     attempts = {}
     for name, count in tests.items():
         entries = contents[name]

@@ -83,11 +83,11 @@ def explained_sizes(
     demonstrations = read()
     explained: dict[int, Sequence[Size]] = {}
     for row in range(len(dataset.pairs)):
-        pairs, given = demonstrations.get(names[dataset.pairs.task[row]], ()), dataset.input(row)
-        agreed = agreed_size([(_size(before), _size(after)) for before, after in pairs], _size(given))
+        pairs, input_grid = demonstrations.get(names[dataset.pairs.task[row]], ()), dataset.input(row)
+        agreed = agreed_size([(_size(before), _size(after)) for before, after in pairs], _size(input_grid))
         if agreed:
             explained[row] = [agreed]
-        elif rule == "measured" and (sizes := measured_sizes(pairs, given)):
+        elif rule == "measured" and (sizes := measured_sizes(pairs, input_grid)):
             explained[row] = sizes[:2]
     return explained
 

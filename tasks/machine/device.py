@@ -17,10 +17,10 @@ _MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1
 
 def processes() -> int:
     """The number that ARC_GPUS asks for: GPUs, or processes on a CPU, of a stage. Raises StageError."""
-    wanted = os.environ.get("ARC_GPUS") or "1"
-    if not wanted.isdecimal() or int(wanted) < 1:
-        raise StageError(f"ARC_GPUS is {wanted!r}; allowed is the number of GPUs (or processes, on a CPU) of a stage")
-    return int(wanted)
+    setting = os.environ.get("ARC_GPUS") or "1"
+    if not setting.isdecimal() or int(setting) < 1:
+        raise StageError(f"ARC_GPUS is {setting!r}; allowed is the number of GPUs (or processes, on a CPU) of a stage")
+    return int(setting)
 
 
 def spread(module: str, *arguments: str, others: Sequence[str] = ()) -> None:
@@ -28,16 +28,16 @@ def spread(module: str, *arguments: str, others: Sequence[str] = ()) -> None:
 
     `others` are torchrun's options that name other machines, which start processes of the same training.
     """
-    wanted = processes()
-    if (wanted == 1 and not others) or "RANK" in os.environ:
+    count = processes()
+    if (count == 1 and not others) or "RANK" in os.environ:
         return
-    if torch.cuda.is_available() and wanted > torch.cuda.device_count():
-        raise StageError(f"ARC_GPUS is {wanted}, but torch sees {torch.cuda.device_count()} GPUs")
+    if torch.cuda.is_available() and count > torch.cuda.device_count():
+        raise StageError(f"ARC_GPUS is {count}, but torch sees {torch.cuda.device_count()} GPUs")
     if torch.cuda.is_available():
-        take_all([torch.device("cuda", index) for index in range(wanted)])
+        take_all([torch.device("cuda", index) for index in range(count)])
     where = others or ["--standalone"]
-    run = ["-m", "torch.distributed.run", *where, "--nproc-per-node", str(wanted), "-m", module, *arguments]
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, torch.get_num_threads() // wanted)))
+    run = ["-m", "torch.distributed.run", *where, "--nproc-per-node", str(count), "-m", module, *arguments]
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, torch.get_num_threads() // count)))
     sys.stdout.flush()
     keep_across_exec()
     os.execv(sys.executable, [sys.executable, *run])
@@ -45,10 +45,10 @@ def spread(module: str, *arguments: str, others: Sequence[str] = ()) -> None:
 
 def sharded() -> bool:
     """Whether ARC_SHARD asks to shard the training over the GPUs of ARC_GPUS."""
-    wanted = os.environ.get("ARC_SHARD") or "0"
-    if wanted not in ("0", "1"):
-        raise StageError(f"ARC_SHARD is {wanted!r}; allowed are '0' and '1'")
-    return wanted == "1"
+    setting = os.environ.get("ARC_SHARD") or "0"
+    if setting not in ("0", "1"):
+        raise StageError(f"ARC_SHARD is {setting!r}; allowed are '0' and '1'")
+    return setting == "1"
 
 
 def choose() -> torch.device:
@@ -56,17 +56,17 @@ def choose() -> torch.device:
 
     On a CPU it also makes torch deterministic and keeps freed memory for the next update.
     """
-    wanted = os.environ.get("ARC_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
+    setting = os.environ.get("ARC_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        device = torch.device(wanted)
+        device = torch.device(setting)
     except RuntimeError as error:
-        raise StageError(f"ARC_DEVICE is {wanted!r}; allowed are 'cpu', 'cuda' and 'cuda:N'") from error
+        raise StageError(f"ARC_DEVICE is {setting!r}; allowed are 'cpu', 'cuda' and 'cuda:N'") from error
     if device.type not in ("cpu", "cuda"):
-        raise StageError(f"ARC_DEVICE is {wanted!r}; allowed are 'cpu', 'cuda' and 'cuda:N'")
+        raise StageError(f"ARC_DEVICE is {setting!r}; allowed are 'cpu', 'cuda' and 'cuda:N'")
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise StageError(f"ARC_DEVICE is {wanted!r}, but torch sees no GPU; unset it to run on the CPU")
+        raise StageError(f"ARC_DEVICE is {setting!r}, but torch sees no GPU; unset it to run on the CPU")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise StageError(f"ARC_DEVICE is {wanted!r}, but torch sees {torch.cuda.device_count()} GPUs, from cuda:0 on")
+        raise StageError(f"ARC_DEVICE is {setting!r}, but torch sees {torch.cuda.device_count()} GPUs, from cuda:0 on")
     if device.type == "cpu":
         # Not `use_deterministic_algorithms`, which imports the compiler: a second of every start (`compilation`).
         torch.set_deterministic_debug_mode("error")

@@ -66,14 +66,14 @@ def take_all(devices: list[torch.device]) -> None:
         take([device])
 
 
-def take_file(path: Path, what: str) -> None:
-    """Wait until the lock `path` of `what` is free and take it; the folder must exist."""
+def take_file(path: Path, resource: str) -> None:
+    """Wait until the lock `path` of `resource` is free and take it; the folder must exist."""
     waits: dict[str, Any] | None = None
     while path not in _held and not _try(path):
         owner = holder(path)
         if owner and waits != owner:
             waits = owner
-            print(f"waiting for {what}: {describe(owner)}", flush=True)
+            print(f"waiting for {resource}: {describe(owner)}", flush=True)
         time.sleep(POLL_SECONDS)
 
 
@@ -112,14 +112,14 @@ def folder() -> Path:
         if not os.path.lexists(path):
             path.mkdir(parents=True, exist_ok=True)
             path.chmod(_OPEN_TO_ALL)  # mkdir takes off what the umask of this user takes off.
-        found = path.lstat()
-        unsafe = found.st_mode & stat.S_IWOTH and not found.st_mode & stat.S_ISVTX
-        if unsafe and stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid():
+        status = path.lstat()
+        unsafe = status.st_mode & stat.S_IWOTH and not status.st_mode & stat.S_ISVTX
+        if unsafe and stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid():
             path.chmod(_OPEN_TO_ALL)
             unsafe = False
     except OSError as error:
         raise StageError(f"{path}: {error.strerror}; {_ELSEWHERE}") from None
-    if unsafe or not stat.S_ISDIR(found.st_mode):
+    if unsafe or not stat.S_ISDIR(status.st_mode):
         raise StageError(f"{path} is no folder in which only owners delete their files; {_ELSEWHERE}")
     return path
 
@@ -188,11 +188,11 @@ def _open(path: Path) -> int:
         except OSError as error:
             last = error
             continue
-        found = os.fstat(number)
-        if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+        status = os.fstat(number)
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
             os.close(number)
             raise StageError(f"{path} is no plain file of its own; remove it, or {_ELSEWHERE}")
-        if found.st_uid == os.geteuid():
+        if status.st_uid == os.geteuid():
             os.fchmod(number, 0o666)
         return number
     assert last

@@ -30,10 +30,10 @@ def count() -> int:
 
 def number() -> int:
     """Which of the machines this one is. Raises StageError."""
-    found = _number(NODE, "0", 0, f"0 to {count() - 1}, one less than {NODES}")
-    if found >= count():
-        raise StageError(f"{NODE} is {found}, but {NODES} is {count()}; allowed are 0 to {count() - 1}")
-    return found
+    index = _number(NODE, "0", 0, f"0 to {count() - 1}, one less than {NODES}")
+    if index >= count():
+        raise StageError(f"{NODE} is {index}, but {NODES} is {count()}; allowed are 0 to {count() - 1}")
+    return index
 
 
 def options() -> list[str]:
@@ -48,10 +48,10 @@ def options() -> list[str]:
 
 def meeting(text: str, name: str) -> tuple[str, str]:
     """Host and port of HOST:PORT, given by the option or the variable `name`. Raises StageError."""
-    known = _MEETING.fullmatch(text)
-    if known is None or not 0 < int(known[2]) < 2**16:
+    match = _MEETING.fullmatch(text)
+    if match is None or not 0 < int(match[2]) < 2**16:
         raise StageError(f"{name} is {text!r}; allowed is HOST:PORT, where the first of the machines can be reached")
-    return known[1].strip("[]"), known[2]
+    return match[1].strip("[]"), match[2]
 
 
 def begin_alike(workers: Workers, scratch: Path) -> None:

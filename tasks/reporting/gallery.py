@@ -77,11 +77,11 @@ class DenoisingExamples(NamedTuple):
     """Column of the predictions -> 'right' or 'wrong' -> mean per step, (steps,)."""
 
 
-def read_puzzles(asked: str) -> dict[str, Puzzle]:
+def read_puzzles(split: str) -> dict[str, Puzzle]:
     """The 'evaluation' or 'training' tasks of data/prepared, by id."""
     demonstrations = read_demonstrations()
     puzzles: dict[str, Puzzle] = {}
-    for (name, _), (before, _) in sorted(read_pairs(asked).items(), key=itemgetter(0)):
+    for (name, _), (before, _) in sorted(read_pairs(split).items(), key=itemgetter(0)):
         puzzles.setdefault(name, Puzzle(demonstrations.get(name, []), [])).tests.append(before)
     return puzzles
 

@@ -15,8 +15,8 @@ TRAINING = {
     "learning rate": "learning_rate",
     "gradient norm": "gradient_norm",
 }
-"""Title -> key of the history; its key for held-out pairs begins with HELD_OUT."""
-HELD_OUT = "validation_"
+"""Title -> key of the history; its key for held-out pairs begins with HELD_OUT_PREFIX."""
+HELD_OUT_PREFIX = "validation_"
 BUCKETS = ("cleanest third", "middle third", "noisiest third")
 STEPS = {"cells changed": "change", "confidence": "confidences", "entropy, nats": "entropy"}
 
@@ -27,7 +27,7 @@ def training_panels(history: History) -> list[Panel]:
     """Metrics over updates: means of the training, and the held-out pairs where the training looked at them."""
     panels = []
     for title, key in TRAINING.items():
-        lines = _lines(history, {"training": key, "held out": HELD_OUT + key})
+        lines = _lines(history, {"training": key, "held out": HELD_OUT_PREFIX + key})
         # A line alone is named as its panel, which needs no legend then.
         panels.append(
             Panel(title, "updates", lines if len(lines) > 1 else {title: lines["training"]}, "right" in title)
@@ -38,7 +38,7 @@ def training_panels(history: History) -> list[Panel]:
 def noise_panels(history: History) -> list[Panel]:
     """Accuracy and cross-entropy, a curve for each third of the noise levels; the same of the held-out pairs."""
     panels = []
-    for where, prefix in (("", ""), (", held out", HELD_OUT)):
+    for where, prefix in (("", ""), (", held out", HELD_OUT_PREFIX)):
         for title in (ACCURACY, CROSS_ENTROPY):
             keys = {name: f"{prefix}{TRAINING[title]}_{i}" for i, name in enumerate(BUCKETS)}
             if lines := _lines(history, keys):

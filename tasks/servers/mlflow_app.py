@@ -16,7 +16,7 @@ from urllib.parse import parse_qs, urlencode
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-SECRET = "ARC_MLFLOW_SECRET"
+SECRET_VARIABLE = "ARC_MLFLOW_SECRET"
 """Environment variable with USER:TOKEN."""
 OPEN = ("/health",)
 """Paths that say nothing but that a server is here."""
@@ -29,7 +29,7 @@ def create_app() -> ASGIApp:
     """MLflow's app behind the secret in ARC_MLFLOW_SECRET. Raises ValueError without one."""
     from mlflow.server.fastapi_app import app
 
-    return Guard(app, os.environ.get(SECRET, ""))
+    return Guard(app, os.environ.get(SECRET_VARIABLE, ""))
 
 
 def entrance(page: str, secret: str) -> str:
@@ -46,7 +46,7 @@ class Guard:
         # Not the token itself: a browser shows the cookie to every port of this host.
         self.session = hmac.new(self.token, b"cookie of MLflow's page", "sha256").hexdigest()
         if len(self.token) < 16:
-            raise ValueError(f"{SECRET} must hold USER:TOKEN with a token of at least 16 characters")
+            raise ValueError(f"{SECRET_VARIABLE} must hold USER:TOKEN with a token of at least 16 characters")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer 401 to strangers and 404 to calls of the assistant; log a browser in that brings the token."""
@@ -54,10 +54,10 @@ class Guard:
             await self.app(scope, receive, send)
             return
         headers = [(name.lower(), value) for name, value in scope["headers"]]
-        given = parse_qs(scope.get("query_string", b"").decode("latin-1")).get(PARAMETER, [])
+        tokens = parse_qs(scope.get("query_string", b"").decode("latin-1")).get(PARAMETER, [])
         if scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1008})
-        elif any(secrets.compare_digest(token.encode(), self.token) for token in given):
+        elif any(secrets.compare_digest(token.encode(), self.token) for token in tokens):
             cookie = f"{self.cookie(headers)}={self.session}; Path=/; HttpOnly; SameSite=Strict"
             await answer(send, 200, [HTML, (b"set-cookie", cookie.encode())], WELCOME)
         elif not self.knows(headers):
@@ -95,10 +95,10 @@ class Guard:
 
     def _right_cookie(self, value: bytes, name: str) -> bool:
         try:
-            found = SimpleCookie(value.decode("latin-1")).get(name)
+            cookie = SimpleCookie(value.decode("latin-1")).get(name)
         except CookieError:
             return False
-        return found is not None and secrets.compare_digest(found.value.encode(), self.session.encode())
+        return cookie is not None and secrets.compare_digest(cookie.value.encode(), self.session.encode())
 
 
 HELP = b"This page asks for user and password: `cat .prefect/secret` prints them as USER:PASSWORD.\n"

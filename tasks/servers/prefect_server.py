@@ -93,8 +93,8 @@ def settings(home: Path, at: int | None = None) -> dict[str, str]:
 
 def without_proxy() -> dict[str, str]:
     """NO_PROXY with this machine's names added: a proxy is for other machines, and cannot reach ours."""
-    known = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
-    names = dict.fromkeys([*filter(None, known.split(",")), "127.0.0.1", "localhost", "::1", host()])
+    excluded = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    names = dict.fromkeys([*filter(None, excluded.split(",")), "127.0.0.1", "localhost", "::1", host()])
     return {name: ",".join(names) for name in ("no_proxy", "NO_PROXY")}
 
 

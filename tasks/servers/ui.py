@@ -20,6 +20,7 @@ from tasks.common.stage import StageError, die_with_parent, stage
 from tasks.servers import background, mlflow_app, prefect_server, private_log
 from tasks.tracking import mlflow_runs, store, view
 from tasks.tracking.addresses import addressable
+from tasks.tracking.store import KEPT_RESULTS
 
 HOST = "127.0.0.1"
 TRIES = 3
@@ -61,7 +62,7 @@ def mlflow_page(place: store.Store) -> Page:
         return any("mlflow" in p.cmdline() and place.uri in p.cmdline() for p in [process, *process.parents()[:1]])
 
     def environment(_: int) -> dict[str, str]:
-        return {**store.SETTINGS, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", mlflow_app.SECRET: secret()}
+        return {**store.SETTINGS, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", mlflow_app.SECRET_VARIABLE: secret()}
 
     return Page("MLflow", arguments, environment, "/health", ours, "/")
 
@@ -118,21 +119,21 @@ def main(
         if signal.getsignal(number) is not signal.SIG_IGN:  # As nohup sets it: the pages outlive the terminal.
             signal.signal(number, signal.default_int_handler)
     place = store.configured_store()
-    wanted = [(prefect_page(), prefect_port)]
+    page_ports = [(prefect_page(), prefect_port)]
     if place.artifacts:
         with store.locked(place):
             store.create(place)
             store.relocate(place)
-        wanted.insert(0, (mlflow_page(place), mlflow_port))
+        page_ports.insert(0, (mlflow_page(place), mlflow_port))
     else:
         print(f"MLflow   {scores(place, place.uri)} (MLFLOW_TRACKING_URI)", flush=True)
     started: list[tuple[Page, int, subprocess.Popen[bytes]]] = []
     processes: list[subprocess.Popen[bytes]] = []
     try:
-        for page, port in wanted:
-            known = running(page)
-            if known:
-                say(page, known, place, " (ran already)")
+        for page, port in page_ports:
+            running_port = running(page)
+            if running_port:
+                say(page, running_port, place, " (ran already)")
             else:
                 chosen = free(port, {other for _, other, _ in started})
                 started.append((page, chosen, start(page, chosen)))
@@ -140,12 +141,12 @@ def main(
         for i, one in enumerate(started):
             started[i] = settle(*one, {port for _, port, _ in started})
             processes[i] = started[i][2]
-        if started and started[0][0].name == "MLflow" and store.KEPT.is_dir():
+        if started and started[0][0].name == "MLflow" and KEPT_RESULTS.is_dir():
             processes.append(import_kept())
         for page, port, _ in started:
             say(page, port, place)
-            if page.name == "MLflow" and store.KEPT.is_dir():
-                print(f"{'':8} the results of {store.KEPT} appear within two minutes of the first start", flush=True)
+            if page.name == "MLflow" and KEPT_RESULTS.is_dir():
+                print(f"{'':8} the results of {KEPT_RESULTS} appear within two minutes of the first start", flush=True)
         if started:
             file = prefect_server.secret_file(Path(os.environ.get("PREFECT_HOME", ".prefect")).expanduser())
             print(f"Prefect's page asks once for the secret, `cat {file}`; it is in the addresses above", flush=True)

@@ -54,52 +54,52 @@ class Solver(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # MLflow is not 
             tasks = solving.parse(_contents(model_input))
         except GridError as error:
             raise _refused(str(error)) from None
-        known, unknown = solving.recognise(tasks, self.description, self.trained)
+        recognised, unknown = solving.recognise(tasks, self.description, self.trained)
         if unknown:
             raise _refused(f"{len(unknown)} of {len(tasks)} tasks are not known to the checkpoint: {_named(unknown)}")
-        answered = solving.answer(self.network, self.description, known, self.evaluation, self.rule, self.trained)
+        answered = solving.answer(self.network, self.description, recognised, self.evaluation, self.rule, self.trained)
         attempts, proposals, failures = answered
         if failures:
             raise RuntimeError("; ".join(failures))
         rows = []
-        for name, task in known.items():
+        for name, task in recognised.items():
             for i in range(len(task.test)):
-                given = proposals[name, i]
+                proposed = proposals[name, i]
                 two = [attempts[name, i][0], attempts[name, i][-1]]
                 row: dict[str, Any] = {"task": name, "test": i}
                 for number, grid in enumerate(two, 1):
-                    votes = sum(np.array_equal(given.candidates[c], grid) for c in given.choice)
+                    votes = sum(np.array_equal(proposed.candidates[c], grid) for c in proposed.choice)
                     row[f"attempt_{number}"] = grid.tolist()
                     row[f"size_{number}"] = list(grid.shape)
                     row[f"votes_{number}"] = votes
-                rows.append(row | {"proposals": len(given.choice)})
+                rows.append(row | {"proposals": len(proposed.choice)})
         return pd.DataFrame(rows)
 
 
-def _contents(given: Any) -> dict[str, Any]:
+def _contents(contents: Any) -> dict[str, Any]:
     """Tasks by id from {"tasks": JSON}, as an object or as text."""
-    if isinstance(given, pd.DataFrame):
-        if list(given) != ["tasks"]:
-            raise _refused(f'expected {{"tasks": official JSON}}, found the keys {list(given)}')
+    if isinstance(contents, pd.DataFrame):
+        if list(contents) != ["tasks"]:
+            raise _refused(f'expected {{"tasks": official JSON}}, found the keys {list(contents)}')
         # MLflow makes rows of the tasks, or one row of what is no object.
-        named = all(isinstance(name, str) for name in given.index)
-        given = dict(given["tasks"]) if named else given["tasks"].iloc[0]
-    elif isinstance(given, dict) and set(given) == {"tasks"}:
-        given = given["tasks"]
-    if isinstance(given, str):
+        named = all(isinstance(name, str) for name in contents.index)
+        contents = dict(contents["tasks"]) if named else contents["tasks"].iloc[0]
+    elif isinstance(contents, dict) and set(contents) == {"tasks"}:
+        contents = contents["tasks"]
+    if isinstance(contents, str):
         from tasks.common.documents import DocumentError, parse_json
 
         try:
-            given = parse_json(given.encode(), "tasks")
+            contents = parse_json(contents.encode(), "tasks")
         except DocumentError as error:
             raise _refused(str(error)) from None
-    given = _plain(given)
-    if not isinstance(given, dict) or not given:
-        raise _refused(f"tasks must be an object of tasks by id, found {str(given)[:40]}")
-    cells = _cells(given)
+    contents = _plain(contents)
+    if not isinstance(contents, dict) or not contents:
+        raise _refused(f"tasks must be an object of tasks by id, found {str(contents)[:40]}")
+    cells = _cells(contents)
     if cells > LARGEST_CELLS:
         raise _refused(f"the request has {cells} cells; at most {LARGEST_CELLS} are allowed: send fewer tasks")
-    return given
+    return contents
 
 
 def _plain(value: Any) -> Any:

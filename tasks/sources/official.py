@@ -27,12 +27,12 @@ def read_split(split: str) -> tuple[dict[str, Task], dict[str, list[Grid]]]:
     tasks = {
         name: _checked(challenges, grids.task, name, value) for name, value in sorted(read_official(challenges).items())
     }
-    given = read_official(answers)
-    if set(given) != set(tasks):
-        unmatched = sorted(set(given) ^ set(tasks))
+    outputs = read_official(answers)
+    if set(outputs) != set(tasks):
+        unmatched = sorted(set(outputs) ^ set(tasks))
         raise GridError(f"{answers}: tasks differ from those of {challenges.name}: {', '.join(unmatched[:5])}")
     return tasks, {
-        name: _checked(answers, grids.solutions, name, given[name], len(task.test)) for name, task in tasks.items()
+        name: _checked(answers, grids.solutions, name, outputs[name], len(task.test)) for name, task in tasks.items()
     }
 
 

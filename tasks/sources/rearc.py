@@ -28,10 +28,10 @@ Generator = Callable[[random.Random, float, float], dict[str, Any]]
 def generators() -> dict[str, Generator]:
     """The generator of every task. Raises StageError without the package, or with another version of it."""
     spec = importlib.util.find_spec("reasoning_gym")
-    found = importlib.metadata.version("reasoning-gym") if spec else "missing"
-    if spec is None or not spec.submodule_search_locations or found != VERSION:
+    installed = importlib.metadata.version("reasoning-gym") if spec else "missing"
+    if spec is None or not spec.submodule_search_locations or installed != VERSION:
         raise StageError(
-            f"fetch.extra names 'rearc', which needs reasoning-gym {VERSION} ({found} here); install it with "
+            f"fetch.extra names 'rearc', which needs reasoning-gym {VERSION} ({installed} here); install it with "
             f"`.venv/bin/pip install --no-deps reasoning-gym=={VERSION}`, or leave 'rearc' out"
         )
     if _MODULE not in sys.modules:  # Importing reasoning_gym itself would import all that it depends on.
@@ -44,10 +44,10 @@ def generators() -> dict[str, Generator]:
         module = importlib.util.module_from_spec(own)
         sys.modules[_MODULE] = module
         own.loader.exec_module(module)
-    found_generators = importlib.import_module(f"{_MODULE}.utils").get_generators(
+    task_generators = importlib.import_module(f"{_MODULE}.utils").get_generators(
         importlib.import_module(f"{_MODULE}.generators")
     )
-    return dict(sorted(found_generators.items()))
+    return dict(sorted(task_generators.items()))
 
 
 def generate(config: Rearc, tasks: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:

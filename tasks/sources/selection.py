@@ -31,11 +31,11 @@ def keep(tasks: dict[str, Task], answers: dict[str, list[Grid]], config: Prepare
     """The tasks that pass the filters. Test outputs of evaluation tasks are hidden, so their sizes are not checked."""
     subset = config.training_subset if split == "training" else config.evaluation_subset
     shortest = SHORTEST.fullmatch(subset)
-    wanted = _subset("" if shortest else subset, tasks, _lab_list(subset) or paths.subset(split))
+    selected = _subset("" if shortest else subset, tasks, _lab_list(subset) or paths.subset(split))
     kept = {}
     for name, task in tasks.items():
-        known = [side for g in answers[name] for side in g.shape] if split == "training" else []
-        if name in wanted and max(task.sides() + known) <= config.largest_side:
+        output_sides = [side for g in answers[name] for side in g.shape] if split == "training" else []
+        if name in selected and max(task.sides() + output_sides) <= config.largest_side:
             kept[name] = task
     if not kept:
         raise StageError(f"no {split} task has all sides up to {config.largest_side} (prepare.largest_side)")

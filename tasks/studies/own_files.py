@@ -17,13 +17,13 @@ def copy(checkout: Path, place: Path) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.copytree(source, temporary)
         temporary.rename(target)
-    wanted, copied = (
+    current, copied = (
         {name: value for name, value in digests(root).items() if name != str(paths.OWN / "README.md")}
         for root in (checkout, place)
     )
     # A machine without own files may train on those that another one prepared.
-    if wanted and wanted != copied:
-        name = min(name for name in wanted | copied if wanted.get(name) != copied.get(name))
+    if current and current != copied:
+        name = min(name for name in current | copied if current.get(name) != copied.get(name))
         raise StageError(
             f"{place / name} is not as in {checkout}, whose {paths.OWN} has changed since it was copied: remove "
             f"{place} to begin again with the files of today, or restore {paths.OWN}"

@@ -30,15 +30,15 @@ def main(
     first, answered = Workers().rank == 0, dict[tuple[str, str], str]()
     for checkpoint, evaluation in pairs(resolved(), final_only or ()):
         path, stem = paths.predictions(checkpoint, evaluation), paths.CHECKPOINTS / checkpoint
-        asked = digest(stem.with_suffix(".safetensors"), stem.with_suffix(".json")), evaluation
-        if not path.exists() and asked in answered:
+        key = digest(stem.with_suffix(".safetensors"), stem.with_suffix(".json")), evaluation
+        if not path.exists() and key in answered:
             if not first:
                 continue
             with atomic_path(path) as temporary:
-                shutil.copyfile(paths.predictions(answered[asked], evaluation), temporary)
+                shutil.copyfile(paths.predictions(answered[key], evaluation), temporary)
         elif not path.exists():
             predict.predict(checkpoint, evaluation)
-        answered.setdefault(asked, checkpoint)
+        answered.setdefault(key, checkpoint)
 
 
 def pairs(experiment: Experiment, final_only: Collection[str] = ()) -> Iterator[tuple[str, str]]:

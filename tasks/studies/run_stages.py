@@ -42,7 +42,7 @@ ROOT = Path(__file__).parents[2]
 PREPARATION = (("params", "--write"), ("fetch",), ("prepare",), ("augment",))
 FETCHED = (paths.RAW, paths.START)
 PREDICT = predict_all.__name__.removeprefix("tasks.")
-KEPT = (paths.EXPERIMENT, paths.PARAMS, paths.HISTORY, paths.SELECTION, paths.PROBES)
+KEPT_FILES = (paths.EXPERIMENT, paths.PARAMS, paths.HISTORY, paths.SELECTION, paths.PROBES)
 ANSWERS = ("select", PREDICT)
 INTERRUPTED = 128 + signal.SIGTERM
 
@@ -167,7 +167,7 @@ class Runner:
     def _keep(self, place: Path, member: Member) -> None:
         kept = self.keep / member.label
         kept.mkdir(parents=True, exist_ok=True)
-        for file in KEPT:
+        for file in KEPT_FILES:
             if (place / file).exists():
                 with atomic_path(kept / file.name) as temporary:
                     shutil.copyfile(place / file, temporary)
@@ -262,7 +262,7 @@ def attempt(
     member: Member,
     prepared: Future[Path],
     gpu: str,
-    what: Literal["train", "answer"],
+    action: Literal["train", "answer"],
     failures: list[str],
 ) -> bool:
     """Train or answer a prepared experiment; False if that failed, which is added to `failures`, or was interrupted."""
@@ -270,7 +270,7 @@ def attempt(
         place = prepared.result()
         if runner.prepare_only:
             print(f"{member.label}: prepared in {place}", flush=True)
-        elif what == "train":
+        elif action == "train":
             runner.train(member, place, gpu)
         else:
             print(f"{member.label}: kept in {runner.answer(member, place, gpu)}", flush=True)

@@ -53,8 +53,8 @@ def read_study(path: Path, names: Sequence[str] = ()) -> list[Member]:
             experiment = params.resolve(values, presets, f"{path}: {name}")
             members.append(Member(label + (f"-s{seed}" if seed else ""), values, experiment, final_only))
     _check_distinct(members, path)
-    asked = {evaluation for member in members for evaluation in member.experiment.predict.evaluations}
-    if not names and (unknown := sorted(final_only - asked)):
+    requested = {evaluation for member in members for evaluation in member.experiment.predict.evaluations}
+    if not names and (unknown := sorted(final_only - requested)):
         raise ConfigurationError(f"{path}: final_only: {unknown[0]} is no evaluation of these experiments")
     return members
 
@@ -74,12 +74,12 @@ def _label(name: str, own: Mapping[str, Any], path: Path) -> str:
 def _check_distinct(members: Sequence[Member], path: Path) -> None:
     """Raise ConfigurationError where two members would share a folder, or are the same experiment."""
     labels: set[str] = set()
-    known: dict[str, str] = {}
+    label_by_experiment: dict[str, str] = {}
     for member in members:
         if member.label in labels:
             raise ConfigurationError(f"{path}: two experiments are called {member.label}; give one another label")
         labels.add(member.label)
-        same = known.setdefault(member.experiment.model_dump_json(), member.label)
+        same = label_by_experiment.setdefault(member.experiment.model_dump_json(), member.label)
         if same != member.label:
             raise ConfigurationError(f"{path}: {same} and {member.label} are the same experiment; leave one out")
 

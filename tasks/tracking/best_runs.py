@@ -13,12 +13,12 @@ def mark(client: Any, experiment: str, version: str, dataset: str) -> None:
 
     `experiment` is the id of the MLflow experiment; only finished runs that nobody deleted count.
     """
-    of = f"{FINISHED} and tags.`arc.version` = '{version}' and tags.`arc.dataset` = '{dataset}'"
-    found = client.search_runs([experiment], of, order_by=list(HIGHEST_FIRST), max_results=1)
-    for run in client.search_runs([experiment], f"{of} and tags.`{view.BEST}` != ''"):
-        if run.info.run_id not in {best.info.run_id for best in found}:
+    group_filter = f"{FINISHED} and tags.`arc.version` = '{version}' and tags.`arc.dataset` = '{dataset}'"
+    highest = client.search_runs([experiment], group_filter, order_by=list(HIGHEST_FIRST), max_results=1)
+    for run in client.search_runs([experiment], f"{group_filter} and tags.`{view.BEST}` != ''"):
+        if run.info.run_id not in {best.info.run_id for best in highest}:
             client.delete_tag(run.info.run_id, view.BEST)
-    for run in found:
+    for run in highest:
         if view.METRIC in run.data.metrics:
             client.set_tag(run.info.run_id, view.BEST, f"{version} {dataset}")
 

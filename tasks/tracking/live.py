@@ -48,12 +48,12 @@ class Follower:
             experiment = mlflow_runs.experiment_id(client, store, self.parameters["publish"]["experiment"])
         key = self.folder.name
         state = self.folder / "state.json"
-        known = read_json(state) if state.exists() else {}
-        found = client.search_runs([experiment], f"tags.`{mlflow_runs.LIVE}` = '{key}'", max_results=1)
-        if found and found[0].info.run_id == known.get("run"):
-            self.offset = known["offset"]
-        if found:
-            self.run = found[0].info.run_id
+        saved_state = read_json(state) if state.exists() else {}
+        runs = client.search_runs([experiment], f"tags.`{mlflow_runs.LIVE}` = '{key}'", max_results=1)
+        if runs and runs[0].info.run_id == saved_state.get("run"):
+            self.offset = saved_state["offset"]
+        if runs:
+            self.run = runs[0].info.run_id
             client.update_run(self.run, status="RUNNING")
         else:
             name = records.named(self.parameters)

@@ -89,16 +89,16 @@ def trainings(store: Store) -> list[Any]:
 
 def set_branch(store: Store, key: str, branch: str) -> None:
     """Say on the run of the result `key` which git branch has it, and how to restore it from there."""
-    found = run_of(store, key)
-    if not found:
+    ids = run_of(store, key)
+    if not ids:
         return
     with mlflow_errors(store):
         client = connect(store)
-        note = client.get_run(found[1]).data.tags.get("mlflow.note.content", "")
+        note = client.get_run(ids[1]).data.tags.get("mlflow.note.content", "")
         restore = f"Restore: `git switch {branch} && dvc checkout`"
-        client.set_tag(found[1], "arc.branch", branch)
+        client.set_tag(ids[1], "arc.branch", branch)
         if restore not in note:
-            client.set_tag(found[1], "mlflow.note.content", f"{note}\n\n{restore}")
+            client.set_tag(ids[1], "mlflow.note.content", f"{note}\n\n{restore}")
 
 
 def holds(store: Store, key: str) -> bool:
@@ -114,9 +114,9 @@ def ever_held(store: Store, key: str) -> bool:
         from mlflow.entities import ViewType
 
         client = connect(store)
-        wanted = f"tags.`{KEY}` = '{key}' and tags.`{KIND}` = 'experiment' and attributes.status = 'FINISHED'"
+        query = f"tags.`{KEY}` = '{key}' and tags.`{KIND}` = 'experiment' and attributes.status = 'FINISHED'"
         experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-        return bool(client.search_runs(experiments, wanted, run_view_type=ViewType.ALL, max_results=1))
+        return bool(client.search_runs(experiments, query, run_view_type=ViewType.ALL, max_results=1))
 
 
 def publish(store: Store, key: str, read: Callable[[], Result]) -> bool:

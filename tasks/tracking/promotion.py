@@ -12,7 +12,7 @@ ALIAS = "best"
 SERVED = "arc.evaluation"
 """Tag of a version: the evaluation by which it answers and is compared."""
 RESAMPLES = 10_000
-CHECKPOINTS = ("best", "final", "late", "halfway")
+CHECKPOINT_PREFERENCE = ("best", "final", "late", "halfway")
 """Which of them stands for a result, the first that it has."""
 
 
@@ -22,8 +22,8 @@ def consider(client: Any, name: str, key: str, key_tag: str) -> str:
     A kept result may have no other checkpoint than its final one. The first version takes the alias. One that is
     compared over other tasks or by another evaluation does not.
     """
-    found = client.search_model_versions(f"name = '{name}' and tags.`{key_tag}` = '{key}'")
-    new = min(found, key=lambda version: CHECKPOINTS.index(version.tags["arc.checkpoint"]))
+    versions = client.search_model_versions(f"name = '{name}' and tags.`{key_tag}` = '{key}'")
+    new = min(versions, key=lambda version: CHECKPOINT_PREFERENCE.index(version.tags["arc.checkpoint"]))
     current = current_version(client, name)
     if current is None:
         client.set_registered_model_alias(name, ALIAS, new.version)
@@ -55,10 +55,10 @@ def solved(client: Any, version: Any, key_tag: str) -> Mapping[str, float]:
     """Share of each task's test grids that a version solves; {} if its score is not in the store."""
     import mlflow
 
-    wanted = {key_tag: version.tags[key_tag], "arc.run": "evaluation"}
-    wanted |= {tag: version.tags[tag] for tag in ("arc.checkpoint", SERVED)}
+    required_tags = {key_tag: version.tags[key_tag], "arc.run": "evaluation"}
+    required_tags |= {tag: version.tags[tag] for tag in ("arc.checkpoint", SERVED)}
     experiments: Sequence[str] = [experiment.experiment_id for experiment in client.search_experiments()]
-    query = " and ".join(f"tags.`{tag}` = '{value}'" for tag, value in wanted.items())
+    query = " and ".join(f"tags.`{tag}` = '{value}'" for tag, value in required_tags.items())
     runs = client.search_runs(experiments, query, max_results=1)
     if not runs:
         return {}

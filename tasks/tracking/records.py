@@ -16,7 +16,7 @@ from tasks.tracking.mlflow_runs import Point, Record
 Pair = tuple[str, str]
 """Checkpoint and evaluation."""
 
-HELD_OUT = "validation_"
+HELD_OUT_PREFIX = "validation_"
 """Begins the keys of the history that are of held-out pairs."""
 
 
@@ -58,8 +58,8 @@ class Finished:
 
 def named(parameters: Mapping[str, Any]) -> str:
     """VERSION[+FINETUNING]/SIZE[+BUDGET]/DATASET. Raises KeyError."""
-    known = {"finetuning": "none", "budget": "own", **parameters}
-    return experiment_name(**{kind: str(known[kind]) for kind in LAYERS})
+    names = {"finetuning": "none", "budget": "own", **parameters}
+    return experiment_name(**{kind: str(names[kind]) for kind in LAYERS})
 
 
 def identity(parameters: Mapping[str, Any]) -> dict[str, str]:
@@ -107,8 +107,8 @@ def training(finished: Finished) -> Record:
 
 def by_pairs(row: Mapping[str, float]) -> Iterator[tuple[str, dict[str, float]]]:
     """A row of the history in two: 'train', and 'validation' with what was measured on held-out pairs, if anything."""
-    held_out = {k.removeprefix(HELD_OUT): value for k, value in row.items() if k.startswith(HELD_OUT)}
-    yield "train", {name: value for name, value in row.items() if not name.startswith(HELD_OUT)}
+    held_out = {k.removeprefix(HELD_OUT_PREFIX): value for k, value in row.items() if k.startswith(HELD_OUT_PREFIX)}
+    yield "train", {name: value for name, value in row.items() if not name.startswith(HELD_OUT_PREFIX)}
     if held_out:
         yield "validation", {"step": row["step"], **held_out}
 
@@ -152,8 +152,8 @@ def headline(scores: Mapping[Pair, Mapping[str, Any]]) -> str:
 
 
 def _chosen(scores: Mapping[Pair, Mapping[str, Any]]) -> Pair:
-    asked = [pair for pair, score in scores.items() if subset(score) == "evaluation"]
-    names = {"-".join(pair): pair for pair in asked or scores}
+    evaluation_pairs = [pair for pair, score in scores.items() if subset(score) == "evaluation"]
+    names = {"-".join(pair): pair for pair in evaluation_pairs or scores}
     return names[stands_for(names)]
 
 

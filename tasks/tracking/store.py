@@ -19,7 +19,7 @@ DATABASE = Path("mlflow.db")
 ARTIFACTS = "mlartifacts"
 """Name of the folder of artifacts, beside the database."""
 
-KEPT = Path("docs/baselines")
+KEPT_RESULTS = Path("docs/baselines")
 """Results that come with the repository; `arc import` publishes them."""
 
 _PLACES = (

@@ -76,12 +76,12 @@ def columns() -> list[str]:
 
 def tags() -> dict[str, str]:
     """The views as tags of an experiment."""
-    found = {}
+    view_tags = {}
     for key, shown in VIEWS.items():
         state = json.dumps(_state(shown), separators=(",", ":"))
         saved = {"name": key, "createdAt": _CREATED, "updatedAt": _CREATED, "state": state}
-        found[f"mlflow.sharedViewState.{key}"] = json.dumps(saved)
-    return found
+        view_tags[f"mlflow.sharedViewState.{key}"] = json.dumps(saved)
+    return view_tags
 
 
 def _state(shown: str) -> dict[str, Any]:

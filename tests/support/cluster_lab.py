@@ -78,7 +78,7 @@ class Cluster:
             env={
                 **self.a.environment,
                 "MLFLOW_DISABLE_TELEMETRY": "true",
-                mlflow_app.SECRET: self.secret(),
+                mlflow_app.SECRET_VARIABLE: self.secret(),
                 "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
             },
             stdout=subprocess.DEVNULL,

@@ -37,7 +37,7 @@ def result(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     paths.HISTORY.write_text('[{"step": 4, "loss": 2.0}]')
     paths.SELECTION.write_text('{"candidates": [], "on_the_reported_set": false}')
     paths.PROBES.write_text("{}")
-    for number, name in enumerate(publish.CHECKPOINTS):
+    for number, name in enumerate(publish.ALWAYS_PUBLISHED):
         weights = paths.CHECKPOINTS / f"{name}.safetensors"
         weights.write_text(f"weights {number}")
         description = {key: values[key] for key in ("seed", "train", "prepare", "augment")}
@@ -84,7 +84,7 @@ def test_a_whole_result_is_read_with_all_that_its_models_need(result: Any) -> No
     assert (read.data.name, json.loads(read.data.profile)["tasks"]) == ("aa1-6x6", 2)
     assert read.data.digest == digest(*DATA)[:12]
     models = read.models
-    assert [models[name].step for name in publish.CHECKPOINTS] == [0, 1, 2]
+    assert [models[name].step for name in publish.ALWAYS_PUBLISHED] == [0, 1, 2]
     best = models["best"]
     assert not set(best.name) & set("/:.%\"' ")
     assert best.registered == "arc-diffusion-aa1-6x6"

@@ -112,7 +112,7 @@ def test_a_worker_fetches_the_code_of_waiting_runs_and_leaves_what_it_cannot_hav
     [snapshot] = snapshots.freeze([REQUEST], clones.at(clones.a))
     exchange.share_frozen([snapshot.commit])
     clones.at(clones.b)
-    clones.patch.setattr(other_workers, "_fetched", 0.0)
+    clones.patch.setattr(other_workers, "_next_fetch", 0.0)
 
     def run(variables: dict[str, Any] | None) -> Any:
         return SimpleNamespace(id=uuid.uuid4(), name="a run", job_variables=variables)

@@ -65,7 +65,7 @@ def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     mlflow = ("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
     for name in ("ARC_HOME", "ARC_SCRATCH", "PREFECT_HOME", "PREFECT_API_URL", *mlflow):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.delenv(settings.SECRET, raising=False)
+    monkeypatch.delenv(settings.AUTH_VARIABLE, raising=False)
     monkeypatch.setattr(checks, "FREE_GIB", 0.0)
     folder = tmp_path / "clone"
     quiet: dict[str, Any] = {"check": True, "capture_output": True}
@@ -96,7 +96,7 @@ def test_a_working_cluster_is_joined_and_left(server: Server, clone: Path, monke
     assert settings.environment() == {
         "PREFECT_API_URL": f"{server.url}/api",
         "MLFLOW_TRACKING_URI": server.url,
-        settings.SECRET: SECRET,
+        settings.AUTH_VARIABLE: SECRET,
         "MLFLOW_TRACKING_USERNAME": SECRET.partition(":")[0],
         "MLFLOW_TRACKING_PASSWORD": SECRET.partition(":")[2],
     }
@@ -110,7 +110,7 @@ def test_a_working_cluster_is_joined_and_left(server: Server, clone: Path, monke
         own.setattr(settings, "read", lambda: settings.Settings("", server.url, "origin"))
         assert login.items() <= settings.environment().items()
     with monkeypatch.context() as given:
-        given.setenv(settings.SECRET, f"arc:{'x' * 32}")
+        given.setenv(settings.AUTH_VARIABLE, f"arc:{'x' * 32}")
         assert login.items() <= settings.environment().items()
     # The secret of one server goes to no other.
     elsewhere = settings.Settings(f"{server.url}/api", "http://mlflow.example", "origin")
@@ -118,7 +118,7 @@ def test_a_working_cluster_is_joined_and_left(server: Server, clone: Path, monke
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     assert "MLFLOW_TRACKING_PASSWORD" not in settings.environment()
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
-    assert settings.SECRET not in settings.environment()
+    assert settings.AUTH_VARIABLE not in settings.environment()
     join.leave()
     assert settings.read() == settings.Settings()
     assert not settings.secret_file().exists()

@@ -136,7 +136,7 @@ def test_abandoned_trainings_are_forgotten(place: Place, monkeypatch: pytest.Mon
     other = saves.Saves(place.store, "other", place.b.scratch)
     other.forget_abandoned()
     assert place.there.exists()
-    later = time.time() + (saves.KEPT_DAYS + 1) * 86400
+    later = time.time() + (saves.ABANDONED_DAYS + 1) * 86400
     monkeypatch.setattr(time, "time", lambda: later)
     other.forget_abandoned()
     assert not list(place.there.glob("*"))

@@ -24,7 +24,11 @@ def test_settings_are_kept_in_git_and_the_secret_in_a_file_of_this_user(place: P
     file = settings.secret_file()
     assert (file.read_text(), file.stat().st_mode & 0o777) == ("arc:token\n", 0o600)
     login = {"MLFLOW_TRACKING_USERNAME": "arc", "MLFLOW_TRACKING_PASSWORD": "token"}
-    wanted = {"PREFECT_API_URL": joined.server, "MLFLOW_TRACKING_URI": joined.mlflow, settings.SECRET: "arc:token"}
+    wanted = {
+        "PREFECT_API_URL": joined.server,
+        "MLFLOW_TRACKING_URI": joined.mlflow,
+        settings.AUTH_VARIABLE: "arc:token",
+    }
     assert settings.environment() == wanted | login
     os.environ["PREFECT_API_URL"] = "http://127.0.0.8/api"
     assert settings.environment() == {"MLFLOW_TRACKING_URI": joined.mlflow}, "another server gets no secret"

@@ -29,7 +29,7 @@ def cluster(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     monkeypatch.setattr(settings, "alone", lambda: False)
     monkeypatch.setattr(settings, "joined", lambda: True)
     monkeypatch.setattr(other_workers, "time", SimpleNamespace(monotonic=lambda: one.now))
-    monkeypatch.setattr(other_workers, "_fetched", 0.0)
+    monkeypatch.setattr(other_workers, "_next_fetch", 0.0)
     for name in ("client", "kept_client"):
         monkeypatch.setattr(deployment, name, lambda: one.server)
     monkeypatch.setattr(owners, "here", lambda row: row.name.startswith("here"))
@@ -38,7 +38,7 @@ def cluster(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     monkeypatch.setattr(owners, "online", lambda *_: {"z"})
     monkeypatch.setattr(share, "try_all", lambda wait: list(one.lines))
     monkeypatch.setattr(processes, "end", one.ended.append)
-    other_workers._told.clear()
+    other_workers._reported_waiting.clear()
     return one
 
 

@@ -74,7 +74,7 @@ def test_an_absent_server_is_one_line_of_information_and_all_else_stays(monkeypa
     logging.getLogger("asyncio").error("Exception in callback another()")
     watch.warning("Received event with invalid flow run ID: %s", "x")
     assert [(record.levelname, record.getMessage(), record.exc_info) for record in caplog.records] == [
-        ("INFO", calm_log.AWAY, None),
+        ("INFO", calm_log.AWAY_MESSAGE, None),
         ("ERROR", "Exception in callback another()", None),
         ("WARNING", "Received event with invalid flow run ID: x", None),
     ]

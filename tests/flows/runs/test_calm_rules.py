@@ -63,7 +63,7 @@ def test_that_a_watch_ended_is_said_once(text: str, ended: bool) -> None:
     away = ("the server was away; the worker looks for cancelled runs itself from now on", 20, "INFO", ())
     assert (shown(first) == away) == ended
     assert (first.exc_info is None, first.exc_text is None) == (ended, ended)
-    assert watch.said == ended
+    assert watch.reported == ended
 
 
 def test_installed_twice_each_logger_has_one_filter(monkeypatch: pytest.MonkeyPatch) -> None:

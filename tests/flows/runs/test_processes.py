@@ -21,7 +21,7 @@ def _scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def started(code: str, run: str) -> "subprocess.Popen[bytes]":
-    environment = {**os.environ, processes.VARIABLE: run}
+    environment = {**os.environ, processes.RUN_VARIABLE: run}
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, env=environment)
     assert process.stdout
     process.stdout.readline()

@@ -86,9 +86,9 @@ def test_each_file_system_is_looked_at_once(home: Path, monkeypatch: Any) -> Non
     ("text", "limit"), [("", 2.0), ("0", 0.0), ("3.5", 3.5), ("x", None), ("-1", None), ("1e6", None)]
 )
 def test_the_limit_is_a_number_of_gib(monkeypatch: Any, text: str, limit: float | None) -> None:
-    monkeypatch.setenv(hold.VARIABLE, text)
+    monkeypatch.setenv(hold.LIMIT_VARIABLE, text)
     if limit is None:
-        with pytest.raises(FlowError, match=f"{hold.VARIABLE} is"):
+        with pytest.raises(FlowError, match=f"{hold.LIMIT_VARIABLE} is"):
             hold.limit_gib()
     else:
         assert hold.limit_gib() == limit

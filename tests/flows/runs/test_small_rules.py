@@ -41,7 +41,7 @@ class Process:
     def environ(self) -> dict[str, str]:
         if self.gone:
             raise psutil.NoSuchProcess(self.pid)
-        return {processes.VARIABLE: self.name}
+        return {processes.RUN_VARIABLE: self.name}
 
     def status(self) -> str:
         return self._status
@@ -139,7 +139,7 @@ def test_where_a_checkout_and_its_home_are(place: Path) -> None:
     assert places.worktree_of("r") == place / "here" / "worktrees" / "r"
     with pytest.raises(FlowError, match=r"^git rev-parse --verify nothing: fatal: "):
         git("rev-parse", "--verify", "nothing")
-    assert git("hash-object", "--stdin", given="x") == hashlib.sha1(b"blob 1\0x").hexdigest()
+    assert git("hash-object", "--stdin", stdin="x") == hashlib.sha1(b"blob 1\0x").hexdigest()
     assert git("var", "GIT_AUTHOR_IDENT", GIT_AUTHOR_NAME="n", GIT_AUTHOR_EMAIL="e").startswith("n <e> ")
 
 

@@ -25,7 +25,7 @@ GIB = 2**30
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A checkout with a cache, a scratch and no GPU locks."""
     monkeypatch.setattr(os, "environ", {**os.environ, "ARC_HOME": str(tmp_path), "ARC_LOCKS": str(tmp_path / "locks")})
-    for name in ("ARC_SCRATCH", "PREFECT_API_URL", "PREFECT_SERVER_API_PORT", hold.VARIABLE):
+    for name in ("ARC_SCRATCH", "PREFECT_API_URL", "PREFECT_SERVER_API_PORT", hold.LIMIT_VARIABLE):
         os.environ.pop(name, None)
     monkeypatch.setattr(hold, "cache", lambda root: root / "cache")
     monkeypatch.setattr("flows.worker.doctor.server.find", lambda: None)
@@ -199,13 +199,13 @@ def test_the_pieces_of_a_cluster(home: Path, monkeypatch: pytest.MonkeyPatch) ->
     asked = []
     rows = lambda joined, secret: asked.append((joined.server, secret)) or [("git", "fine", ""), ("space", "1", "2")]  # noqa: E731
     monkeypatch.setattr("flows.worker.doctor.checks.rows", rows)
-    monkeypatch.setattr("flows.worker.doctor.places.environment", lambda: {settings.SECRET: "ours"})
+    monkeypatch.setattr("flows.worker.doctor.places.environment", lambda: {settings.AUTH_VARIABLE: "ours"})
     monkeypatch.setattr(settings, "read", lambda: SimpleNamespace(remote="origin", server=""))
     assert list(doctor.cluster()) == [Finding("git", "fine", "")]
     monkeypatch.setattr("flows.worker.doctor.places.environment", dict)
-    os.environ[settings.SECRET] = "given"
+    os.environ[settings.AUTH_VARIABLE] = "given"
     list(doctor.cluster())
-    del os.environ[settings.SECRET]
+    del os.environ[settings.AUTH_VARIABLE]
     list(doctor.cluster())
     assert asked == [("", "ours"), ("", "given"), ("", "")]
 

@@ -73,7 +73,7 @@ def test_what_is_left_is_removed_and_told_however_it_ends(
     worktree.mkdir()
     (worktree / "presets.yaml").symlink_to(ROOT / "presets.yaml")
     monkeypatch.chdir(worktree)
-    os.environ[processes.VARIABLE] = "r"
+    os.environ[processes.RUN_VARIABLE] = "r"
 
     class Flow:
         def with_options(self, flow_run_name: str) -> Any:

@@ -115,7 +115,7 @@ def test_a_machine_without_the_dvc_remote_takes_no_runs(machine, monkeypatch) ->
 
 @pytest.mark.parametrize("text", ["abc", "-1", "nan", "inf", "1e9"])
 def test_a_wrong_limit_is_refused(monkeypatch, text) -> None:
-    monkeypatch.setenv(hold.VARIABLE, text)
+    monkeypatch.setenv(hold.LIMIT_VARIABLE, text)
     with pytest.raises(FlowError, match="ARC_HOLD_GIB is"):
         hold.limit_gib()
 

@@ -34,7 +34,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         return str(has.away)
 
     free = lambda path: SimpleNamespace(free=has.first if path == Path("/a") else has.second)  # noqa: E731
-    monkeypatch.delenv(hold.VARIABLE, raising=False)
+    monkeypatch.delenv(hold.LIMIT_VARIABLE, raising=False)
     monkeypatch.setattr(hold, "folders", lambda: {"one": Path("/a"), "two": Path("/b")})
     monkeypatch.setattr(hold, "gpus", gpus)
     monkeypatch.setattr(hold, "shutil", SimpleNamespace(disk_usage=free))
@@ -74,10 +74,10 @@ def test_what_is_short_is_so_until_there_is_a_fifth_more(machine: Any, what: str
 
 def test_the_limit_is_a_number_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for text, limit in (("", 2.0), ("0", 0.0), ("0.5", 0.5), ("999999", 999999.0)):
-        monkeypatch.setenv(hold.VARIABLE, text)
+        monkeypatch.setenv(hold.LIMIT_VARIABLE, text)
         assert hold.limit_gib() == limit
     for text in ("-0.1", "1000000", "much" * 20):
-        monkeypatch.setenv(hold.VARIABLE, text)
+        monkeypatch.setenv(hold.LIMIT_VARIABLE, text)
         with pytest.raises(FlowError) as refused:
             hold.limit_gib()
         assert str(refused.value) == f"ARC_HOLD_GIB is {text[:40]!r}; allowed is a number of GiB, from 0 on"

@@ -258,7 +258,7 @@ def test_a_run_executes_in_its_worktree_with_our_variables(
     assert (result.identifier, result.status_code) == ("p", code)
     assert configuration.working_dir == place / ("c" * 40) / "r"
     assert configuration.env["PREFECT__FLOW_ENTRYPOINT"] == deployment.ENTRYPOINT
-    assert (configuration.env[processes.VARIABLE], configuration.env["ARC_SHARED"]) == ("r", "yes")
+    assert (configuration.env[processes.RUN_VARIABLE], configuration.env["ARC_SHARED"]) == ("r", "yes")
     assert (configuration.env["PREFECT__FLOW_RUN_ID"], configuration.env[admission.COMMIT]) == ("r", "c" * 40)
     assert configuration.env.get("LD_PRELOAD") == os.environ.get("LD_PRELOAD")
     assert configuration.command.startswith("sh -c ")

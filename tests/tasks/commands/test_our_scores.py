@@ -38,7 +38,7 @@ def stored(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Any]:
     runs: list[Any] = []
     asked: list[Any] = []
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(store, "KEPT", Path("kept"))
+    monkeypatch.setattr(store, "KEPT_RESULTS", Path("kept"))
     monkeypatch.setattr(store, "configured_store", lambda: SimpleNamespace(empty=False, uri="sqlite:///x"))
     mlflow = SimpleNamespace(set_tracking_uri=asked.append, MlflowClient=lambda: "client")
     monkeypatch.setitem(sys.modules, "mlflow", mlflow)

@@ -143,7 +143,7 @@ def test_a_page_is_ours_by_the_store_or_the_home_of_its_process(made: Any, tmp_p
     command = page.arguments(7)
     assert command[command.index("--backend-store-uri") + 1] == "sqlite:///x"
     assert command[command.index("--port") + 1] == "7"
-    assert page.environment(7)[mlflow_app.SECRET] == ui.secret()
+    assert page.environment(7)[mlflow_app.SECRET_VARIABLE] == ui.secret()
     queue = ui.prefect_page()
 
     def server(folder: Path, words: list[str], **variables: str) -> Any:

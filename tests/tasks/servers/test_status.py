@@ -72,15 +72,15 @@ def test_a_refusal_has_its_status_and_silence_is_0(asked: Any) -> None:
 
 def test_mlflows_app_starts_behind_its_secret_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "mlflow.server.fastapi_app", SimpleNamespace(app="app"))
-    monkeypatch.setenv(mlflow_app.SECRET, f"arc:{'t' * 16}")
+    monkeypatch.setenv(mlflow_app.SECRET_VARIABLE, f"arc:{'t' * 16}")
     guard = mlflow_app.create_app()
     assert isinstance(guard, Guard)
     assert [guard.app, guard.token] == ["app", b"t" * 16]
     for text in (f"arc:{'t' * 15}", "t" * 30, ""):
-        monkeypatch.setenv(mlflow_app.SECRET, text)
+        monkeypatch.setenv(mlflow_app.SECRET_VARIABLE, text)
         with pytest.raises(ValueError, match=r"^ARC_MLFLOW_SECRET must hold USER:TOKEN with a token of at least 16"):
             mlflow_app.create_app()
-    monkeypatch.delenv(mlflow_app.SECRET)
+    monkeypatch.delenv(mlflow_app.SECRET_VARIABLE)
     with pytest.raises(ValueError, match="must hold USER:TOKEN"):
         mlflow_app.create_app()
 

@@ -59,7 +59,7 @@ def test_sigkill_at_any_moment_leaves_no_half_result_behind_the_next_attempt(rep
     found = runs(client(), "tags.`arc.run` = 'experiment'")
     assert [run.info.status for run in found] == ["FINISHED"] * 2
     assert len(runs(client())) == 2 * (1 + len(PAIRS))
-    assert len(models(client())) == 2 * len(publish.CHECKPOINTS)
+    assert len(models(client())) == 2 * len(publish.ALWAYS_PUBLISHED)
 
 
 @pytest.mark.parametrize("tables", [1, 40])

@@ -75,7 +75,7 @@ def joined(place: Path, monkeypatch: Any) -> None:
     """A clone that has joined; its own server's secret is `arc:own`."""
     git("init", "-q", cwd=place)
     settings.write(Settings(API, MLFLOW, "origin"), "arc:joined")
-    own = {settings.SECRET: "arc:own"}
+    own = {settings.AUTH_VARIABLE: "arc:own"}
     monkeypatch.setattr("flows.cluster.settings.places.environment", lambda: own)
 
 
@@ -86,14 +86,21 @@ def login(password: str) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("set_already", "wanted"),
     [
-        ({}, {"PREFECT_API_URL": API, "MLFLOW_TRACKING_URI": MLFLOW, settings.SECRET: "arc:joined"} | login("joined")),
-        ({"PREFECT_API_URL": API}, {"MLFLOW_TRACKING_URI": MLFLOW, settings.SECRET: "arc:joined"} | login("joined")),
+        (
+            {},
+            {"PREFECT_API_URL": API, "MLFLOW_TRACKING_URI": MLFLOW, settings.AUTH_VARIABLE: "arc:joined"}
+            | login("joined"),
+        ),
+        (
+            {"PREFECT_API_URL": API},
+            {"MLFLOW_TRACKING_URI": MLFLOW, settings.AUTH_VARIABLE: "arc:joined"} | login("joined"),
+        ),
         ({"PREFECT_API_URL": "http://127.0.0.8/api"}, {"MLFLOW_TRACKING_URI": MLFLOW}),
-        ({settings.SECRET: "arc:mine"}, {"PREFECT_API_URL": API, "MLFLOW_TRACKING_URI": MLFLOW} | login("mine")),
-        ({"MLFLOW_TRACKING_URI": "sqlite:///x"}, {"PREFECT_API_URL": API, settings.SECRET: "arc:joined"}),
+        ({settings.AUTH_VARIABLE: "arc:mine"}, {"PREFECT_API_URL": API, "MLFLOW_TRACKING_URI": MLFLOW} | login("mine")),
+        ({"MLFLOW_TRACKING_URI": "sqlite:///x"}, {"PREFECT_API_URL": API, settings.AUTH_VARIABLE: "arc:joined"}),
         (
             {"MLFLOW_TRACKING_URI": MLFLOW},
-            {"PREFECT_API_URL": API, settings.SECRET: "arc:joined"} | login("joined"),
+            {"PREFECT_API_URL": API, settings.AUTH_VARIABLE: "arc:joined"} | login("joined"),
         ),
     ],
 )
@@ -107,7 +114,7 @@ def test_what_is_set_already_wins(joined: None, set_already: dict[str, str], wan
     [
         ("", {}, {}),
         ("http://127.0.0.1:5000", {}, login("own")),
-        ("http://127.0.0.1:5000", {settings.SECRET: "arc:mine"}, login("mine")),
+        ("http://127.0.0.1:5000", {settings.AUTH_VARIABLE: "arc:mine"}, login("mine")),
         ("http://127.0.0.1:5000", {"PREFECT_API_URL": "http://127.0.0.8/api"}, {}),
         ("http://127.0.0.1:5000", {"PREFECT_API_URL": "http://127.0.0.1:4200/api"}, login("own")),
         (MLFLOW, {}, {}),

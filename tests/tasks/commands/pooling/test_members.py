@@ -16,7 +16,7 @@ from tests.conftest import ROOT, experiment
 
 ONE, TWO = np.array([[1, 2]], dtype=np.uint8), np.array([[3], [4]], dtype=np.uint8)
 SOLUTIONS = {"a": [ONE], "b": [ONE, TWO]}
-GIVEN = {("a", 0): TWO, ("b", 0): ONE, ("b", 1): TWO}
+INPUTS = {("a", 0): TWO, ("b", 0): ONE, ("b", 1): TWO}
 RANKING = {"candidates": 2, "views": 2, "levels": 2}
 
 
@@ -43,7 +43,7 @@ def member(number: int = 0, views: int = 3, score: Any = None, evaluation: Any =
         "failures": [],
     }
     of_source = {name: value for name, value in changes.items() if name in source}
-    given: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "path": Path(f"m{number}.parquet"),
         "checkpoint": "best",
         "frame": pd.DataFrame({"view": np.arange(views, dtype=np.int16), "log_likelihoods": [[0.5]] * views}),
@@ -52,9 +52,9 @@ def member(number: int = 0, views: int = 3, score: Any = None, evaluation: Any =
         "selection": {"on_the_reported_set": False},
         "cost": {"seconds": 10.0 * (number + 1), "device": f"GPU {number}"},
         "solutions": SOLUTIONS,
-        "given": GIVEN,
+        "inputs": INPUTS,
     }
-    return Member(**given | {name: value for name, value in changes.items() if name in given})
+    return Member(**fields | {name: value for name, value in changes.items() if name in fields})
 
 
 def refused(*members: Member) -> str:
@@ -88,8 +88,8 @@ def test_one_seed_of_two_data_sets_may_not() -> None:
     [
         ({"solutions": {"a": [ONE]}}, "2 and 1 tasks, 1"),
         ({"solutions": {"a": [TWO], "b": [ONE, TWO]}}, "2 and 2 tasks, 2"),
-        ({"solutions": {"a": [ONE], "c": [ONE]}, "given": GIVEN | {("c", 0): ONE}}, "2 and 2 tasks, 1"),
-        ({"given": GIVEN | {("b", 1): ONE}}, "2 and 2 tasks, 2"),
+        ({"solutions": {"a": [ONE], "c": [ONE]}, "inputs": INPUTS | {("c", 0): ONE}}, "2 and 2 tasks, 1"),
+        ({"inputs": INPUTS | {("b", 1): ONE}}, "2 and 2 tasks, 2"),
     ],
 )
 def test_other_test_inputs_or_solutions_may_not(changes: Any, counts: str) -> None:

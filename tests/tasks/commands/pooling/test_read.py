@@ -49,7 +49,7 @@ def test_a_worktree_says_its_tasks_parameters_and_cost(worktree: Path, monkeypat
         assert found.path.samefile(worktree / paths.predictions("final", "votes"))
         assert (found.checkpoint, len(found.frame), found.cost) == ("final", 3, None)
         assert {task: [grid.tolist() for grid in grids] for task, grids in found.solutions.items()} == ANSWERS
-        assert sorted(found.given) == TESTS
+        assert sorted(found.inputs) == TESTS
         assert found.values["title"] == experiment(prepare={"validation_tasks": 1}).title
         assert found.selection == {"on_the_reported_set": False}
     monkeypatch.chdir(worktree)
@@ -95,7 +95,7 @@ def test_a_kept_result_says_it_beside_its_predictions(kept: Path) -> None:
     found = pool.read("kept", "best", "votes")
     assert found.path == kept / "best-votes.parquet"
     assert (found.checkpoint, found.cost, found.selection) == ("best", None, {"on_the_reported_set": True})
-    assert list(found.given) == [(experiment().title, 0)]
+    assert list(found.inputs) == [(experiment().title, 0)]
     assert list(found.solutions) == ["cccccccc", "dddddddd"]
     (kept / "cost.json").write_text('{"seconds": 5}')
     assert pool.read("kept/best-votes.parquet", "x", "y").cost == {"seconds": 5}
