@@ -36,7 +36,7 @@ for i in range(len(p)):
 filled, budget = pad_to_budget(rows, network.prefix_length, None)
 held = to_device(data, description.train.network, torch.device("cpu"))
 packed = pack(torch.from_numpy(filled), held, network.prefix_length, budget)
-table = levels(cosine_schedule(description.noise), description.train.network.time_input, torch.device("cpu"))
+table = levels(cosine_schedule(description.train.noise), description.train.network.time_input, torch.device("cpu"))
 with torch.no_grad():
     encoded = network.encode(packed)
     cells = packed.target_cell
