@@ -14,7 +14,8 @@ from tests.support.flows_lab import (
 )
 
 pytestmark = [pytest.mark.slow, pytest.mark.night]
-SAVED_FILE = "    save_file(tensors, part, metadata=metadata)\n"
+SAVED_FILE = '        raise OSError(f"{part} cannot be written: {error}") from error\n'
+"""The line after which a state is written but not yet in its place."""
 SLOW_DISK = "    __import__('time').sleep(4)\n"
 
 
