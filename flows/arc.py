@@ -148,12 +148,13 @@ def queue(
         server()
         from flows.queue import queue as command
 
+        acts = ((bump, command.bump), (cancel, command.cancel))
         with connected() as connection:
+            chosen = [(act, command.find(connection, text)) for text, act in acts if text is not None]
             for queued in command.submit(connection, requests, when) if requests else ():
                 print(f"queued {str(queued.id)[:8]} {queued.name}")
-            for text, act in ((bump, command.bump), (cancel, command.cancel)):
-                if text is not None:
-                    print(act(connection, command.find(connection, text)))
+            for act, run in chosen:
+                print(act(connection, run))
             if show:
                 table(command.rows(connection))
 
@@ -177,12 +178,9 @@ def night(
         start = night_report.since(hours)
         with connected() as connection:
             rows = night_report.ordered(night_report.rows(connection, start) + night_store.reachable_rows(start))
-            night_text.publish(connection, rows, hours)
-        for part in night_text.lines(rows, hours, long):
-            if isinstance(part, str):
-                print(part)
-            else:
-                table(part, one_line=not long)
+            total = night_text.publish(connection, rows, hours)
+        for part in night_text.lines(rows, total, long):
+            print(part) if isinstance(part, str) else table(part, one_line=not long)
 
 
 @app.command(rich_help_panel=USE)

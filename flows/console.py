@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -32,7 +33,9 @@ def one_line_errors() -> Iterator[None]:
 def connected() -> "Iterator[SyncPrefectClient]":
     """A client of the server; creates or updates the deployment first."""
     from flows.queue import deployment
+    from flows.runs import calm_log
 
+    calm_log.install()
     with deployment.client() as connection:
         deployment.ensure(connection)
         yield connection
@@ -55,11 +58,20 @@ def table(rows: list[dict[str, str]], one_line: bool = False) -> None:
     Console(width=None if sys.stdout.isatty() else 160).print(shown)
 
 
+def at_the_root() -> None:
+    """Exit in a folder within a checkout: relative paths would name another store there, and no parameters."""
+    here = Path.cwd()
+    root = next((folder for folder in (here, *here.parents) if (folder / "dvc.yaml").exists()), here)
+    if root != here and (root / "presets.yaml").exists():
+        sys.exit(f"arc: run it in the project's folder: cd {root}")
+
+
 def environment(at: str = "") -> None:
     """Set this project's environment variables. Prefect reads them when it is imported, so this comes first.
 
     `at` is the address of a Prefect server, over those of the environment and of `arc join`.
     """
+    at_the_root()
     with one_line_errors():
         from flows.cluster import settings
         from flows.runs import places
@@ -86,6 +98,7 @@ def stage_command(name: str, module: str) -> Callable[[list[str] | None], None]:
             list[str] | None, typer.Argument(autocompletion=completion.experiments_or_paths, hidden=True)
         ] = None,
     ) -> None:
+        at_the_root()
         main = typer.Typer(add_completion=False)
         main.command()(importlib.import_module(f"tasks.{module}").main)
         main(arguments or [], prog_name=f"arc {name}")

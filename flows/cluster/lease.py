@@ -23,10 +23,10 @@ from prefect.exceptions import ObjectAlreadyExists, PrefectException
 from pydantic import ValidationError
 
 from flows.cluster import owners
-from flows.runs import process_identity
 from flows.runs.places import one_line
-from flows.runs.process_identity import Identity
 from tasks.common.documents import DocumentError, parse_json
+from tasks.servers import process_identity
+from tasks.servers.process_identity import Identity
 
 PREFIX = "arc-stage-"
 EXPIRES_SECONDS = 60.0

@@ -70,8 +70,13 @@ def create(
     snapshot: snapshots.Snapshot,
     scheduled_time: Any,
     name: str | None = None,
+    replaces: Any = None,
 ) -> Any:
-    """Create a run in the queue of its priority, to start at `scheduled_time`; it is named by its title, or `name`."""
+    """Create a run in the queue of its priority, to start at `scheduled_time`; it is named by its title, or `name`.
+
+    Prefect cannot move a run to another queue, so an identical run `replaces` it: the same one, however often this is
+    tried until the old one is deleted.
+    """
     return connection.create_flow_run_from_deployment(
         deployment,
         parameters={"request": _document(request)},
@@ -80,6 +85,7 @@ def create(
         state=Scheduled(scheduled_time=scheduled_time),
         work_queue_name=queue_of(request.priority, request.machine),
         job_variables=variables(snapshot.commit),
+        idempotency_key=f"instead-of-{replaces.id}" if replaces else None,
     )
 
 
@@ -122,8 +128,7 @@ def _admit(connection: SyncPrefectClient, run: Any) -> list[str]:
     start, moment = run.next_scheduled_start_time, datetime.now().astimezone()
     name = request.title if GENERATED.fullmatch(run.name) else run.name
     if request.machine != "any" or (request.priority == "high" and start and start > moment):
-        # Prefect cannot move a run to another queue, so an identical run replaces it.
-        create(connection, run.deployment_id, request, snapshot, start or moment, name)
+        create(connection, run.deployment_id, request, snapshot, start or moment, name, replaces=run)
         connection.delete_flow_run(run.id)
     else:
         # In place, so that the page of the run that the form leads to stays.

@@ -77,15 +77,15 @@ def bump(connection: SyncPrefectClient, chosen: Any) -> str:
         return f"{chosen.name}: first in its queue"
     # Prefect cannot move a run to another queue, so an identical run replaces it.
     snapshot = snapshots.Snapshot(commit, ())
-    admission.create(
-        connection, chosen.deployment_id, request.model_copy(update={"priority": "high"}), snapshot, earliest
-    )
+    moved = request.model_copy(update={"priority": "high"})
+    admission.create(connection, chosen.deployment_id, moved, snapshot, earliest, replaces=chosen)
     connection.delete_flow_run(chosen.id)
     return f"{chosen.name}: first in queue {deployment.queue_of('high', request.machine)}"
 
 
 def cancel(connection: SyncPrefectClient, chosen: Any) -> str:
     """Cancel a run: immediately if it waits, after it has saved if it runs."""
+    chosen = connection.read_flow_run(chosen.id)  # A worker may have taken it since it was listed.
     if chosen.state.type in flow_runs.WAITING:
         message = "cancelled before it began" if chosen.run_count == 0 else "cancelled before it went on"
         connection.set_flow_run_state(chosen.id, Cancelled(message=message), force=True)

@@ -30,6 +30,7 @@ from model.storage import atomic
 from tasks.common import paths
 from tasks.common.documents import read_json
 from tasks.common.stage import StageError
+from tasks.files.live import RUN_VARIABLE
 from tasks.servers import ui
 from tasks.tracking import mlflow_runs, store, view
 
@@ -56,7 +57,7 @@ def experiment(request: Request) -> State[None] | None:
         request: The experiment, by its names in presets.yaml, with overrides.
     """
     run, worktree, logger = str(flow_run.id), Path.cwd(), get_run_logger()
-    os.environ[processes.RUN_VARIABLE] = run
+    os.environ[RUN_VARIABLE] = run
     calm_log.install()
     processes.record(run, os.getpid())
     logger.info("%s in %s, code of %s", request.title, worktree, os.environ.get("ARC_COMMIT", "this checkout"))

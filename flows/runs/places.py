@@ -8,6 +8,9 @@ from pathlib import Path
 from tasks.servers import prefect_server
 from tasks.tracking.addresses import addressable, sqlite_address
 
+DURABLE = ("-c", "core.fsync=committed,reference")
+"""A frozen commit and the branch of a result must survive a power cut; git leaves both to the system otherwise."""
+
 
 class FlowError(RuntimeError):
     """An error that the user can correct. The message says what, where and what to do."""
@@ -24,7 +27,7 @@ def git(*arguments: str, cwd: Path | None = None, stdin: str | None = None, **va
 
     `stdin` is written to its standard input; `variables` are added to its environment."""
     done = subprocess.run(
-        ["git", *arguments],
+        ["git", *DURABLE, *arguments],
         cwd=cwd,
         input=stdin,
         capture_output=True,

@@ -6,14 +6,17 @@ import time
 
 import psutil
 
-from flows.runs import places, process_identity, records
-from flows.runs.process_identity import Identity
+from flows.runs import places, records
+from flows.runs.places import FlowError
 from model.storage.atomic import write_json
+from tasks.files.live import RUN_VARIABLE
+from tasks.servers import process_identity
+from tasks.servers.process_identity import Identity
 
-RUN_VARIABLE = "ARC_RUN"
-"""Environment variable that every process of a run carries: the id of its flow run."""
 GRACE_SECONDS = 30.0
 """Seconds between SIGTERM and SIGKILL, in which a training saves."""
+KILL_SECONDS = 30.0
+"""Seconds in which a process ends after SIGKILL, unless it waits for hardware."""
 
 
 def record(run: str, pid: int) -> None:
@@ -45,14 +48,24 @@ def living(run: str) -> list[psutil.Process]:
 
 
 def end(run: str, grace: float = GRACE_SECONDS) -> int:
-    """End every process of the run: SIGTERM, up to `grace` seconds of waiting, SIGKILL. Returns their number."""
+    """End every process of the run: SIGTERM, up to `grace` seconds of waiting, SIGKILL. Returns their number.
+
+    Raises FlowError if one lives on, as it does while a driver or a network disk hangs.
+    """
     ended = living(run)
     for process in ended:
         _send(process, signal.SIGTERM)
     deadline = time.monotonic() + grace
     while living(run) and time.monotonic() < deadline:
         time.sleep(0.2)
+    deadline = time.monotonic() + KILL_SECONDS
     while left := living(run):
+        if time.monotonic() > deadline:
+            names = ", ".join(str(process.pid) for process in left)
+            raise FlowError(
+                f"process {names} of run {run} outlives SIGKILL: it waits for hardware, such as a GPU driver or a "
+                "network disk; only that, or a reboot, ends it"
+            )
         for process in left:
             _send(process, signal.SIGKILL)
         time.sleep(0.1)

@@ -82,8 +82,9 @@ def end_stage(run: str, outcome: str) -> None:
     """Record the stage in which the run died, if any; it counts up to its last output."""
     last = progress(run)
     if last.began:
-        device_seconds = last.at - last.taken if last.taken else 0.0
-        seconds = last.at - last.began
+        # The clock may have been set back meanwhile.
+        device_seconds = max(last.at - last.taken, 0.0) if last.taken else 0.0
+        seconds = max(last.at - last.began, 0.0)
         row = StageRecord(
             stage=last.stage, seconds=seconds, device_seconds=device_seconds, cached=False, outcome=outcome
         )
@@ -110,6 +111,21 @@ def add_lost_machine(run: str, reason: str) -> int:
     return sum(row.stage == ELSEWHERE for row in every)
 
 
+def mark_stopped(run: str) -> None:
+    """Note that the run will die because its worker was told to stop."""
+    path = places.folder_of(run) / "stopped"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+
+
+def take_stopped(run: str) -> bool:
+    """Whether that was noted; the note is removed."""
+    path = places.folder_of(run) / "stopped"
+    noted = path.exists()
+    path.unlink(missing_ok=True)
+    return noted
+
+
 def deaths_here(run: str) -> int:
     """Number of deaths at the current stage and update."""
     where = progress(run)
@@ -125,14 +141,18 @@ def _write(run: str, name: str, value: Any) -> None:
 def read(path: Path, kind: Any, default: T) -> T:
     """The content of a record as `kind`; `default` if there is none.
 
-    A damaged record is set aside under another name and reported on stderr: one bad file must not stop the worker.
+    A damaged record is set aside under another name and reported on stderr: one bad file must not stop the worker. One
+    that cannot be read is reported and stays.
     """
     try:
         value: T = TypeAdapter(kind).validate_json(path.read_bytes())
         return value
     except FileNotFoundError:
         return default
-    except (OSError, ValueError) as error:
+    except OSError as error:  # The disk or the system fails, not the record.
+        print(f"{path} cannot be read: {error.strerror or error}", file=sys.stderr, flush=True)
+        return default
+    except ValueError as error:
         aside = path.with_name(f"{path.name}.damaged")
         with contextlib.suppress(OSError):
             path.replace(aside)

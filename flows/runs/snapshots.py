@@ -18,13 +18,14 @@ from pathlib import Path
 
 import psutil
 
-from flows.runs import places, process_identity
+from flows.runs import places
 from flows.runs.places import FlowError, git
 from flows.runs.request import Request
 from model.storage.digests import digest_text
 from tasks.common import paths
 from tasks.common.documents import DocumentError, check_folder, read_json
 from tasks.common.stage import printable
+from tasks.servers import process_identity
 
 FROZEN = "refs/arc/frozen"
 BRANCH = "branch"
@@ -206,7 +207,10 @@ def share_cache(root: Path, folder: Path) -> None:
     if not config.has_section("cache"):
         config.add_section("cache")
     config.set("cache", "dir", str((root / done.stdout.strip()).resolve()))
-    with (folder / ".dvc" / "config.local").open("w") as file:
+    copy = folder / ".dvc" / "config.local"
+    copy.touch()
+    copy.chmod(0o600)  # It may hold the keys of a remote.
+    with copy.open("w") as file:
         config.write(file)
 
 

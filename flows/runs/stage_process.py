@@ -94,7 +94,7 @@ def run_stage(
         nonlocal taken
         for event in reader.new():
             if isinstance(event, events.DeviceTaken):
-                taken = event.at
+                taken = time.monotonic()
             if isinstance(event, events.Failed):
                 outcome.failure = outcome.failure or event
             on_event(event)
@@ -117,7 +117,7 @@ def run_stage(
         raise
     finally:
         outcome.seconds = time.monotonic() - started
-        outcome.device_seconds = time.time() - taken if taken else 0.0
+        outcome.device_seconds = time.monotonic() - taken if taken else 0.0
 
 
 def _command(stage: str) -> list[str]:

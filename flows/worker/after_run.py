@@ -1,5 +1,7 @@
 """Work after a run has ended: resume it or close it, update MLflow, notify, and remove its worktree."""
 
+import os
+import sys
 import time
 from collections.abc import Collection
 from uuid import UUID
@@ -11,7 +13,7 @@ from prefect.states import Crashed
 from flows.cluster import exchange, settings, share
 from flows.queue import admission, deployment, flow_runs, suspension
 from flows.runs import interruption, places, processes, snapshots
-from flows.worker import night_report, night_text, notification, recovery
+from flows.worker import night_report, night_text, recovery
 
 MLFLOW = {StateType.CANCELLED: "KILLED", StateType.FAILED: "FAILED"}
 """MLflow's status of a run that ended without a result."""
@@ -66,7 +68,7 @@ def close(connection: SyncPrefectClient, run: UUID) -> None:
     for line in share.try_all():
         print(line, flush=True)
     report(connection)
-    notification.send(f"{flow_run.name}: {flow_run.state.name}", message)
+    notify(f"{flow_run.name}: {flow_run.state.name}", message)
     snapshots.remove(str(run))
     if kind == StateType.COMPLETED and (commit := admission.commit_of(flow_run)):
         named = admission.tag_of(commit)
@@ -75,6 +77,23 @@ def close(connection: SyncPrefectClient, run: UUID) -> None:
             snapshots.release(commit)
             if settings.joined():
                 exchange.release(commit)
+
+
+def notify(subject: str, body: str) -> None:
+    """Send a notification through the block of Prefect that ARC_NOTIFY names, TYPE/NAME such as slack-webhook/lab.
+
+    `prefect block register` and the UI make blocks. Failures are printed, not raised.
+    """
+    name = os.environ.get("ARC_NOTIFY")
+    if not name:
+        return
+    from prefect.blocks.core import Block
+
+    try:
+        block = Block.load(name)
+        block.notify(body, subject=subject)  # type: ignore[union-attr]
+    except Exception as error:  # Any network error, and blocks without `notify`.
+        print(f"{name} (ARC_NOTIFY) could not be notified of {subject!r}: {error!r}", file=sys.stderr, flush=True)
 
 
 def report(connection: SyncPrefectClient) -> None:

@@ -9,9 +9,10 @@ from typing import Any
 
 import psutil
 
-from flows.runs import places, processes, snapshots
+from flows.runs import places, snapshots
 from flows.runs.request import Request
 from flows.worker.server import address, answers, find, ours
+from tasks.files.live import RUN_VARIABLE
 
 
 def run(request: Request, variables: Mapping[str, str]) -> None:
@@ -51,7 +52,7 @@ def main(text: str) -> None:
         pass  # Reported in the `finally` block.
     finally:
         several_nodes.dismiss()
-        if status and (run := os.environ.get(processes.RUN_VARIABLE)):
+        if status and (run := os.environ.get(RUN_VARIABLE)):
             interruption.publish(run, worktree, status, why)
         os.chdir(places.home())
         snapshots.remove(worktree.name)

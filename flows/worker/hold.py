@@ -35,6 +35,8 @@ GPU_SECONDS = 30.0
 REMOTE_SECONDS, AWAY_SECONDS = 60.0, 15.0
 """Between two looks at the DVC remote of a cluster, while it is there and while it is away."""
 STATE = "Held"
+HELD = f"{STATE}: "
+"""Begins the pool's description while the queue is held."""
 
 
 def limit_gib() -> float:
@@ -138,7 +140,7 @@ class Hold:
         if bool(before) != bool(self.reason):
             self.log.append(f"the queue is held: {self.reason}" if self.reason else "the queue goes on")
         # Free space changes with every look; the page gets it when it is held or goes on.
-        message = f"Held: {self.reason}" if self.reason else ""
+        message = HELD + self.reason if self.reason else ""
         if self.reported is None or bool(message) != bool(self.reported):
             self.reported = None  # If the server refuses, the next look tries again.
             description = message or deployment.DESCRIPTION
@@ -155,5 +157,8 @@ def show(connection: SyncPrefectClient, why: str, runs: Iterable[Any]) -> None:
         start = run.next_scheduled_start_time or run.expected_start_time
         if bool(why) == (run.state.name == STATE) or start is None or start > datetime.now(UTC):
             continue
+        present = connection.read_flow_run(run.id).state
+        if present is None or present.id != run.state.id:
+            continue  # It was cancelled or taken since it was listed.
         state: State[Any] = Scheduled(scheduled_time=start, name=STATE if why else "Scheduled", message=why or None)
         connection.set_flow_run_state(run.id, state, force=True)

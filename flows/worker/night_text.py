@@ -6,13 +6,14 @@ from typing import Any
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import ArtifactCreate
 
-from flows.worker import night_report, server
+from flows.queue import deployment, flow_runs
+from flows.worker import hold, night_report, server
 from flows.worker.night_report import Row, against, every_score, percent
 
 
-def lines(rows: Sequence[Row], hours: float, long: bool) -> Iterator[str | list[dict[str, str]]]:
-    """What the terminal shows: a summary, the table, and the best run against the best before it."""
-    yield summary(rows, hours)
+def lines(rows: Sequence[Row], total: str, long: bool) -> Iterator[str | list[dict[str, str]]]:
+    """What the terminal shows: the summary `total`, the table, and the best run against the best before it."""
+    yield total
     if not rows:
         return
     scores = {row.run: row.scores for row in rows} | every_score()
@@ -26,6 +27,13 @@ def summary(rows: Sequence[Row], hours: float) -> str:
     failed = sum(row.state.startswith(("Failed", "Crashed")) for row in rows)
     cost = sum(row.gpu_minutes for row in rows)
     return f"{len(rows)} runs in the last {hours:g} hours, {failed} failed, {cost:.1f} GPU-minutes"
+
+
+def queue(connection: SyncPrefectClient) -> str:
+    """What still waits, and why nothing starts where the queue is held; empty if nothing waits."""
+    waiting = len(flow_runs.runs(connection, *flow_runs.WAITING))
+    held = connection.read_work_pool(deployment.POOL).description or ""
+    return (f", {waiting} waiting" if waiting else "") + (f"; {held}" if held.startswith(hold.HELD) else "")
 
 
 def best(rows: Sequence[Row], scores: Mapping[str, Mapping[str, Any]]) -> str:
@@ -59,13 +67,14 @@ def markdown(rows: Sequence[Row], page: str) -> str:
     return "\n".join(table)
 
 
-def publish(connection: SyncPrefectClient, rows: Sequence[Row], hours: float = night_report.HOURS) -> None:
-    """Publish the table as the Prefect artifact `night`."""
-    text = [summary(rows, hours), markdown(rows, server.address().removesuffix("/api"))]
+def publish(connection: SyncPrefectClient, rows: Sequence[Row], hours: float = night_report.HOURS) -> str:
+    """Publish the table as the Prefect artifact `night`. Returns its summary."""
+    text = [summary(rows, hours) + queue(connection), markdown(rows, server.address().removesuffix("/api"))]
     if rows and (comparison := best(rows, {row.run: row.scores for row in rows} | every_score())):
         text.append(comparison)
     content = ArtifactCreate(key="night", type="markdown", description=text[0], data="\n\n".join(text))
     connection.create_artifact(content)
+    return text[0]
 
 
 def _short(row: Row) -> dict[str, str]:

@@ -68,6 +68,9 @@ def resume(connection: SyncPrefectClient, run: UUID, name: str, reason: str) -> 
     message = f"died {reached(str(run))}: {reason}"
     end_tasks(connection, run, Crashed(message=message))
     records.end_stage(str(run), reason)
+    if records.take_stopped(str(run)):  # No death of its own: it may be stopped there any number of times.
+        _queue_again(connection, run, message)
+        return f"{name}: {message}; queued again"
     first, full = records.add_death(str(run), reason), failure_reasons.FULL in reason
     if not first and not (full and records.deaths_here(str(run)) <= FULL_DISKS):
         connection.set_flow_run_state(run, Failed(message=f"{message}; it died there before"), force=True)

@@ -81,6 +81,7 @@ def ensure() -> None:
     with FileLock(_file("lock"), mode=0o600):
         if not answers():
             _start()
+            print(f"started Prefect's server at {address()}; `arc worker --stop` ends it", file=sys.stderr)
 
 
 def check_secret() -> None:

@@ -15,35 +15,31 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar, cast
 from uuid import UUID
 
 import anyio
-from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.objects import StateType
+import httpx
 from prefect.workers.process import ProcessJobConfiguration, ProcessWorker, ProcessWorkerResult
 
 from flows.cluster import owners, settings, share
 from flows.queue import admission, deployment, flow_runs, other_workers
-from flows.runs import calm_log, places, processes, snapshots
+from flows.runs import calm_log, places, processes, records, snapshots
 from flows.runs.places import FlowError, one_line
 from flows.runs.request import parse
-from flows.worker import after_run, recovery, refusal, server
+from flows.worker import after_run, recovery, refusal, server, watch
 from flows.worker.hold import Hold
+from flows.worker.watch import alone
+from tasks.files.live import RUN_VARIABLE
 from tasks.servers import prefect_server
 
 T = TypeVar("T")
-CRASHED_SECONDS = 60.0
-"""A run that crashed is resumed or closed within this time, unless that failed."""
-RESUME_SECONDS = 10.0
-"""Between two looks for such runs."""
-WATCH_SECONDS = 2.0
-CANCEL_SECONDS = 3.0
-"""Prefect ends a cancelled run within this time, unless it missed the cancellation."""
 ASKED_AGAIN, ASK_AGAIN_SECONDS = 2, (0.1, 0.4)
 """How often the queue is asked again in one poll, at most, and the range of the random wait before it."""
+_admitted: list[str] = []
+"""Lines of the last admission."""
 
 
 class Worker(ProcessWorker):
@@ -70,7 +66,11 @@ class Worker(ProcessWorker):
         except Exception as error:  # Git failed, or the server is away: the next poll tries again.
             print(f"admitting: {type(error).__name__}: {one_line(error)}", file=sys.stderr, flush=True)
             return []
-        return await super().get_and_submit_flow_runs() if self._free() else []
+        return await _while_away("polling", super().get_and_submit_flow_runs) or [] if self._free() else []
+
+    async def _sync_and_initialize(self) -> None:
+        """Tell the server that this worker lives."""
+        await _while_away("heartbeat", super()._sync_and_initialize)
 
     def _free(self) -> int:
         return int(self._limiter.available_tokens) if self._limiter else 1
@@ -118,7 +118,7 @@ class Worker(ProcessWorker):
         chosen = {
             "PREFECT__FLOW_ENTRYPOINT": deployment.ENTRYPOINT,
             admission.COMMIT: commit,
-            processes.RUN_VARIABLE: run,
+            RUN_VARIABLE: run,
         }
         configuration.env = {**os.environ, **ours, **places.environment(), **chosen, **shared}
         # To a file, not a pipe to this process: the run must survive a crash of the worker.
@@ -136,17 +136,19 @@ class Worker(ProcessWorker):
 
     async def _submit_run_and_capture_errors(self, flow_run: Any, task_status: Any = None) -> Any:
         result = await super()._submit_run_and_capture_errors(flow_run, task_status)
-        await asyncio.to_thread(_alone, flow_run.id, _after, flow_run.id)
+        await asyncio.to_thread(alone, flow_run.id, _after, flow_run.id)
         self.started.discard(str(flow_run.id))
         return result
 
 
-def _alone(subject: object, function: Callable[..., T], *arguments: Any) -> T | None:
-    """Call a function on one run. An error is printed: the worker survives it, and `arc doctor` finds the remains."""
+async def _while_away(what: str, call: Callable[[], Awaitable[T]]) -> T | None:
+    """The result of a call; None while the server is away. Prefect ends its workers after some 25 minutes of that."""
     try:
-        return function(*arguments)
-    except Exception as error:
-        print(f"{subject}: {type(error).__name__}: {one_line(error)}", file=sys.stderr, flush=True)
+        return await call()
+    except httpx.HTTPError as error:
+        if isinstance(error, httpx.HTTPStatusError) and error.response.status_code < 500:
+            raise
+        print(f"{what}: {type(error).__name__}: {one_line(error)}; tried again", file=sys.stderr, flush=True)
         return None
 
 
@@ -178,26 +180,28 @@ def work() -> None:
             deployment.ensure(connection, slots)
             for run, line in recovery.recover(connection):
                 print(line, flush=True)
-                _alone(run, after_run.close, connection, run)
+                alone(run, after_run.close, connection, run)
             waiting = flow_runs.runs(connection, *flow_runs.WAITING)
         for line in other_workers.start():
             print(line, flush=True)
         commits = [commit for run in waiting if (commit := admission.commit_of(run))]
-        for line in _alone("leftovers", snapshots.remove_unused, [str(run.id) for run in waiting], commits) or ():
+        for line in alone("leftovers", snapshots.remove_unused, [str(run.id) for run in waiting], commits) or ():
             print(f"removed {line}", flush=True)
         page = server.address().removesuffix("/api")
         print(f"working: {slots} at once, {page}; the page asks once for `cat {server.secret_file()}`", flush=True)
         queues = deployment.served()
         worker = Worker(work_pool_name=deployment.POOL, name=owners.worker_name(), limit=slots, work_queues=queues)
-        threading.Thread(target=_watch, args=(worker,), daemon=True).start()
+        threading.Thread(target=watch.watch, args=(worker,), daemon=True).start()
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             asyncio.run(worker.start())
         except KeyboardInterrupt:
             print("stopping: running trainings save, and the next `arc worker` resumes them", flush=True)
+            for name in worker.started:
+                alone(name, records.mark_stopped, name)
         finally:
             for name in worker.started:
-                processes.end(name)
+                alone(name, processes.end, name)
 
 
 @contextlib.contextmanager
@@ -217,52 +221,6 @@ def only_one() -> Iterator[None]:
         yield
 
 
-def _watch(worker: Worker) -> None:
-    """Restart a dead server, end cancelled runs that Prefect missed, and resume those that could not be resumed."""
-    printed, others, resumed = "", other_workers.OtherWorkers(worker.started, recovery.settle), 0.0
-    while True:
-        try:
-            others.reached(server.ensure)
-            with deployment.kept_client() as connection:
-                _cancel(worker, connection)
-                worker.suspended = after_run.suspend(connection, worker.started, worker.suspended)
-                for line in others.look():
-                    print(line, flush=True)
-                if not worker.hold.reason and time.monotonic() - resumed > RESUME_SECONDS:
-                    resumed = time.monotonic()
-                    _resume(worker, connection, CRASHED_SECONDS)
-            after_run.late_report()
-            printed = ""
-        except Exception as error:  # Tried again; printed once.
-            if repr(error) != printed:
-                print(f"watching server and cancellations: {one_line(error)}", file=sys.stderr, flush=True)
-                printed = repr(error)
-        time.sleep(WATCH_SECONDS)
-
-
-def _cancel(worker: Worker, connection: SyncPrefectClient) -> None:
-    """End cancelled runs that are still alive: Prefect's own watch ends for good when its connection breaks (3.8.8)."""
-    for run in flow_runs.runs(connection, StateType.CANCELLING):
-        if time.time() - run.state.timestamp.timestamp() < CANCEL_SECONDS:
-            continue
-        if str(run.id) in worker.started:
-            processes.end(str(run.id))  # Then `_after` sets its state.
-        elif not owners.here(run):
-            continue
-        elif line := _alone(run.id, recovery.settle, connection, run, "cancelled"):
-            print(line, flush=True)
-            _alone(run.id, after_run.close, connection, run.id)
-
-
-def _resume(worker: Worker, connection: SyncPrefectClient, seconds: float) -> None:
-    """Resume runs that crashed `seconds` ago and still are: on a full disk, nothing could be written about them."""
-    for run in flow_runs.runs(connection, StateType.CRASHED):
-        old = time.time() - run.state.timestamp.timestamp() > seconds
-        if old and run.deployment_id and str(run.id) not in worker.started and owners.here(run):
-            for line in _alone(run.id, after_run.after, connection, run.id) or ():
-                print(line, flush=True)
-
-
 def _held(worker: Worker) -> bool:
     before = worker.hold.reason
     with deployment.kept_client() as connection:
@@ -270,7 +228,7 @@ def _held(worker: Worker) -> bool:
         for line in worker.hold.check(connection) if settings.alone() else worker.hold.check_here():
             print(line, flush=True)
         if before and not worker.hold.reason:
-            _resume(worker, connection, CANCEL_SECONDS)  # Before any other run starts.
+            watch.resume(worker, connection, watch.CANCEL_SECONDS)  # Before any other run starts.
     return bool(worker.hold.reason)
 
 
@@ -287,5 +245,8 @@ def _admit() -> None:
     if prefect_server.foreign():
         return  # The form is filled in at the server, and its code is that of the server's clone.
     with deployment.kept_client() as connection:
-        for line in admission.admit(connection):
+        lines = admission.admit(connection)
+    for line in lines:
+        if line not in _admitted:  # What cannot be frozen is tried at every poll.
             print(line, flush=True)
+    _admitted[:] = lines

@@ -51,4 +51,10 @@ class SelfConditioning(Frozen):
             raise ValueError(
                 f"rate + null_conditioning_rate is {self.rate + self.null_conditioning_rate}; their sum is at most 1"
             )
+        if self.features != "none" and (self.rate == 0 or self.training == "blend"):
+            cause = "rate is 0" if self.rate == 0 else "training is 'blend', which gives the network no estimate"
+            raise ValueError(
+                f"features is {self.features!r}, but {cause}: answers would use a projection that was never trained; "
+                "set features: none"
+            )
         return self

@@ -47,7 +47,7 @@ class EarlyStop(Frozen):
     """When a test input gets no further views: its vote is decided (model/inference/early_stop.py)."""
 
     round: Positive
-    """Views of a test input after each of which its votes are counted."""
+    """Views of a test input that answer before its votes are counted again."""
     attempts: Annotated[int, Field(ge=1, le=2)]
     """Leading grids that must be decided: the first attempt alone, or both."""
     swing: Annotated[float, Field(gt=0, le=1)]

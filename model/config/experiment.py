@@ -103,6 +103,12 @@ class Experiment(Frozen):
             if name not in self.evaluations:
                 raise ValueError(f"predict names evaluation {name!r}; defined are {sorted(self.evaluations)}")
             self.check_evaluation(name, self.evaluations[name])
+            evaluation = self.evaluations[name]
+            if self.score.rule == "likelihood" and evaluation.voting and evaluation.ranking is None:
+                raise ValueError(
+                    f"score.rule is 'likelihood', but evaluation {name!r} has no ranking, so that it keeps no "
+                    "likelihoods; give it one (docs/voting.md), or set score.rule: most-frequent"
+                )
             if self.evaluations[name].subset == "validation" and self.prepare.validation == "evaluation-solutions":
                 raise ValueError(
                     f"{name}: subset is 'validation', but prepare.validation makes evaluation tasks of these; set "

@@ -140,6 +140,16 @@ class Train(Frozen):
                 f"origin_shares add up to {sum(self.origin_shares.values()):g}; the other pairs need a share, so they "
                 "must add up to less than 1"
             )
+        if self.origin_shares and self.finetune.pairs == "evaluation":
+            raise ValueError(
+                "origin_shares would be ignored: finetune.pairs is 'evaluation', so that all pairs are of one origin; "
+                "set origin_shares: {}"
+            )
+        if self.finetune.adapters == "lora" and "size_head" in self.finetune.targets and not self.size_loss_weight:
+            raise ValueError(
+                "size_loss_weight is 0, so that the adapters of the size head would not be trained; take size_head out "
+                "of finetune.targets, or give it a weight"
+            )
         return self
 
     @model_validator(mode="after")

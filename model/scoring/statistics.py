@@ -13,9 +13,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri, stdtrit
+from scipy.stats import binom
 
 Floats = NDArray[np.float64]
 LEVEL = 0.95
+MOST_SUMS = 10_000_000
+"""Of an exact test, times the tasks that one difference has: above that, signs are drawn."""
 _RESAMPLE, _FLIP, _SEEDS = range(3)
 
 
@@ -86,13 +89,34 @@ def paired_difference(a: Floats, b: Floats, resamples: int, seed: int = 0) -> Di
 
 
 def permutation_p(values: Floats, resamples: int, seed: int = 0, spread: Spread = NO_SPREAD) -> float:
-    """Two-sided p-value of a mean of differences (tasks,) under random signs; at least 1 / (resamples + 1)."""
-    sizes, counts = np.unique(np.abs(values).round(12), return_counts=True)
+    """Two-sided p-value of a mean of differences (tasks,) under random signs.
+
+    Exact without a spread and with few distinct sums, as shares of solved grids have; else of `resamples` draws, and
+    then at least 1 / (resamples + 1).
+    """
+    sizes, counts = np.unique(np.abs(values[values != 0]).round(12), return_counts=True)
+    if spread == NO_SPREAD and (exact := _sums(sizes, counts)):
+        sums, chances = exact
+        return min(1.0, float(chances[np.abs(sums) >= abs(values.sum()) - 1e-7].sum()))
     draws = _generator(seed, _FLIP)
     positive = draws.binomial(counts, 0.5, size=(resamples, len(counts)))
     means = (2 * positive - counts) @ sizes / len(values)
     extreme = np.abs(_spread(means, spread, seed)) >= abs(values.mean()) - 1e-9
     return float((1 + extreme.sum()) / (1 + resamples))
+
+
+def _sums(sizes: Floats, counts: NDArray[np.int64]) -> tuple[Floats, Floats] | None:
+    """Every sum of the values under random signs and its probability; None if there are too many sums."""
+    sums, chances = np.zeros(1), np.ones(1)
+    for size, count in zip(sizes, counts, strict=True):
+        positive = np.arange(count + 1)
+        every = np.add.outer(sums, size * (2 * positive - count)).round(8)
+        weights = np.multiply.outer(chances, binom.pmf(positive, count, 0.5))
+        sums, index = np.unique(every, return_inverse=True)
+        chances = np.bincount(index.ravel(), weights.ravel()).astype(np.float64)
+        if len(sums) * (counts.max() + 1) > MOST_SUMS:
+            return None
+    return sums, chances
 
 
 def seed_error(values: Floats) -> Spread:

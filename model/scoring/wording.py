@@ -22,6 +22,11 @@ def headline(names: Collection[str]) -> str:
     return next((name for name in HEADLINES if name in names), next(iter(names)))
 
 
+def p_value(p: float) -> str:
+    """A p-value with four decimals."""
+    return f"{p:.4f}" if p >= 0.0001 else "<0.0001"
+
+
 def marks(checkpoint: str, selection: Mapping[str, Any], fetch: Fetch) -> dict[str, Any]:
     """What a score says of its checkpoint and data for `caveats`; `selection` are the contents of selection.json."""
     best = checkpoint == "best"

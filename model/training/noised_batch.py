@@ -56,15 +56,16 @@ class NoisedBatch:
         return float(torch.stack(shares).float().mean())
 
     @torch.no_grad()
-    def blended(self, network: Denoiser) -> float:
-        """Share of the real cells that a blend with the estimate changes, before new noise."""
+    def blended(self, network: Denoiser) -> tuple[float, float]:
+        """Shares of the real cells: those that a blend with the estimate changes before noise; those that are wrong."""
         logits, clean = self._logits(network, None), self.packed.target_colour.clamp(max=9)
         shares = []
         for i in range(_DRAWS):
             share = uniform(self.key, ProbeDraw.BLEND_SHARE, i, self.packed.target_example)
             mixed = self_conditioning.blend(logits, clean, share, uniform(self.key, ProbeDraw.BLEND_CELL, i, self.row))
             shares.append((mixed != clean)[self.real])
-        return float(torch.stack(shares).float().mean())
+        wrong = (logits.argmax(-1) != clean)[self.real]
+        return float(torch.stack(shares).float().mean()), float(wrong.float().mean())
 
     def _logits(self, network: Denoiser, features: Tensor | None, encoded: Encoded | None = None) -> Tensor:
         gain = self_conditioning.gain(self.conditioning, self.table.alpha_bar[self.level], 1.0)

@@ -46,8 +46,9 @@ def probe(
         if effects["reverse_step"]["cells_moved"] == 0 and batch.conditioning.training == "reverse-step":
             idle.append("train.self_conditioning.training: reverse-step (no cell moves)")
     if batch.conditioning.training == "blend" and batch.conditioning.rate > 0:
-        effects["blend"] = {"cells_moved": batch.blended(evaluated)}
-        if effects["blend"]["cells_moved"] == 0:
+        moved, wrong = batch.blended(evaluated)
+        effects["blend"] = {"cells_moved": moved}
+        if moved == 0 and wrong > 0:  # A network that has learned every cell has nothing to blend in.
             idle.append("train.self_conditioning.training: blend (no cell of the truth is replaced)")
     return effects, idle
 

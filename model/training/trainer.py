@@ -165,7 +165,9 @@ class Training:
         number = self.step * self.config.accumulation + micro
         key = np.array([self.seed, STEP_MODE_CHUNK + number], dtype=np.uint64)
         coin = np.random.Generator(np.random.Philox(key=key)).random()
-        estimate = coin < conditioning.rate
+        # Without features only a blend has a use for the estimate.
+        used = conditioning.features != "none" or conditioning.training == "blend"
+        estimate = used and coin < conditioning.rate
         conditioned = estimate or coin < conditioning.rate + conditioning.null_conditioning_rate
         return objective.StepMode(estimate or conditioning.reverses, conditioned)
 

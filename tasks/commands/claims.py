@@ -14,7 +14,7 @@ import typer
 from numpy.typing import NDArray
 
 from model.scoring.statistics import Difference, holm, paired_difference
-from model.scoring.wording import interval, percent
+from model.scoring.wording import interval, p_value, percent
 from model.storage.atomic import atomic_path, write_text
 from tasks.commands.import_results import rescore, resolved
 from tasks.common import params
@@ -128,12 +128,12 @@ def check(file: Path, study: Study, scores: Mapping[str, Mapping[str, Any]]) -> 
 def findings(claims: Sequence[Claim], scores: Mapping[str, Mapping[str, Any]]) -> list[Finding]:
     """Each claim with its paired difference over tasks; p-values are adjusted for the number of claims (Holm)."""
     values = {
-        names: np.mean([shares(scores[name]) for name in names], 0) for claim in claims for names in (claim.a, claim.b)
+        names: np.array([shares(scores[name]) for name in names]) for claim in claims for names in (claim.a, claim.b)
     }
     measured = [paired_difference(values[claim.a], values[claim.b], RESAMPLES) for claim in claims]
     results = []
     for claim, difference, p_holm in zip(claims, measured, holm([d.p for d in measured]), strict=True):
-        gains = values[claim.b] - values[claim.a]
+        gains = values[claim.b].mean(0) - values[claim.a].mean(0)
         conclusion = verdict(claim, difference, p_holm, gains)
         results.append(Finding(claim, difference, p_holm, int((gains > 0).sum()), int((gains < 0).sum()), conclusion))
     return results
@@ -146,7 +146,7 @@ def verdict(claim: Claim, difference: Difference, p_holm: float, by: NDArray[np.
     if not difference.mean:
         return "inconclusive (no difference at all)"
     needed = ceil((STANDARD_ERRORS * by.std(ddof=1) / difference.mean) ** 2)
-    return f"inconclusive ({needed:,} tasks)"
+    return f"inconclusive ({needed:,} tasks)" if needed > len(by) else "inconclusive (more seeds, or fewer claims)"
 
 
 def shares(score: Mapping[str, Any]) -> NDArray[np.float64]:
@@ -161,7 +161,7 @@ def page(study: Study, scores: Mapping[str, Mapping[str, Any]], kept: Path) -> I
     score = next(iter(scores.values()))
     yield "Written by `python -m tasks.commands.claims` from the predictions in `docs/baselines`: shares in % of the"
     of = f"{score['n_tasks']} tasks of {SETS[score['dataset']]} ({score['n_grids']} grids)"
-    yield f"{of}, one seed each; intervals are 95 % over tasks."
+    yield f"{of}, one training a row; intervals are 95 % over tasks."
     yield ""
     shown = ["pass@1", "pass@2", "95 %", "any view", "sizes", "grids"]
     columns = ["result", "answers", "weights", *shown, "training", "commit"]
@@ -184,13 +184,14 @@ def page(study: Study, scores: Mapping[str, Mapping[str, Any]], kept: Path) -> I
     yield "Claims, each a paired difference in points of pass@2 over the same tasks; p adjusted for all (Holm)."
     yield "An inconclusive claim says how many tasks would show a difference of this size (80 % power at 5 %)."
     if any(len(names) > 1 for claim in study.claims for names in (claim.a, claim.b)):
-        yield "Of several trainings the mean of each task is compared."
+        yield "Of several seeds the mean of each task is compared; what differs between seeds widens the interval and"
+        yield "raises p. With one seed a claim is about these trainings, not about others of the same recipe."
     yield ""
     yield "| claim | compared | points | 95 % | p, Holm | won | lost | |"
     yield "|---|---|---|---|---|---|---|---|"
     for finding in findings(study.claims, scores):
         d, claim = finding.difference, finding.claim
-        by = f"{100 * d.mean:+.1f} | {100 * d.low:+.1f} to {100 * d.high:+.1f} | {finding.p_holm:.4f}"
+        by = f"{100 * d.mean:+.1f} | {100 * d.low:+.1f} to {100 * d.high:+.1f} | {p_value(finding.p_holm)}"
         b, a = (", ".join(f"`{name}`" for name in names) for names in (claim.b, claim.a))
         yield f"| {claim.text} | {b} against {a} | {by} | {finding.won} | {finding.lost} | {finding.verdict} |"
 

@@ -18,7 +18,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from model.config.evaluation import CheckpointName
-from model.scoring.wording import interval, percent
+from model.scoring.wording import interval, p_value, percent
 from model.storage.atomic import atomic_path, write_text
 from tasks.common.stage import StageError, stage
 from tasks.comparison import compare_page
@@ -145,8 +145,8 @@ def _pairs(pairs: Sequence[Pair], names: dict[str, str]) -> Table:
             f"{names[pair.a]} → {names[pair.b]}",
             f"{100 * pair.difference:+.1f}",
             f"{100 * pair.low:+.1f} to {100 * pair.high:+.1f}",
-            f"{pair.p:.4f}",
-            *([f"{pair.p_holm:.4f}"] if several else []),
+            p_value(pair.p),
+            *([p_value(pair.p_holm)] if several else []),
             str(len(pair.won)),
             str(len(pair.lost)),
             f"[bold]{verdict}[/]" if pair.p_holm <= 0.05 else verdict,

@@ -11,6 +11,9 @@ from pathlib import Path
 
 from tasks.common import events, paths
 
+RUN_VARIABLE = "ARC_RUN"
+"""Environment variable that every process of a run carries: the id of its flow run."""
+
 
 def folder(key: str) -> Path:
     """Of the training with this key: the events, and how many have arrived in MLflow."""
@@ -30,5 +33,9 @@ def start(key: str) -> None:
     command = [sys.executable, "-m", "tasks.tracking.live", str(place)]
     with (place / "log.txt").open("ab") as log:
         shell = ["sh", "-c", 'exec 3<&0; "$@" <&3 3<&- &', "sh"]
-        subprocess.run([*shell, *command], stdin=lifeline, stdout=log, stderr=log, start_new_session=True)
+        # Nor does it carry the variable by which whoever ends a run of the queue finds its processes.
+        variables = {name: value for name, value in os.environ.items() if name != RUN_VARIABLE}
+        subprocess.run(
+            [*shell, *command], stdin=lifeline, stdout=log, stderr=log, start_new_session=True, env=variables
+        )
     os.close(lifeline)

@@ -12,11 +12,12 @@ from model.storage.atomic import write_json
 from tasks.common import paths
 from tasks.common.documents import read_json
 from tasks.common.stage import StageError
-from tasks.servers import private_log
+from tasks.servers import private_log, process_identity
+from tasks.servers.process_identity import Identity
 
 LOG = paths.SCRATCH / "ui" / "pages.log"
 RECORD = paths.SCRATCH / "ui" / "pages.json"
-"""The process that holds the pages: its id and the time of its start."""
+"""The process that holds the pages."""
 READY = "Ctrl-C"
 """In its last line once both pages answer."""
 START_SECONDS = 240
@@ -38,8 +39,8 @@ def detach(arguments: Sequence[str]) -> None:
         started = subprocess.run(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=file, text=True, start_new_session=True
         )
-    process = psutil.Process(int(started.stdout))
-    write_json(RECORD, {"process": process.pid, "started": process.create_time()})
+    if identity := process_identity.identity(int(started.stdout)):
+        write_json(RECORD, identity.model_dump())
     deadline = time.monotonic() + START_SECONDS
     while READY not in _log() and recorded():
         if time.monotonic() > deadline:
@@ -71,12 +72,9 @@ def stop() -> None:
 def recorded(path: Path = RECORD) -> psutil.Process | None:
     """The process that `detach` started; None if it has ended."""
     try:
-        record = read_json(path)
-        process = psutil.Process(int(record["process"]))
-        same = abs(process.create_time() - record["started"]) < 0.1 and process.status() != psutil.STATUS_ZOMBIE
-    except (OSError, ValueError, KeyError, psutil.NoSuchProcess):
+        return process_identity.find(Identity.model_validate(read_json(path)))
+    except (OSError, ValueError):
         return None
-    return process if same else None
 
 
 def _log() -> str:

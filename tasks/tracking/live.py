@@ -5,6 +5,7 @@ has ended. Points wait in the file while the store is away. `state.json` says ho
 again after a crash has the same time and step, so that MLflow keeps it once.
 """
 
+import fcntl
 import os
 import select
 import signal
@@ -129,6 +130,16 @@ def measured(event: events.Row | events.CandidateScored) -> Iterator[tuple[str, 
 
 def main(folder: Path) -> None:
     """Follow the training until it has ended and everything has arrived."""
+    if not folder.exists():  # The checkout was removed.
+        return
+    with (folder / "lock").open("a") as lock:
+        # One that still waits for the store with the end of an earlier start of this training goes first.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        follow(folder)
+
+
+def follow(folder: Path) -> None:
+    """Follow the training, the only process that does."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # The end of the training ends it.
     os.environ.update(SETTINGS)

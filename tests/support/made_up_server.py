@@ -12,6 +12,7 @@ def state(kind: StateType, name: str = "", age: float = 0.0, message: str | None
     """A state that is `age` seconds old."""
     stamp = datetime.now(UTC) - timedelta(seconds=age)
     return SimpleNamespace(
+        id=uuid.uuid4(),
         type=kind,
         name=name or kind.value.title(),
         timestamp=stamp,
@@ -44,6 +45,7 @@ class Server:
         self.runs = {row.id: row for row in runs}
         self.states: dict[uuid.UUID, list[Any]] = {row.id: [row.state] for row in runs}
         self.said: list[Any] = []
+        self.description: str | None = None
 
     def __enter__(self) -> "Server":
         return self
@@ -64,6 +66,9 @@ class Server:
         assert force == (state.type != StateType.CANCELLING)
         self.states[wanted].append(state)
         self.runs[wanted].state = state
+
+    def read_work_pool(self, name: str) -> Any:
+        return SimpleNamespace(name=name, description=self.description)
 
     def delete_flow_run(self, wanted: uuid.UUID) -> None:
         del self.runs[wanted]

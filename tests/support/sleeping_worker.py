@@ -22,7 +22,8 @@ from prefect.workers.process import ProcessJobConfiguration, ProcessWorkerResult
 
 from flows.cluster import owners  # noqa: E402
 from flows.queue import deployment  # noqa: E402
-from flows.worker.worker import Worker, _watch  # noqa: E402
+from flows.worker.watch import watch  # noqa: E402
+from flows.worker.worker import Worker  # noqa: E402
 
 
 class Sleeping(Worker):
@@ -53,5 +54,5 @@ if __name__ == "__main__":
     worker = Sleeping(
         work_pool_name=deployment.POOL, name=owners.worker_name(), limit=1, work_queues=deployment.served()
     )
-    threading.Thread(target=_watch, args=(worker,), daemon=True).start()
+    threading.Thread(target=watch, args=(worker,), daemon=True).start()
     asyncio.run(worker.start())

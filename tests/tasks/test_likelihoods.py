@@ -51,7 +51,9 @@ def test_what_predict_keeps_score_counts(workspace):
 def test_without_likelihoods_the_rule_is_refused(workspace):
     save_checkpoint(build())
     predict.main("best", "votes")
-    build(score=RULE)
+    with pytest.raises(ConfigurationError, match="evaluation 'votes' has no ranking, so that it keeps no likelihoods"):
+        build(score=RULE)
+    build(evaluations={"votes": {"ranking": RANKING}}, score=RULE)
     with pytest.raises(SystemExit, match=r"predictions of votes hold no likelihoods; set evaluations\.votes\.ranking"):
         score.main("best", "votes")
 

@@ -14,7 +14,7 @@ import pytest
 from prefect.exceptions import ObjectAlreadyExists
 
 from flows.cluster import lease
-from flows.runs import process_identity
+from tasks.servers import process_identity
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 

@@ -82,14 +82,15 @@ def test_a_bumped_run_is_before_all_that_wait(checkout: Path, monkeypatch: pytes
     first, high, running = queued("first", minutes=-5), queued("h", queue="gpu-high"), queued("r", StateType.RUNNING)
     chosen = queued("chosen", minutes=60)
     server, created = Server(first, high, running, chosen), []
-    monkeypatch.setattr(admission, "create", lambda *given: created.append(given))
+    monkeypatch.setattr(admission, "create", lambda *given, replaces: created.append((*given, replaces)))
     with pytest.raises(FlowError, match="only waiting runs can be bumped"):
         queue.bump(server, running)
     assert queue.bump(server, high) == "h: first in its queue"
     moved = high.state.state_details.scheduled_time
     assert moved == first.next_scheduled_start_time - timedelta(seconds=1)
     assert queue.bump(server, chosen) == "chosen: first in queue high"
-    [(_, target, request, snapshot, when)] = created
+    [(_, target, request, snapshot, when, replaced)] = created
+    assert replaced is chosen
     assert (target, request.priority, snapshot.commit) == (chosen.deployment_id, "high", "c" * 40)
     assert when <= moved
     assert chosen.id not in server.runs

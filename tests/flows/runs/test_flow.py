@@ -40,7 +40,7 @@ def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Log:
     monkeypatch.chdir(tmp_path)
     paths.PRESETS.symlink_to(ROOT / paths.PRESETS)
     monkeypatch.setattr(os, "environ", {**os.environ, "ARC_HOME": str(tmp_path), "ARC_SCRATCH": "scratch"})
-    for name in (processes.RUN_VARIABLE, "ARC_NODE", "MLFLOW_TRACKING_URI"):
+    for name in ("ARC_RUN", "ARC_NODE", "MLFLOW_TRACKING_URI"):
         os.environ.pop(name, None)
     (tmp_path / "scratch" / "runs" / RUN).mkdir(parents=True)
     lines = Log()
@@ -72,7 +72,7 @@ def test_a_finished_run_is_committed_and_shown_and_named_in_mlflow(ends: list[An
     assert flow.experiment.fn(request()) is None
     assert ends == [("stages", RUN), ("k", "exp/a"), ("shown", "exp/a")]
     assert (tmp_path / "scratch" / "runs" / RUN / "branch").read_text() == "exp/a"
-    assert (os.environ[processes.RUN_VARIABLE], os.environ["ARC_NODES"]) == (RUN, "2")
+    assert (os.environ["ARC_RUN"], os.environ["ARC_NODES"]) == (RUN, "2")
     assert processes.recorded(RUN).pid == os.getpid()
     assert log[-1] == "committed to exp/a: `arc restore exp/a` restores it"
 

@@ -51,7 +51,7 @@ def test_output_events_and_exit_code_of_a_stage(shell: Any) -> None:
     assert outcome.code == 5
     assert [event.kind for event in seen] == ["device_taken", "failed", "failed"]
     assert outcome.failure.message == "first"
-    assert 5000 < outcome.device_seconds < 5600
+    assert 0 < outcome.device_seconds <= outcome.seconds
     assert 0.1 <= outcome.seconds < 600
     assert not outcome.cached
 

@@ -4,12 +4,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from flows.runs import failure_reasons, processes, records, snapshots
+from flows.runs.places import FlowError
 from flows.runs.stage_process import Outcome, run_stage
+from tasks.files.live import RUN_VARIABLE
 from tests.conftest import ROOT
 
 STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(99)"
@@ -21,7 +24,7 @@ def _scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def started(code: str, run: str) -> "subprocess.Popen[bytes]":
-    environment = {**os.environ, processes.RUN_VARIABLE: run}
+    environment = {**os.environ, RUN_VARIABLE: run}
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, env=environment)
     assert process.stdout
     process.stdout.readline()
@@ -41,6 +44,34 @@ def test_a_reused_pid_is_not_the_same_process(tmp_path: Path) -> None:
     for pid in (2**22 - 1, 2**70, 0, -1):
         path.write_text(json.dumps({**row, "process": pid}))
         assert processes.recorded("a") is None
+
+
+def test_a_process_that_outlives_sigkill_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    child = started(STUBBORN, "stuck")
+    try:
+        monkeypatch.setattr(processes, "_send", lambda *_: None)  # As to one that waits for a driver.
+        monkeypatch.setattr(processes, "KILL_SECONDS", 0.2)
+        with pytest.raises(FlowError, match=f"process {child.pid} of run stuck outlives SIGKILL"):
+            processes.end("stuck", grace=0.1)
+    finally:
+        child.kill()
+        child.wait()
+
+
+def test_a_record_that_cannot_be_read_for_now_is_not_thrown_away(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    records.add_death("r", "killed")
+    path = tmp_path / "runs" / "r" / "deaths.json"
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "read_bytes", lambda _: os.open("/", os.O_RDWR))  # An error of the system.
+        assert records.deaths("r") == []
+    assert f"{path} cannot be read: Is a directory" in capsys.readouterr().err
+    assert [death.reason for death in records.deaths("r")] == ["killed"]
+
+
+def test_a_clock_that_was_set_back_makes_no_negative_time() -> None:
+    records.set_progress("r", records.Progress(stage="train", began=100.0, taken=90.0, at=50.0))
+    records.end_stage("r", "killed")
+    assert [(row.seconds, row.device_seconds) for row in records.stages("r")] == [(0.0, 0.0)]
 
 
 def test_a_step_of_the_clock_ends_no_process(monkeypatch: pytest.MonkeyPatch) -> None:

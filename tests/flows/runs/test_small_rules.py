@@ -12,12 +12,14 @@ import psutil
 import pytest
 
 from flows import completion
-from flows.runs import flow, places, process_identity, processes
+from flows.runs import flow, places, processes
 from flows.runs.places import FlowError, git
-from flows.runs.process_identity import Identity
 from flows.runs.request import Request
 from tasks.common import paths
 from tasks.common.stage import StageError
+from tasks.files.live import RUN_VARIABLE
+from tasks.servers import process_identity
+from tasks.servers.process_identity import Identity
 from tasks.tracking import mlflow_runs, store
 from tests.conftest import ROOT
 
@@ -41,7 +43,7 @@ class Process:
     def environ(self) -> dict[str, str]:
         if self.gone:
             raise psutil.NoSuchProcess(self.pid)
-        return {processes.RUN_VARIABLE: self.name}
+        return {RUN_VARIABLE: self.name}
 
     def status(self) -> str:
         return self._status

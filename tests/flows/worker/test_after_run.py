@@ -11,7 +11,7 @@ from prefect.client.schemas.objects import StateType
 
 from flows.queue import admission, deployment, flow_runs, suspension
 from flows.runs import interruption, processes, snapshots
-from flows.worker import after_run, night_report, night_text, notification, recovery
+from flows.worker import after_run, night_report, night_text, recovery
 from tests.support.made_up_server import Server, run
 
 
@@ -31,7 +31,7 @@ def told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, list[Any]
     monkeypatch.setattr("flows.worker.after_run.share.try_all", lambda: ["shared"])
     monkeypatch.setattr("flows.worker.after_run.share.receive", lambda: ["received"])
     monkeypatch.setattr(after_run, "report", note("report"))
-    monkeypatch.setattr(notification, "send", note("sent"))
+    monkeypatch.setattr(after_run, "notify", note("sent"))
     monkeypatch.setattr(snapshots, "remove", note("removed"))
     monkeypatch.setattr(snapshots, "release", note("released"))
     monkeypatch.setattr("flows.worker.after_run.exchange.release", note("released there"))
@@ -229,14 +229,14 @@ def test_a_block_of_prefect_is_notified_and_its_errors_are_printed(
             monkeypatch.delenv("ARC_NOTIFY", raising=False)
         else:
             monkeypatch.setenv("ARC_NOTIFY", name)
-        notification.send("a run: Failed", "NaN")
+        after_run.notify("a run: Failed", "NaN")
     assert said == [("NaN", "a run: Failed")]
     assert capsys.readouterr().err == ""
-    notification.send("s", "too long")
+    after_run.notify("s", "too long")
     monkeypatch.setenv("ARC_NOTIFY", "odd/lab")
-    notification.send("s", "b")
+    after_run.notify("s", "b")
     monkeypatch.setenv("ARC_NOTIFY", "none/lab")
-    notification.send("s", "b")
+    after_run.notify("s", "b")
     attribute = AttributeError("'object' object has no attribute 'notify'")
     assert capsys.readouterr().err.splitlines() == [
         "slack/lab (ARC_NOTIFY) could not be notified of 's': ValueError('no')",

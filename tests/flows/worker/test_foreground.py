@@ -12,9 +12,10 @@ import pytest
 from prefect.exceptions import TerminationSignal
 
 from flows.queue import several_nodes
-from flows.runs import flow, interruption, processes, snapshots
+from flows.runs import flow, interruption, snapshots
 from flows.runs.request import Request
 from flows.worker import foreground
+from tasks.files.live import RUN_VARIABLE
 from tests.conftest import ROOT
 
 
@@ -73,7 +74,7 @@ def test_what_is_left_is_removed_and_told_however_it_ends(
     worktree.mkdir()
     (worktree / "presets.yaml").symlink_to(ROOT / "presets.yaml")
     monkeypatch.chdir(worktree)
-    os.environ[processes.RUN_VARIABLE] = "r"
+    os.environ[RUN_VARIABLE] = "r"
 
     class Flow:
         def with_options(self, flow_run_name: str) -> Any:

@@ -28,6 +28,7 @@ class Server:
 
     def __init__(self) -> None:
         self.description, self.states, self.away = "", {}, False
+        self.runs: dict[uuid.UUID, FlowRun] = {}
 
     def update_work_pool(self, _: str, update: Any) -> None:
         if self.away:
@@ -36,6 +37,9 @@ class Server:
 
     def set_flow_run_state(self, run: uuid.UUID, state: Any, force: bool = False) -> None:
         self.states[run] = state
+
+    def read_flow_run(self, run: uuid.UUID) -> Any:
+        return self.runs[run]
 
 
 @pytest.fixture
@@ -70,6 +74,7 @@ def test_the_queue_is_held_and_goes_on(machine, monkeypatch, what, short, enough
     server: Any = Server()
     runs = [waiting(NOW - timedelta(minutes=1)), waiting(NOW + timedelta(days=1))]
     monkeypatch.setattr(flow_runs, "runs", lambda *_: runs)
+    server.runs = {row.id: row for row in runs}
     held = hold.Hold()
     assert held.check(server) == []
     assert held.reason == ""
@@ -86,6 +91,7 @@ def test_the_queue_is_held_and_goes_on(machine, monkeypatch, what, short, enough
     assert server.states[runs[0].id].state_details.scheduled_time == runs[0].next_scheduled_start_time
     assert re.search(says, server.states[runs[0].id].message)
     runs[0] = runs[0].model_copy(update={"state": server.states[runs[0].id]})
+    server.runs[runs[0].id] = runs[0]
     if what != "gpus":
         setattr(machine, what, int(1.1 * (2 * GIB if what == "free" else GIB)))
         held.check(server)

@@ -15,6 +15,7 @@ from flows.runs.places import FlowError
 from flows.worker import night_report, night_text, server
 from flows.worker.night_report import Row
 from model.scoring.statistics import paired_difference
+from tests.support import made_up_server
 from tests.support.made_up_server import Server
 
 NOW = datetime.now(UTC)
@@ -188,8 +189,10 @@ def rows() -> list[Row]:
 def test_a_long_report_has_every_score_against_the_best_before(scratch: Path) -> None:
     for name, n in (("before", 1), ("long before", 0)):
         keep(scratch, name, "best-votes", score(n, seed=5))
-    said, table, last = night_text.lines(rows(), 2.5, long=True)
-    assert said == "4 runs in the last 2.5 hours, 2 failed, 1.8 GPU-minutes"
+    total = night_text.summary(rows(), 2.5)
+    assert total == "4 runs in the last 2.5 hours, 2 failed, 1.8 GPU-minutes"
+    said, table, last = night_text.lines(rows(), total, long=True)
+    assert said == total
     assert isinstance(table, list)
     assert table[1:] == [
         {
@@ -221,9 +224,11 @@ def test_a_long_report_has_every_score_against_the_best_before(scratch: Path) ->
 
 
 def test_a_night_without_runs_or_scores(scratch: Path) -> None:
-    assert list(night_text.lines([], 16.0, long=False)) == ["0 runs in the last 16 hours, 0 failed, 0.0 GPU-minutes"]
-    said, table = night_text.lines(rows()[2:], 16.0, long=False)
-    assert said == "2 runs in the last 16 hours, 1 failed, 0.0 GPU-minutes"
+    assert list(night_text.lines([], "none", long=False)) == ["none"]
+    assert night_text.summary([], 16.0) == "0 runs in the last 16 hours, 0 failed, 0.0 GPU-minutes"
+    assert night_text.summary(rows()[2:], 16.0) == "2 runs in the last 16 hours, 1 failed, 0.0 GPU-minutes"
+    said, table = night_text.lines(rows()[2:], "two", long=False)
+    assert said == "two"
     assert table == [
         {"pass@2 %": "", "run": "new | run", "why": "Running", "took": "7 s", "GPU-min": "0.0"},
         {"pass@2 %": "", "run": "failed", "why": "Failed", "took": "", "GPU-min": "0.0"},
@@ -235,6 +240,7 @@ def test_a_night_without_runs_or_scores(scratch: Path) -> None:
 @pytest.mark.parametrize("scored", [True, False])
 def test_the_page_gets_summary_table_and_the_best(scratch: Path, monkeypatch: pytest.MonkeyPatch, scored: bool) -> None:
     monkeypatch.setattr(server, "address", lambda: "http://here:4/api")
+    monkeypatch.setattr(flow_runs, "runs", lambda connection, *kinds, **_: connection.of(*kinds))
     made: Any = Server()
     given = rows() if scored else rows()[2:]
     night_text.publish(made, given)
@@ -259,3 +265,15 @@ def test_the_page_gets_summary_table_and_the_best(scratch: Path, monkeypatch: py
     made.said.clear()
     night_text.publish(made, [], 3.0)
     assert made.said[0].data == "0 runs in the last 3 hours, 0 failed, 0.0 GPU-minutes\n\nNothing ran."
+
+
+def test_the_night_says_what_still_waits_and_that_the_queue_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "address", lambda: "http://here:4/api")
+    monkeypatch.setattr(flow_runs, "runs", lambda connection, *kinds, **_: connection.of(*kinds))
+    kinds = (StateType.SCHEDULED, StateType.PAUSED, StateType.RUNNING, StateType.FAILED)
+    made: Any = Server(*(made_up_server.run(kind) for kind in kinds))
+    none = "0 runs in the last 3 hours, 0 failed, 0.0 GPU-minutes"
+    assert night_text.publish(made, [], 3.0) == f"{none}, 2 waiting"
+    made.description = "Held: 0.10 GiB free at /a"
+    assert night_text.publish(made, [], 3.0) == f"{none}, 2 waiting; Held: 0.10 GiB free at /a"
+    assert made.said[-1].description == f"{none}, 2 waiting; Held: 0.10 GiB free at /a"

@@ -81,7 +81,7 @@ def test_a_night_is_one_line_a_run_the_best_first(tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("ARC_SCRATCH", str(tmp_path))
     given = night_report.ordered(rows())
     assert [row.name for row in given] == ["top", "middle", "worst", "failed"]
-    said, table, last = night_text.lines(given, 8, long=False)
+    said, table, last = night_text.lines(given, night_text.summary(given, 8), long=False)
     assert isinstance(table, list)
     assert said == "4 runs in the last 8 hours, 1 failed, 4.5 GPU-minutes"
     assert [(line["pass@2 %"], line["why"]) for line in table] == [
@@ -98,7 +98,7 @@ def test_the_best_is_compared_with_the_best_before_the_night(tmp_path: Path, mon
     for name, solved in (("before", [1] * 10 + [0] * 30), ("long-before", [1] + [0] * 39)):
         (tmp_path / "runs" / name / "scores").mkdir(parents=True)
         (tmp_path / "runs" / name / "scores" / "best-votes.json").write_text(json.dumps(score(solved, seed=7)))
-    *_, last = night_text.lines(night_report.ordered(rows()), 8, long=False)
+    *_, last = night_text.lines(night_report.ordered(rows()), "", long=False)
     assert last.startswith("best: top: best-votes +50.0 ["), "not against the middle one of the same night"
     assert last.endswith("points to v3/tiny/aa1-6x6 seed 7")
 
@@ -118,6 +118,21 @@ def test_a_time_of_day_is_the_next_one(hour: int, minute: int) -> None:
     moment = times.at(f"{hour:02}:{minute:02}", NOW)
     assert (moment.hour, moment.minute) == (hour, minute)
     assert NOW < moment <= NOW + timedelta(days=1)
+
+
+def test_a_time_of_day_is_that_of_the_clock_also_across_a_change_to_or_from_summer_time() -> None:
+    code = """
+import os, time
+os.environ["TZ"] = "Europe/Berlin"
+time.tzset()
+from datetime import datetime
+from flows.queue import times
+for now in (datetime(2027, 3, 27, 23), datetime(2026, 10, 24, 23), datetime(2026, 11, 1, 23)):
+    print(times.at("06:00", now).isoformat())
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    expected = ["2027-03-28T06:00:00+02:00", "2026-10-25T06:00:00+01:00", "2026-11-02T06:00:00+01:00"]
+    assert done.stdout.split() == expected
 
 
 @pytest.mark.parametrize("wrong", ["25:00", "soon", "2026-11-22T17:29", "1:2:3"])

@@ -147,6 +147,19 @@ def test_a_run_that_died_where_it_died_before_fails_and_a_full_disk_may_come_fiv
     assert recovery.resume(server, row.id, "a run", full).endswith("so it is not resumed")
 
 
+def test_a_run_whose_worker_was_stopped_goes_on_any_number_of_times(place: Path) -> None:
+    row = run(RUNNING, "a run")
+    server: Any = Tasks(row)
+    name = str(row.id)
+    records.set_progress(name, records.Progress(stage="predict"))
+    for _ in range(3):
+        records.mark_stopped(name)
+        assert recovery.resume(server, row.id, "a run", "its worker ended").endswith("queued again")
+    assert records.deaths(name) == []
+    assert recovery.resume(server, row.id, "a run", "killed").endswith("queued again")
+    assert recovery.resume(server, row.id, "a run", "killed").endswith("so it is not resumed")
+
+
 def test_a_run_that_took_three_machines_with_it_is_not_resumed(place: Path) -> None:
     row = run(RUNNING, "elsewhere")
     server: Any = Tasks(row)

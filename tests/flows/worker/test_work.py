@@ -17,6 +17,7 @@ from flows.queue import admission, deployment, flow_runs, other_workers
 from flows.runs import calm_log, processes, snapshots
 from flows.runs.places import FlowError
 from flows.worker import after_run, recovery, server, worker
+from flows.worker import watch as watching
 from tests.support.made_up_server import Server, run
 
 A, B = UUID(int=10), UUID(int=11)
@@ -102,7 +103,7 @@ def test_a_worker_recovers_and_tidies_before_it_works_and_ends_what_is_left(star
     lines = "a died\nb died\nshares one\nshares two\nremoved worktree x\nremoved records y\n"
     assert said.out == lines + WORKING + STOPPING
     assert said.err == f"{A}: KeyError: 'gone'\n"
-    assert started.thread == (worker._watch, [worker.Worker], True)
+    assert started.thread == (watching.watch, [worker.Worker], True)
     assert started.handler is signal.default_int_handler, "SIGTERM ends it as Ctrl-C does"
     with worker.only_one():
         assert started.lock, "it held the lock of this checkout while it worked"
@@ -166,15 +167,15 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
             one.now, one.fails = left.pop(0)
 
         one.now, one.fails = left.pop(0)
-        monkeypatch.setattr(worker, "time", SimpleNamespace(monotonic=lambda: one.now, sleep=sleep))
+        monkeypatch.setattr(watching, "time", SimpleNamespace(monotonic=lambda: one.now, sleep=sleep))
         with pytest.raises(Over):
-            worker._watch(one.worker)
+            watching.watch(one.worker)
 
     made = Server()
     monkeypatch.setattr(other_workers, "OtherWorkers", Others)
     monkeypatch.setattr(deployment, "kept_client", lambda: made)
-    monkeypatch.setattr(worker, "_cancel", lambda *given: one.done.append(("cancel", *given)))
-    monkeypatch.setattr(worker, "_resume", lambda *given: one.done.append(("resume", one.now, *given)))
+    monkeypatch.setattr(watching, "cancel", lambda *given: one.done.append(("cancel", *given)))
+    monkeypatch.setattr(watching, "resume", lambda *given: one.done.append(("resume", one.now, *given)))
     monkeypatch.setattr(after_run, "suspend", suspend)
     monkeypatch.setattr(after_run, "late_report", lambda: one.done.append(("report",)))
     one.rounds, one.server = rounds, made

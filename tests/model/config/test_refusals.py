@@ -41,6 +41,26 @@ TAKEN = "each source is named once, and 'training' and 'evaluation' are taken"
             {"train": {"self_conditioning": {"rate": 0.5, "null_conditioning_rate": 0.75}}},
             "rate + null_conditioning_rate is 1.25; their sum is at most 1",
         ),
+        (
+            {"train": {"self_conditioning": {"rate": 0.0}}},
+            "but rate is 0: answers would use a projection that was never trained; set features: none",
+        ),
+        (
+            {"train": {"self_conditioning": {"training": "blend"}}},
+            "but training is 'blend', which gives the network no estimate: answers would use a projection",
+        ),
+        (
+            {"train": {"finetune": {"pairs": "evaluation"}, "origin_shares": {"evaluation": 0.3}}},
+            "origin_shares would be ignored: finetune.pairs is 'evaluation'",
+        ),
+        (
+            {"train": {"finetune": {"start": "s", "adapters": "lora"}, "size_loss_weight": 0.0}},
+            "size_loss_weight is 0, so that the adapters of the size head would not be trained",
+        ),
+        (
+            {"score": {"rule": "likelihood"}},
+            "score.rule is 'likelihood', but evaluation 'votes' has no ranking, so that it keeps no likelihoods",
+        ),
         ({"train": {"warmup_steps": 13}}, "warmup_steps 13 is more than optimizer_steps 12"),
         (
             {"train": {"early_stop": {"every": 6, "patience": 6, "improvement": 0.0}}},

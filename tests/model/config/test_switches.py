@@ -109,6 +109,7 @@ ALL = COURSE | {"first loss"}
 RATE = COURSE | {"rates"}
 SHAPES = ALL | {"shapes"}
 LOG = {HOW: {"features": "log-probabilities"}}
+NO_FEATURES = {HOW: {"features": "none"}}
 
 SWITCHES: list[tuple[dict[str, Any], dict[str, Any], set[str]]] = [
     # What it is switched from beyond the defaults, the switch, and all that it changes. An untrained network gives
@@ -148,11 +149,12 @@ SWITCHES: list[tuple[dict[str, Any], dict[str, Any], set[str]]] = [
     ({}, {HOW: {"projection": "mlp"}}, SHAPES),
     ({}, {HOW: {"projection": "gated-norm"}}, SHAPES),
     ({}, {HOW: {"gain": "progress"}}, COURSE),
-    ({}, {HOW: {"rate": 0.0}}, COURSE),
+    ({}, {HOW: {"rate": 0.2}}, COURSE),
+    (NO_FEATURES, {HOW: {"rate": 0.0}}, set()),  # What nobody sees is not computed.
     ({}, {HOW: {"null_conditioning_rate": 0.0}}, COURSE),
     ({}, {HOW: {"training": "reverse-step"}}, COURSE),
     ({}, {HOW: {"training": "argmax-reverse-step"}}, COURSE),
-    ({}, {HOW: {"training": "blend"}}, COURSE),
+    (NO_FEATURES, {HOW: {"training": "blend"}}, COURSE),
     ({}, {HOW: {"inference": "two-pass"}}, set()),
     ({}, {"optimizer": {"name": "muon"}}, COURSE),
     ({}, {"optimizer": {"name": "normuon"}}, COURSE),

@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest, t, ttest_ind
+from scipy.stats import binomtest, t, ttest_1samp, ttest_ind
 
 from model.scoring import statistics
 from model.scoring.statistics import (
@@ -101,10 +101,21 @@ def test_a_true_difference_is_found_more_often_than_by_an_unpaired_test():
 def test_the_p_value_is_that_of_all_sign_flips():
     draws = np.random.default_rng(4)
     for _ in range(5):
-        values = draws.choice([-1, -0.5, 0, 0, 0.5, 1], size=11)
+        values = draws.choice([-1, -0.5, 0, 0, 0.25, 1 / 3, 1], size=11)
         means = [np.mean(values * signs) for signs in itertools.product([-1, 1], repeat=11)]
         exact = np.mean(np.abs(means) >= abs(values.mean()) - 1e-9)
-        assert permutation_p(values, 200_000) == pytest.approx(exact, abs=0.005)
+        assert permutation_p(values, 100) == pytest.approx(exact, abs=1e-9)
+
+
+def test_signs_are_drawn_where_there_are_too_many_sums(monkeypatch):
+    values = np.random.default_rng(5).normal(0.3, 1, size=200)
+    p = permutation_p(values, 100_000)
+    assert p == pytest.approx(ttest_1samp(values, 0).pvalue, abs=0.01)
+    whole = np.array([1.0] * 40 + [-1.0] * 20 + [0.0] * 300)
+    exact = permutation_p(whole, 100)
+    assert exact == pytest.approx(binomtest(40, 60).pvalue)
+    monkeypatch.setattr(statistics, "MOST_SUMS", 10)
+    assert permutation_p(whole, 200_000) == pytest.approx(exact, abs=0.002)
 
 
 def test_seeds_are_not_more_tasks():

@@ -218,11 +218,15 @@ def test_the_blend_moves_half_of_the_cells_that_the_estimate_has_wrong(monkeypat
         look = _look(subject)
         monkeypatch.setattr(network, "denoise", lambda packed, *_, colour=always: _sure(packed, colour))
         wrong = float((look.packed.target_colour != always)[look.real].float().mean())
-        assert look.blended(network) == pytest.approx(wrong / 2, abs=0.03)
+        assert look.blended(network)[0] == pytest.approx(wrong / 2, abs=0.03)
+        assert look.blended(network)[1] == pytest.approx(wrong)
     monkeypatch.undo()
     monkeypatch.setattr(self_conditioning, "blend", lambda logits, clean, share, draw: clean)
     with pytest.raises(TrainingError, match=r"of no effect: .*training: blend .no cell of the truth is replaced"):
         subject.probe()
+    perfect = lambda self, network: (0.0, 0.0)  # noqa: E731
+    monkeypatch.setattr("model.training.noised_batch.NoisedBatch.blended", perfect)
+    assert subject.probe()["blend"] == {"cells_moved": 0.0}, "a network that has learned every cell is no fault"
 
 
 def _sure(packed, colour):

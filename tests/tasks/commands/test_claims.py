@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
+from model.scoring.statistics import paired_difference
 from tasks.commands import claims
 from tasks.commands.claims import Claim
 from tasks.common.presets import ConfigurationError
@@ -68,8 +69,8 @@ def test_many_claims_are_harder_to_show():
     assert many[0].p_holm == pytest.approx(18 * claims.findings(one, given)[0].p_holm)
 
 
-def test_of_several_seeds_the_mean_of_each_task_is_compared():
-    """By an independent way: the grids of all seeds of a task as if they were grids of that task."""
+def test_of_several_seeds_the_mean_of_each_task_is_compared_and_their_difference_is_doubt():
+    """The means by an independent way: the grids of all seeds of a task as if they were grids of that task."""
     draws = np.random.default_rng(3)
     seeds = {name: draws.random(300) < share for name, share in [("a0", 0.3), ("a1", 0.3), ("b0", 0.4), ("b1", 0.35)]}
     given = {name: score(list(solved)) for name, solved in seeds.items()}
@@ -79,7 +80,11 @@ def test_of_several_seeds_the_mean_of_each_task_is_compared():
     }
     [found] = claims.findings([Claim("c", "higher", ("a0", "a1"), ("b0", "b1"))], given)
     [expected] = claims.findings([Claim("c", "higher", ("a",), ("b",))], both)
-    assert found[1:] == expected[1:]
+    assert (found.won, found.lost) == (expected.won, expected.lost)
+    a, b = (np.array([seeds[f"{side}{k}"] for k in range(2)], dtype=float) for side in "ab")
+    assert found.difference == paired_difference(a, b, claims.RESAMPLES)
+    assert found.difference.high - found.difference.low > expected.difference.high - expected.difference.low
+    assert found.p_holm > expected.p_holm
     assert found.difference.mean == pytest.approx(
         (seeds["b0"] + 0.0 + seeds["b1"] - seeds["a0"] - seeds["a1"]).mean() / 2
     )

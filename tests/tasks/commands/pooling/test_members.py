@@ -28,8 +28,10 @@ def _presets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def member(number: int = 0, views: int = 3, score: Any = None, evaluation: Any = None, **changes: Any) -> Member:
     """A member with a checkpoint of its own; `changes` of its source, or of the member where they are its."""
-    config = experiment(score=score or {})
-    own = config.evaluations["votes"].model_dump(mode="json") | {"answers": {"by": "votes", "views": views}}
+    ranked = {"votes": {"ranking": RANKING}} if score and score.get("rule") == "likelihood" else {}
+    config = experiment(score=score or {}, evaluations=ranked)
+    own = config.evaluations["votes"].model_dump(mode="json")
+    own |= {"answers": {"by": "votes", "views": views}, "ranking": None}
     source = {
         "checkpoint": f"{number}" * 64,
         "step": 12,
