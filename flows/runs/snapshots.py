@@ -184,6 +184,11 @@ def remove_unused(needed: Iterable[str], commits: Iterable[str]) -> list[str]:
         if path.name not in kept_runs and max(file.stat().st_mtime for file in (path, *path.iterdir())) < oldest:
             shutil.rmtree(path)
             removed.append(f"records {path.name}")
+    live = places.scratch() / "live"
+    for path in sorted(live.iterdir()) if live.exists() else []:
+        if max(file.stat().st_mtime for file in (path, *path.iterdir())) < oldest:
+            shutil.rmtree(path)
+            removed.append(f"events of training {path.name[:8]}")
     return removed
 
 

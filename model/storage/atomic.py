@@ -49,6 +49,14 @@ def copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, temporary)
 
 
+def make_public(path: Path) -> None:
+    """Give a file the mode of any other that this process makes; safetensors leaves its files to this user alone."""
+    sample = path.with_name(path.name + ".mode")
+    sample.touch()
+    shutil.copymode(sample, path)
+    sample.unlink()
+
+
 def _sync(path: Path) -> None:
     """Flush a file or a folder to the disk."""
     descriptor = os.open(path, os.O_RDONLY)

@@ -19,7 +19,7 @@ from model.config.data import Augment, Prepare
 from model.config.training import Train, WeightsKind
 from model.network.denoiser import Denoiser, build
 from model.storage import format_5, sealed
-from model.storage.atomic import atomic_path
+from model.storage.atomic import atomic_path, make_public
 from model.storage.digests import digest
 
 FORMAT: Literal[6] = 6
@@ -82,6 +82,7 @@ def save(stem: Path, weights: Mapping[WeightsKind, Mapping[str, Tensor]], descri
             save_file(tensors, temporary)
         except SafetensorError as error:  # A full disk, among others.
             raise OSError(f"{_weights_file(stem)} cannot be written: {error}") from error
+        make_public(temporary)
     weights_digest = digest(_weights_file(stem))
     sealed.write(_json_file(stem), description.model_dump(mode="json") | {_WEIGHTS: weights_digest})
 
@@ -264,7 +265,10 @@ def _read(stem: Path) -> tuple[Description, str]:
     try:
         text = path.read_bytes()
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error}; run the stages train and select") from error
+        why = error.strerror or error
+        raise CheckpointError(
+            f"{path} cannot be read: {why}; name a checkpoint without its suffix, or run the stages train and select"
+        ) from error
     try:
         values = json.loads(text)
         version = values.get("format")

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from model.storage.atomic import atomic_path
+from model.storage.atomic import atomic_path, make_public
 
 KEPT = 2
 _NAME = re.compile(r"state-([0-9]{7,})-([0-9a-f]{64})\.safetensors")
@@ -91,6 +91,7 @@ def _write(folder: Path, step: int, tensors: dict[str, Tensor], metadata: dict[s
         save_file(tensors, part, metadata=metadata)
     except SafetensorError as error:  # A full disk, among others.
         raise OSError(f"{part} cannot be written: {error}") from error
+    make_public(part)
     with atomic_path(folder / f"state-{step:07d}-{_digest(part)}.safetensors") as temporary:
         part.replace(temporary)
     for path in sorted(_states(folder), key=step_of)[:-KEPT]:

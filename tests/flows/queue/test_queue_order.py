@@ -107,6 +107,10 @@ def test_a_waiting_run_is_cancelled_at_once_and_a_running_one_saves_first(checko
     assert queue.cancel(server, waits) == "waits: cancelled before it began"
     assert queue.cancel(server, runs).startswith("runs: cancelling; a training saves first")
     assert (waits.state.type, runs.state.type) == (StateType.CANCELLED, StateType.CANCELLING)
+    listed = queued("taken since it was listed")
+    taken = queued("taken", StateType.RUNNING)
+    taken.id = listed.id
+    assert queue.cancel(Server(taken), listed).startswith("taken: cancelling")
 
 
 def request(**fields: Any) -> Request:

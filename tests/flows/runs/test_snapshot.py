@@ -141,6 +141,18 @@ def test_old_records_and_frozen_commits_are_removed_unless_a_run_needs_them(tree
     assert {path.name for path in (places.scratch() / "runs").iterdir()} == {"needed", "touched", "new"}
 
 
+def test_the_events_of_old_trainings_are_removed(tree: Path) -> None:
+    old = time.time() - (snapshots.KEPT_DAYS + 1) * 86400
+    for name in ("0123456789", "young"):
+        folder = places.scratch() / "live" / name
+        folder.mkdir(parents=True)
+        (folder / "events.jsonl").write_text("{}")
+        for path in (folder / "events.jsonl", folder) if name != "young" else ():
+            os.utime(path, (old, old))
+    assert snapshots.remove_unused([], []) == ["events of training 01234567"]
+    assert [path.name for path in (places.scratch() / "live").iterdir()] == ["young"]
+
+
 @pytest.mark.slow
 def test_a_finished_run_needs_no_frozen_commit(tree: Path) -> None:
     first, second = snapshots.freeze([REQUEST, REQUEST.model_copy(update={"seed": 8})], tree)

@@ -103,6 +103,14 @@ def test_the_queue_is_held_and_goes_on(machine, monkeypatch, what, short, enough
     assert server.states[runs[0].id].name == "Scheduled"
 
 
+def test_a_run_that_was_cancelled_since_it_was_listed_stays_so() -> None:
+    server: Any = Server()
+    listed = waiting(NOW - timedelta(minutes=1))
+    server.runs = {listed.id: listed.model_copy(update={"state": State(type=StateType.CANCELLED)})}
+    hold.show(server, "Held: no space", [listed])
+    assert server.states == {}
+
+
 def test_a_machine_without_the_dvc_remote_takes_no_runs(machine, monkeypatch) -> None:
     answers = iter(["", "no answer within 60 s", "no answer within 60 s", ""])
     monkeypatch.setattr(settings, "joined", lambda: True)

@@ -108,8 +108,7 @@ COURSE = {"later losses", "trained", "kept"}
 ALL = COURSE | {"first loss"}
 RATE = COURSE | {"rates"}
 SHAPES = ALL | {"shapes"}
-LOG = {HOW: {"features": "log-probabilities"}}
-NO_FEATURES = {HOW: {"features": "none"}}
+LOG, NO_FEATURES = {HOW: {"features": "log-probabilities"}}, {HOW: {"features": "none"}}
 
 SWITCHES: list[tuple[dict[str, Any], dict[str, Any], set[str]]] = [
     # What it is switched from beyond the defaults, the switch, and all that it changes. An untrained network gives
@@ -149,7 +148,6 @@ SWITCHES: list[tuple[dict[str, Any], dict[str, Any], set[str]]] = [
     ({}, {HOW: {"projection": "mlp"}}, SHAPES),
     ({}, {HOW: {"projection": "gated-norm"}}, SHAPES),
     ({}, {HOW: {"gain": "progress"}}, COURSE),
-    ({}, {HOW: {"rate": 0.2}}, COURSE),
     (NO_FEATURES, {HOW: {"rate": 0.0}}, set()),  # What nobody sees is not computed.
     ({}, {HOW: {"null_conditioning_rate": 0.0}}, COURSE),
     ({}, {HOW: {"training": "reverse-step"}}, COURSE),

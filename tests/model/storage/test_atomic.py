@@ -1,11 +1,12 @@
 """Atomic files: the whole new content or the old one, and nothing beside."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
-from model.storage.atomic import atomic_path, write_bytes, write_json, write_text
+from model.storage.atomic import atomic_path, make_public, write_bytes, write_json, write_text
 
 
 @pytest.mark.parametrize(
@@ -63,3 +64,17 @@ def test_the_bytes_are_on_the_disk_before_the_name_changes(tmp_path, monkeypatch
     monkeypatch.setattr(Path, "replace", record_replace)
     write_text(tmp_path / "file", "new")
     assert events == ["sync file.part", "replace file.part file", f"sync {tmp_path.name}"]
+
+
+def test_a_private_file_gets_the_mode_of_any_other(tmp_path):
+    for mask in (0o022, 0o077):
+        before = os.umask(mask)
+        try:
+            path = tmp_path / f"{mask}"
+            path.touch(mode=0o600)
+            path.chmod(0o600)
+            make_public(path)
+            assert path.stat().st_mode & 0o777 == 0o666 & ~mask
+        finally:
+            os.umask(before)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["18", "63"]

@@ -205,7 +205,10 @@ def test_a_score_in_the_store_that_was_edited_is_named(mlflow: Any) -> None:
 
 
 def test_what_the_store_lacks_or_fails_at_is_named(mlflow: Any, monkeypatch: Any) -> None:
-    with pytest.raises(StageError, match=r"^v3/tiny/aa1 is neither .* sqlite:///x; there are no experiments$"):
+    with pytest.raises(
+        StageError,
+        match=r"^v3/tiny/aa1 is neither .* sqlite:///x; there are no experiments: `arc import` publishes the",
+    ):
         results.find("v3/tiny/aa1", "best", "votes")
     stored(mlflow, "ab1", 2, None)
     with pytest.raises(StageError, match=r"^v3/tiny/aa1 has no final-votes in MLflow; it has best-votes$"):

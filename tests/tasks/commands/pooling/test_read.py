@@ -62,7 +62,8 @@ def test_a_worktree_says_its_tasks_parameters_and_cost(worktree: Path, monkeypat
 def test_what_names_no_predictions_is_refused(worktree: Path) -> None:
     advice = "give a worktree, a kept result, or a parquet file there"
     missing = worktree / paths.predictions("best", "votes")
-    assert refused(".", "best") == f"'.' names no predictions: {missing} is missing; {advice}"
+    there = "its folder has final-votes: give --checkpoint and --evaluation"
+    assert refused(".", "best") == f"'.' names no predictions: {missing} is missing; {there}"
     for name in ("presets.yaml", "none.parquet"):
         assert refused(name) == f"{name!r} names no predictions: {worktree / name} is missing; {advice}"
     paths.EXPERIMENT.unlink()
