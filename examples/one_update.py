@@ -28,7 +28,7 @@ def tiny_config() -> Train:
     """The training section of the preset v3/tiny/aa1-6x6, without dropout or self-conditioning."""
     off = {
         "network": {"dropout": 0.0, "embedding_dropout": 0.0, "input_grid_dropout": 0.0},
-        "self_conditioning": {"rate": 0.0, "null_conditioning_rate": 0.0},
+        "self_conditioning": {"features": "none", "rate": 0.0, "null_conditioning_rate": 0.0},
         "warmup_steps": 0,
     }
     names = {"version": "v3", "size": "tiny", "dataset": "aa1-6x6", "train": off}
