@@ -1,6 +1,7 @@
 """What a worker looks after between its polls: the server, cancelled, suspended and dead runs, the night's report."""
 
 import sys
+import threading
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -23,6 +24,8 @@ RESUME_SECONDS = 10.0
 WATCH_SECONDS = 2.0
 CANCEL_SECONDS = 3.0
 """Prefect ends a cancelled run within this time, unless it missed the cancellation."""
+_resuming = threading.Lock()
+"""The poll resumes too, when the queue is no longer held: two at once would count one death of a run twice."""
 
 
 def alone(subject: object, function: Callable[..., T], *arguments: Any) -> T | None:
@@ -82,15 +85,23 @@ def end_cancelled(worker: Any, connection: SyncPrefectClient) -> None:
 
 
 def resume(worker: Any, connection: SyncPrefectClient, seconds: float) -> None:
-    """Resume runs that crashed `seconds` ago and still are: on a full disk, nothing could be written about them.
+    """Settle every dead run that still looks as if it lived or could be resumed, one call at a time."""
+    with _resuming:
+        _resume_crashed(worker, connection, seconds)
+        _settle_unreported(worker, connection)
 
-    And those whose end the server never learned, since it was away: they have no process, and their state is Running.
-    """
+
+def _resume_crashed(worker: Any, connection: SyncPrefectClient, seconds: float) -> None:
+    """Resume runs that crashed `seconds` ago and still are: on a full disk, nothing could be written about them."""
     for run in flow_runs.runs(connection, StateType.CRASHED):
         old = time.time() - run.state.timestamp.timestamp() > seconds
         if old and run.deployment_id and str(run.id) not in worker.started and owners.here(run):
             for line in alone(run.id, after_run.after, connection, run.id) or ():
                 print(line, flush=True)
+
+
+def _settle_unreported(worker: Any, connection: SyncPrefectClient) -> None:
+    """Settle runs whose end the server never learned, since it was away: Running without a process."""
     ours = {*worker.started, *map(str, worker._submitting_flow_run_ids)}
     for run in flow_runs.runs(connection, StateType.RUNNING, StateType.PENDING):
         if not run.deployment_id or str(run.id) in ours or not owners.here(run) or processes.living(str(run.id)):

@@ -5,7 +5,11 @@ from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from prefect.client.schemas.objects import StateType
+
+from flows.cluster import owners
+from flows.queue import deployment, flow_runs
 
 
 def state(kind: StateType, name: str = "", age: float = 0.0, message: str | None = None) -> SimpleNamespace:
@@ -75,3 +79,17 @@ class Server:
 
     def create_artifact(self, content: Any) -> None:
         self.said.append(content)
+
+
+def serve(monkeypatch: pytest.MonkeyPatch, *runs: Any) -> Server:
+    """A server with these runs for all code that asks for one; those named "elsewhere" are of another machine."""
+    server = Server(*runs)
+    monkeypatch.setattr(deployment, "kept_client", lambda: server)
+    monkeypatch.setattr(flow_runs, "runs", lambda connection, *kinds, **_: connection.of(*kinds))
+    monkeypatch.setattr(owners, "here", lambda row: row.name != "elsewhere")
+    return server
+
+
+def made_up_worker(**fields: Any) -> Any:
+    """What the watch reads of a worker that executes nothing yet."""
+    return SimpleNamespace(started=set(), _submitting_flow_run_ids=set(), **fields)

@@ -7,22 +7,10 @@ from uuid import UUID
 import pytest
 from prefect.client.schemas.objects import StateType
 
-from flows.queue import deployment, flow_runs
+from flows.queue import flow_runs
 from flows.runs import processes
 from flows.worker import after_run, recovery, watch
-from tests.support.made_up_server import Server, run, state
-
-
-def serve(monkeypatch: pytest.MonkeyPatch, *runs: Any) -> Server:
-    server = Server(*runs)
-    monkeypatch.setattr(deployment, "kept_client", lambda: server)
-    monkeypatch.setattr(flow_runs, "runs", lambda connection, *kinds, **_: connection.of(*kinds))
-    monkeypatch.setattr("flows.worker.worker.owners.here", lambda row: row.name != "elsewhere")
-    return server
-
-
-def fake(**fields: Any) -> Any:
-    return SimpleNamespace(started=set(), _submitting_flow_run_ids=set(), **fields)
+from tests.support.made_up_server import made_up_worker, run, serve, state
 
 
 def test_an_error_about_one_run_is_printed_and_survived(capsys: pytest.CaptureFixture[str]) -> None:
@@ -49,7 +37,7 @@ def test_cancelled_runs_that_prefect_missed_are_ended(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(recovery, "settle", settle)
     monkeypatch.setattr(after_run, "close", lambda _, row: closed.append(row))
-    one = fake()
+    one = made_up_worker()
     one.started = {str(runs["ours"].id)}
     watch.cancel(one, server)
     assert ended == [str(runs["ours"].id)]
@@ -64,7 +52,7 @@ def test_runs_that_stayed_crashed_are_resumed(monkeypatch: pytest.MonkeyPatch, c
     alone = run(StateType.CRASHED, "by hand", deployment=None, age=70.0)
     server = serve(monkeypatch, *runs.values(), alone)
     monkeypatch.setattr(after_run, "after", lambda _, row: [f"resumed {row}"])
-    one = fake()
+    one = made_up_worker()
     one.started = {str(runs["ours"].id)}
     watch.resume(one, server, 60.0)
     assert capsys.readouterr().out == f"resumed {runs['old'].id}\n"
@@ -84,7 +72,7 @@ def test_runs_whose_end_the_server_never_learned_are_settled(monkeypatch: pytest
     monkeypatch.setattr(recovery, "settle", lambda _, row, why: f"{row.name}: {why}")
     closed: list[UUID] = []
     monkeypatch.setattr(after_run, "close", lambda _, row: closed.append(row))
-    one = fake()
+    one = made_up_worker()
     one.started, one._submitting_flow_run_ids = {str(runs["ours"].id)}, {runs["submitted"].id}
     watch.resume(one, server, 60.0)
     why = "its end could not be reported"
@@ -97,7 +85,7 @@ def test_a_run_that_was_cancelled_while_it_was_taken_is_ended(monkeypatch: pytes
     server = serve(monkeypatch, cancelled, runs)
     ended: list[str] = []
     monkeypatch.setattr(processes, "end", ended.append)
-    one = fake()
+    one = made_up_worker()
     one.started = {str(cancelled.id), str(runs.id)}
     watch.end_cancelled(one, server)
     assert ended == [str(cancelled.id)]

@@ -13,12 +13,12 @@ import httpx
 import pytest
 from prefect.workers.process import ProcessWorker, ProcessWorkerResult
 
-from flows.queue import admission, deployment, flow_runs, other_workers
+from flows.queue import admission, deployment, other_workers
 from flows.runs import processes, snapshots
 from flows.runs.places import FlowError
 from flows.worker import after_run, refusal, watch, worker
 from tasks.files.live import RUN_VARIABLE
-from tests.support.made_up_server import Server
+from tests.support.made_up_server import made_up_worker, serve
 
 
 @pytest.fixture
@@ -27,18 +27,6 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("ARC_SCRATCH", raising=False)
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
     return tmp_path
-
-
-def serve(monkeypatch: pytest.MonkeyPatch, *runs: Any) -> Server:
-    server = Server(*runs)
-    monkeypatch.setattr(deployment, "kept_client", lambda: server)
-    monkeypatch.setattr(flow_runs, "runs", lambda connection, *kinds, **_: connection.of(*kinds))
-    monkeypatch.setattr("flows.worker.worker.owners.here", lambda row: row.name != "elsewhere")
-    return server
-
-
-def fake(**fields: Any) -> Any:
-    return SimpleNamespace(started=set(), _submitting_flow_run_ids=set(), **fields)
 
 
 def test_one_worker_at_a_time_which_says_who_it_is(place: Path) -> None:
@@ -108,7 +96,7 @@ def test_no_run_is_admitted_while_the_queue_is_held(monkeypatch: pytest.MonkeyPa
     resumed = []
     monkeypatch.setattr("flows.worker.worker.settings.alone", lambda: alone)
     monkeypatch.setattr(watch, "resume", lambda _, __, seconds: resumed.append(seconds))
-    one = fake(hold=Hold())
+    one = made_up_worker(hold=Hold())
     assert worker._held(one)
     assert not resumed
     one.hold.short = ""
