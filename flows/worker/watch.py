@@ -88,7 +88,7 @@ def resume(worker: Any, connection: SyncPrefectClient, seconds: float) -> None:
     """Settle every dead run that still looks as if it lived or could be resumed, one call at a time."""
     with _resuming:
         _resume_crashed(worker, connection, seconds)
-        _settle_unreported(worker, connection)
+        _settle_unreported(worker, connection, seconds)
 
 
 def _resume_crashed(worker: Any, connection: SyncPrefectClient, seconds: float) -> None:
@@ -100,11 +100,14 @@ def _resume_crashed(worker: Any, connection: SyncPrefectClient, seconds: float) 
                 print(line, flush=True)
 
 
-def _settle_unreported(worker: Any, connection: SyncPrefectClient) -> None:
-    """Settle runs whose end the server never learned, since it was away: Running without a process."""
+def _settle_unreported(worker: Any, connection: SyncPrefectClient, seconds: float) -> None:
+    """Settle runs whose end the server never learned: Running for longer than `seconds`, and without a process."""
     ours = {*worker.started, *map(str, worker._submitting_flow_run_ids)}
     for run in flow_runs.runs(connection, StateType.RUNNING, StateType.PENDING):
-        if not run.deployment_id or str(run.id) in ours or not owners.here(run) or processes.living(str(run.id)):
+        old = time.time() - run.state.timestamp.timestamp() > seconds
+        if not (old and run.deployment_id and str(run.id) not in ours and owners.here(run)):
+            continue
+        if processes.living(str(run.id)):
             continue
         present = connection.read_flow_run(run.id).state
         if present is None or present.id != run.state.id:

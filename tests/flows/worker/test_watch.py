@@ -59,10 +59,10 @@ def test_runs_that_stayed_crashed_are_resumed(monkeypatch: pytest.MonkeyPatch, c
 
 
 def test_runs_whose_end_the_server_never_learned_are_settled(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    names = ("dead", "pending", "ours", "submitted", "elsewhere", "lives", "ended")
+    names = ("dead", "pending", "ours", "submitted", "elsewhere", "lives", "ended", "young")
     kinds = {name: StateType.PENDING if name == "pending" else StateType.RUNNING for name in names}
-    runs = {name: run(kind, name) for name, kind in kinds.items()}
-    server = serve(monkeypatch, *runs.values(), run(StateType.RUNNING, "by hand", deployment=None))
+    runs = {name: run(kind, name, age=50.0 if name == "young" else 70.0) for name, kind in kinds.items()}
+    server = serve(monkeypatch, *runs.values(), run(StateType.RUNNING, "by hand", deployment=None, age=70.0))
     # It ends between the list and the look at it.
     listed = [*runs.values(), *(row for row in server.runs.values() if row.name == "by hand")]
     before = [SimpleNamespace(**vars(row)) for row in listed]
