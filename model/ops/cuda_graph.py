@@ -1,7 +1,7 @@
-"""Recording a function as a CUDA graph and replaying it, so that the GPU does not wait for Python."""
+"""Recording a function as a CUDA graph and replaying it, so that the GPU does not wait for Python; and streams."""
 
 import itertools
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -56,6 +56,25 @@ class GraphedFunction:
         with torch.cuda.graph(graph):  # Recording executes no kernel: the caller replays.
             self.function(*inputs, *static)
         return _Recording(graph, buffer)
+
+
+def concurrently(device: torch.device, works: Sequence[Callable[[], None]]) -> None:
+    """Call functions that do not depend on each other.
+
+    On a GPU each has a stream of its own, recorded or not, so that kernels that do not fill the GPU run side by side.
+    """
+    if device.type != "cuda":
+        for work in works:
+            work()
+        return
+    current = torch.cuda.current_stream(device)
+    streams = [torch.cuda.Stream(device) for _ in works]  # type: ignore[no-untyped-call]
+    for stream, work in zip(streams, works, strict=True):
+        stream.wait_stream(current)
+        with torch.cuda.stream(stream):
+            work()
+    for stream in streams:
+        current.wait_stream(stream)
 
 
 def _pack_together(tensors: tuple[Tensor, ...], **options: Any) -> tuple[Tensor, list[Tensor]]:

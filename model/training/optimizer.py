@@ -1,12 +1,12 @@
-"""AdamW, Muon, NorMuon, the moving average, and the learning rate at each step."""
+"""The optimizers of a training, the moving average, and the learning rate at each step."""
 
 import copy
 import functools
 import itertools
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable
-from typing import Any, cast
+from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,95 +14,7 @@ from torch.optim import Optimizer
 
 from model.config.training import Train
 from model.ops.compilation import maybe_compile
-
-
-class Muon(Optimizer):
-    """Momentum, orthogonalised by Newton-Schulz (Jordan et al. 2024), with the products batched over all layers.
-
-    Each parameter is a stack of `pieces` matrices along its first dimension, such as the fused query, key and value.
-    Updates are scaled by 0.2 sqrt(longer side), to the root mean square of AdamW's (Liu et al. 2025).
-    torch.optim.Muon computes the same one matrix at a time, which doubles a step at width 384 (tests compare both).
-
-    With `by_neuron` this is NorMuon (Li et al. 2025): each row of an orthogonalised matrix, a neuron, is divided by the
-    root of the moving average of its mean square, and the whole is scaled back to the same root mean square.
-    """
-
-    def __init__(
-        self,
-        parameters: Iterable[tuple[nn.Parameter, int]],
-        *,
-        learning_rate: float | Tensor,
-        weight_decay: float,
-        by_neuron: bool = False,
-    ) -> None:
-        groups: dict[int, list[nn.Parameter]] = defaultdict(list)
-        for parameter, pieces in parameters:
-            groups[pieces].append(parameter)
-        super().__init__(
-            [{"params": members, "pieces": pieces} for pieces, members in groups.items()],
-            {
-                "lr": learning_rate,
-                "weight_decay": weight_decay,
-                "momentum": 0.95,
-                "by_neuron": by_neuron,
-                "second_momentum": 0.95,
-            },
-        )
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """One update of every parameter that has a gradient."""
-        for group in self.param_groups:
-            parameters = [p for p in group["params"] if p.grad is not None]
-            for parameter in parameters:
-                if not self.state[parameter]:
-                    self.state[parameter]["momentum"] = torch.zeros_like(parameter)
-                    if group["by_neuron"]:
-                        self.state[parameter]["mean_square"] = torch.zeros_like(parameter[:, :1])
-            momenta = [self.state[p]["momentum"] for p in parameters]
-            gradients = [cast("Tensor", p.grad) for p in parameters]
-            torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
-            nesterov = torch._foreach_lerp(gradients, momenta, group["momentum"])
-            squares = [self.state[p].get("mean_square", p[:, :1]) for p in parameters]
-            stacks: dict[torch.Size, list[tuple[Tensor, Tensor, Tensor]]] = defaultdict(list)
-            for parameter, update, square in zip(parameters, nesterov, squares, strict=True):
-                pieces = (x.chunk(group["pieces"]) for x in (parameter, update, square))
-                for weight, piece, neurons in zip(*pieces, strict=True):
-                    stacks[weight.shape].append((weight, piece, neurons))
-            for shape, parts in stacks.items():
-                steps = newton_schulz(torch.stack([piece for _, piece, _ in parts]))
-                if group["by_neuron"]:
-                    steps = normalise_neurons(steps, [neurons for _, _, neurons in parts], group["second_momentum"])
-                steps *= group["lr"] * (0.2 * math.sqrt(max(shape)))
-                weights = [weight for weight, _, _ in parts]
-                torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
-                torch._foreach_sub_(weights, steps.unbind())
-
-
-def newton_schulz(matrices: Tensor) -> Tensor:
-    """Nearly orthogonal matrices of the same singular vectors, (n, rows, columns), five turns."""
-    tall = matrices.shape[1] > matrices.shape[2]
-    x = matrices.to(torch.bfloat16) if matrices.is_cuda else matrices
-    x = x.mT if tall else x  # The products are between the shorter sides.
-    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
-    for _ in range(5):
-        a = x @ x.mT
-        x = torch.baddbmm(x, torch.baddbmm(a, a, a, beta=-4.7750, alpha=2.0315), x, beta=3.4445)
-    result: Tensor = (x.mT if tall else x).to(matrices.dtype).contiguous()
-    return result
-
-
-def normalise_neurons(steps: Tensor, squares: list[Tensor], momentum: float) -> Tensor:
-    """Divide each row of `steps` (n, rows, columns) by the root of the moving average of its mean square.
-
-    `squares` are the averages, (rows, 1) for each matrix, and are updated in place. Each matrix is then scaled to the
-    root mean square of an orthogonal one.
-    """
-    torch._foreach_lerp_(squares, steps.square().mean(-1, keepdim=True).unbind(), 1 - momentum)
-    scaled = steps / (torch.stack(squares).sqrt() + 1e-10)
-    rms = scaled.square().mean((-2, -1), keepdim=True).sqrt()
-    return scaled / (rms.clamp(min=1e-10) * math.sqrt(max(steps.shape[1:])))
-
+from model.training.muon import Muon
 
 _PIECES = {"attention_in": 3, "feed_in": 2, "attention_out": 1, "feed_out": 1}
 
@@ -209,12 +121,14 @@ def _average(averages: Tensor, currents: Tensor, weight: Tensor) -> None:
 def buffer(parameters: list[nn.Parameter], *, move: bool = False) -> tuple[Tensor, list[Tensor]]:
     """One buffer (all values,) with a view for each parameter: zeros, or with `move` their values and their new home.
 
-    Views start at multiples of 64 values, as kernels that read several at once want it.
+    Views start at multiples of 64 values, as kernels that read several at once want it. Those of a shape follow each
+    other, as Muon wants it.
     """
-    ends = list(itertools.accumulate(-(-p.numel() // 64) * 64 for p in parameters))
-    whole = torch.zeros(ends[-1], device=parameters[0].device)
-    starts = [0, *ends[:-1]]
-    parts = [whole[start : start + p.numel()].view_as(p) for start, p in zip(starts, parameters, strict=True)]
+    order = sorted(range(len(parameters)), key=lambda i: tuple(parameters[i].shape))
+    *starts, end = itertools.accumulate((-(-parameters[i].numel() // 64) * 64 for i in order), initial=0)
+    whole = torch.zeros(end, device=parameters[0].device)
+    begin = dict(zip(order, starts, strict=True))
+    parts = [whole[begin[i] : begin[i] + p.numel()].view_as(p) for i, p in enumerate(parameters)]
     if move:
         for part, parameter in zip(parts, parameters, strict=True):
             part.copy_(parameter.detach())

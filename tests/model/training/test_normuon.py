@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from model.network.denoiser import build
-from model.training.optimizer import Muon, decay_groups, newton_schulz, optimizers
+from model.training.muon import Muon, newton_schulz, stacked
+from model.training.optimizer import buffer, decay_groups, optimizers
 from tests.conftest import experiment
 
 
@@ -30,10 +31,12 @@ def test_normuon_equals_the_papers_algorithm(pieces):
     weights = [torch.nn.Parameter(torch.randn(pieces * rows, columns)) for rows, columns in shapes]
     before = [w.detach().clone() for w in weights]
     gradients = [[torch.randn_like(w) * torch.rand(len(w), 1) ** 4 for w in weights] for _ in range(4)]
+    buffer(weights, move=True)
+    _, places = buffer(weights)
     optimizer = Muon([(w, pieces) for w in weights], learning_rate=0.02, weight_decay=0.1, by_neuron=True)
     for step in gradients:
-        for weight, gradient in zip(weights, step, strict=True):
-            weight.grad = gradient
+        for weight, gradient, place in zip(weights, step, places, strict=True):
+            weight.grad = place.copy_(gradient)
         optimizer.step()
     for i, weight in enumerate(weights):
         parts = [chunk.chunk(pieces) for chunk in (before[i], *(step[i] for step in gradients))]
@@ -82,7 +85,9 @@ def test_tables_decay_by_their_own_rate_and_matrices_by_theirs(name):
     network = build(config, 4)
     for parameter in network.parameters():
         torch.nn.init.ones_(parameter)
-        parameter.grad = torch.zeros_like(parameter)
+    buffer(list(network.parameters()), move=True)
+    for parameter, gradient in zip(network.parameters(), buffer(list(network.parameters()))[1], strict=True):
+        parameter.grad = gradient
     for optimizer in optimizers(network, config):
         optimizer.step()
     kept = {n for n, p in network.named_parameters() if torch.equal(p, torch.ones_like(p))}
@@ -92,6 +97,24 @@ def test_tables_decay_by_their_own_rate_and_matrices_by_theirs(name):
     vectors = {n for n, p in network.named_parameters() if p.dim() < 2}
     assert kept == tables | vectors
     assert {"size_token", "blocks.0.log_gain", "size_head.0.bias"} <= vectors
+
+
+def test_matrices_that_do_not_lie_evenly_are_refused():
+    """Of free ones the distances are by chance, and a view of them would reach into other memory."""
+    for count in (2, 3):
+        weights = [torch.nn.Parameter(torch.zeros(4, 4)) for _ in range(count)]
+        optimizer = Muon([(w, 1) for w in weights], learning_rate=0.1, weight_decay=0.0)
+        for weight in weights:
+            weight.grad = torch.zeros_like(weight)
+        with pytest.raises(ValueError, match=rf"{count} matrices \(4, 4\) of Muon do not lie evenly spaced"):
+            optimizer.step()
+    whole = torch.arange(96.0).view(6, 4, 4)
+    with pytest.raises(ValueError, match="3 matrices"):
+        stacked([whole[i] for i in (0, 1, 3)], 1)
+    every_second = stacked([whole[i] for i in (1, 3, 5)], 2)
+    assert torch.equal(every_second, whole[1::2].unflatten(1, (2, 2)))
+    every_second.zero_()
+    assert whole[1::2].sum() == 0, "a view"
 
 
 def test_one_decay_makes_one_group():

@@ -13,8 +13,9 @@ from model.network.denoiser import build
 from model.ops.keyed_random import hash_key
 from model.training import objective
 from model.training.history import history_row
+from model.training.muon import Muon
 from model.training.objective import METRICS, BatchRandomness, Noised, StepMode, mean_over_turns, size_loss
-from model.training.optimizer import Average, Muon, buffer, clip, learning_rate, optimizers
+from model.training.optimizer import Average, buffer, clip, learning_rate, optimizers
 from tests.conftest import experiment
 
 
@@ -179,15 +180,15 @@ def test_levels_of_a_few_draws() -> None:
     assert objective.draw_levels(draws, root, 0, 4).tolist() == [0, 2, 2, 2, 3, 3]
 
 
-def test_a_buffer_has_its_views_at_multiples_of_64() -> None:
-    parameters = [torch.nn.Parameter(torch.randn(shape)) for shape in ((1,), (8, 8), (5, 13), (2,))]
+def test_a_buffer_has_its_views_at_multiples_of_64_and_those_of_a_shape_beside_each_other() -> None:
+    parameters = [torch.nn.Parameter(torch.randn(shape)) for shape in ((1,), (8, 8), (5, 13), (2,), (8, 8))]
     before = [p.detach().clone() for p in parameters]
     whole, parts = buffer(parameters)
-    assert whole.tolist() == [0.0] * 320
-    assert [part.storage_offset() for part in parts] == [0, 64, 128, 256]
+    assert whole.tolist() == [0.0] * 384
+    assert [part.storage_offset() for part in parts] == [0, 256, 128, 64, 320], "by shape"
     assert [part.shape for part in parts] == [p.shape for p in parameters]
     parts[2].fill_(7.0)
-    assert whole.tolist() == [0.0] * 128 + [7.0] * 65 + [0.0] * 127
+    assert whole.tolist() == [0.0] * 128 + [7.0] * 65 + [0.0] * 191
     assert all(torch.equal(p, old) for p, old in zip(parameters, before, strict=True))
     whole, parts = buffer(parameters, move=True)
     whole *= 2

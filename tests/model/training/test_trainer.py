@@ -13,7 +13,8 @@ from model.network.denoiser import build
 from model.network.packing import pack, pad_to_budget
 from model.training import objective
 from model.training.history import Diverged, TrainingError
-from model.training.optimizer import Average, Muon, learning_rate, newton_schulz
+from model.training.muon import Muon, newton_schulz
+from model.training.optimizer import Average, buffer, learning_rate
 from tests.conftest import ROOT, experiment
 from tests.support.small_training import dataset, run, training
 
@@ -134,6 +135,7 @@ def test_muon_equals_torchs_own_on_single_matrices():
     results = []
     for ours in (True, False):
         weights = [torch.nn.Parameter(w.clone()) for w in start]
+        buffer(weights, move=True)
         optimizer = (
             Muon([(w, 1) for w in weights], learning_rate=0.02, weight_decay=0.1)
             if ours
