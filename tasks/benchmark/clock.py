@@ -1,18 +1,33 @@
 """Time and rates on a device."""
 
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 
-def product_rate(device: torch.device) -> float:
+class ProductRates(NamedTuple):
     """FLOP/s of a large square product: bf16 on a GPU, fp32 on a CPU, random values."""
+
+    single: float
+    """Of one product after another, each waited for."""
+    sustained: float
+    """Of products without a pause, in the median of `seconds`: less, since the power of a GPU is limited."""
+
+
+def product_rates(device: torch.device, seconds: float = 8.0) -> ProductRates:
+    """Measure both."""
     side, dtype = (8192, torch.bfloat16) if device.type == "cuda" else (2048, torch.float32)
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-    seconds = timed(lambda: a @ b, device, 20)
-    return 2 * side**3 / seconds
+    single = timed(lambda: a @ b, device, 20)
+
+    def several() -> None:
+        for _ in range(10):
+            a @ b
+
+    sustained = timed(several, device, max(1, round(seconds / (10 * single)))) / 10
+    return ProductRates(2 * side**3 / single, 2 * side**3 / sustained)
 
 
 def timed(work: Any, device: torch.device, repeats: int) -> float:

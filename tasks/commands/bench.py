@@ -19,7 +19,7 @@ from rich.table import Table
 from model.config.experiment import Experiment
 from model.ops.process_group import Workers
 from tasks.benchmark.answering import Answering, answering, asked_of, stop_of
-from tasks.benchmark.clock import attention_kernel, product_rate
+from tasks.benchmark.clock import attention_kernel, product_rates
 from tasks.benchmark.grids import test_inputs
 from tasks.benchmark.tracking import tracking
 from tasks.benchmark.training import KINDS, training
@@ -73,7 +73,7 @@ def main(
         raise typer.BadParameter(f"--kinds {','.join(sorted(unknown))}: allowed are {', '.join(KINDS)}, or none alone")
     workloads = [Answering(name, tasks) for name in (("attempts", "votes") if tasks else ())]
     workloads += [Answering("votes", like=kept, stops=stops)] if kept is not None else []
-    rate = product_rate(device)
+    rates = product_rates(device)
     results: dict[str, Any] = {
         "device": torch.cuda.get_device_name(device)
         if device.type == "cuda"
@@ -81,7 +81,8 @@ def main(
         "torch": torch.__version__,
         "gpus": workers.count,
         "attention": attention_kernel(device),
-        "product_flop_per_s": rate,
+        "product_flop_per_s": rates.single,
+        "sustained_product_flop_per_s": rates.sustained,
         "training": [],
         "sampling": [],
         "tracking": tracking(),
@@ -89,8 +90,9 @@ def main(
     for name, experiment in zip(names, resolved, strict=True):
         for kind in sides:
             row = training(experiment, kind, device, updates, profile)
-            share = row["flop_per_s"] / rate / workers.count
-            results["training"].append({"experiment": name, **row, "share_of_product": share})
+            single, sustained = (row["flop_per_s"] / rate / workers.count for rate in rates)
+            shares = {"share_of_product": single, "share_of_sustained_product": sustained}
+            results["training"].append({"experiment": name, **row, **shares})
             if workers.rank == 0:
                 print(json.dumps(results["training"][-1]), flush=True)
         for workload in workloads if workers.count == 1 else ():
@@ -115,15 +117,29 @@ def _experiment(name: str, overrides: list[str]) -> Experiment:
 
 def show(results: dict[str, Any]) -> None:
     """The table."""
-    product = results["product_flop_per_s"] / 1e12
+    product, sustained = (results[f"{kind}product_flop_per_s"] / 1e12 for kind in ("", "sustained_"))
     where = f"{results['gpus']} x {results['device']}, torch {results['torch']}, attention: {results['attention']}"
-    table = Table(title=f"{where}: product {product:.2f} TFLOP/s")
-    for column in ("experiment", "grids", "ms", "examples/s", "rows/s", "ns/row", "TFLOP/s", "share", "first s", "GB"):
+    table = Table(title=f"{where}: product {product:.2f} TFLOP/s, sustained {sustained:.2f}")
+    columns = (
+        "experiment",
+        "grids",
+        "ms",
+        "examples/s",
+        "rows/s",
+        "ns/row",
+        "TFLOP/s",
+        "share",
+        "sust.",
+        "first s",
+        "GB",
+    )
+    for column in columns:
         table.add_column(column, justify="right")
     for r in results["training"]:
         memory = "-" if r["peak_memory_gb"] is None else f"{r['peak_memory_gb']:.1f}"
         speed = f"{r['ms_per_update']:.2f}", f"{r['examples_per_s']:.0f}", f"{r['rows_per_s']:.3g}"
-        work = f"{r['ns_per_row']:.1f}", f"{r['flop_per_s'] / 1e12:.3f}", f"{100 * r['share_of_product']:.0f} %"
+        of_products = (f"{100 * r[f'share_of_{kind}product']:.0f} %" for kind in ("", "sustained_"))
+        work = f"{r['ns_per_row']:.1f}", f"{r['flop_per_s'] / 1e12:.3f}", *of_products
         table.add_row(r["experiment"], r["kind"], *speed, *work, f"{r['seconds_to_first_update']:.1f}", memory)
     Console(width=None if sys.stdout.isatty() else 120).print(table if results["training"] else str(table.title))
     for r in results["sampling"]:

@@ -25,8 +25,28 @@ def test_a_product_of_matrices_is_two_operations_for_each_of_its_terms(monkeypat
     monkeypatch.setattr(
         "tasks.benchmark.clock.torch.randn", lambda *shape, **_: torch.zeros(2, 2) if shape == (2048, 2048) else None
     )
-    monkeypatch.setattr(clock, "timed", lambda work, device, repeats: 40.0 / repeats if len(work()) == 2 else 0)
-    assert clock.product_rate(CPU) == 2048**3
+    seconds, repeated = iter([2.0, 40.0]), []
+    monkeypatch.setattr(clock, "timed", lambda work, device, repeats: repeated.append(repeats) or next(seconds))
+    assert clock.product_rates(CPU, seconds=100.0) == (2048**3, 2048**3 / 2)
+    assert repeated == [20, 5], "five times ten of two seconds each"
+
+
+def test_a_sustained_rate_is_of_ten_products_without_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Clock()
+    monkeypatch.setattr(clock, "time", made)
+    products: list[Any] = []
+
+    class Matrix(torch.Tensor):
+        def __matmul__(self, other: Any) -> Any:
+            products.append(other)
+            made.now += 1.0
+            return self
+
+    monkeypatch.setattr(torch, "randn", lambda *shape, **_: torch.zeros(2, 2).as_subclass(Matrix))
+    rates = clock.product_rates(CPU, seconds=1.0)
+    assert len(products) == 23 + (1 + 3) * 10
+    assert rates.single == 2048**3  # A second, and the one of the second look.
+    assert rates.sustained == pytest.approx(2 * 2048**3 * 10 / 11)
 
 
 def test_a_profile_names_the_operators(capsys: pytest.CaptureFixture[str]) -> None:
@@ -76,13 +96,13 @@ def test_a_product_on_a_gpu_is_large_and_of_half_precision(monkeypatch: pytest.M
 
     types: list[Any] = []
     monkeypatch.setattr(torch, "randn", randn)
-    monkeypatch.setattr(clock, "timed", lambda work, device, repeats: types.append(work().dtype) or 2.0)
-    assert clock.product_rate(GPU) == 8192**3
+    monkeypatch.setattr(clock, "timed", lambda work, device, repeats: types.append(work()) or 2.0)
+    assert clock.product_rates(GPU).single == 8192**3
     assert made == [((8192, 8192), "cuda")] * 2
-    assert types == [torch.bfloat16]
+    assert types[0].dtype == torch.bfloat16
     monkeypatch.setattr(torch, "randn", lambda *shape, device: torch.zeros(2, 2))
-    clock.product_rate(CPU)
-    assert types[1] == torch.float32
+    clock.product_rates(CPU)
+    assert types[2].dtype == torch.float32
 
 
 def test_the_kernel_of_a_gpu_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ import torch
 import typer
 
 from model.config.evaluation import EarlyStop
+from tasks.benchmark.clock import ProductRates
 from tasks.commands import bench
 from tasks.common import params, paths
 from tasks.common.stage import StageError
@@ -31,7 +32,7 @@ def test_the_numbers_are_written_and_shown_by_the_first_process(
     monkeypatch.setattr(bench, "spread", lambda *_: None)
     monkeypatch.setattr(bench, "choose", lambda: CPU)
     monkeypatch.setattr(bench, "Workers", lambda: SimpleNamespace(count=workers[0], rank=workers[1]))
-    monkeypatch.setattr(bench, "product_rate", lambda _: 2e12)
+    monkeypatch.setattr(bench, "product_rates", lambda _: ProductRates(2e12, 1.5e12))
     monkeypatch.setattr(bench, "tracking", lambda: {"ms_per_row": 0.25, "share": 0.00025})
     train = lambda e, kind, *_: asked.append((e.name, e.seed, kind)) or {"kind": kind, **made}  # noqa: E731
     monkeypatch.setattr(bench, "training", train)
@@ -58,11 +59,13 @@ def test_the_numbers_are_written_and_shown_by_the_first_process(
     written = json.loads(out.read_text())
     assert [row["share_of_product"] for row in written["training"]] == [0.3 / workers[0]] * 2
     assert len(written["sampling"]) == (8 if all_ else 0)
+    assert [row["share_of_sustained_product"] for row in written["training"]] == [0.4 / workers[0]] * 2
     assert (written["gpus"], written["product_flop_per_s"]) == (workers[0], 2e12)
+    assert written["sustained_product_flop_per_s"] == 1.5e12
     shown = [line for line in printed.splitlines() if line and not line.startswith("{")]
     cells = next(line for line in shown if " v6/tiny " in line and "mixed" in line).replace("│", " ").split()
-    share = f"{30 / workers[0]:.0f}"
-    assert cells == ["v6/tiny", "mixed", "12.35", "12", "12.3", "12.3", "0.600", share, "%", "12.3", "1.2"]
+    shares = [f"{30 / workers[0]:.0f}", "%", f"{40 / workers[0]:.0f}", "%"]
+    assert cells == ["v6/tiny", "mixed", "12.35", "12", "12.3", "12.3", "0.600", *shares, "12.3", "1.2"]
     assert shown[-1] == "shown in MLflow live: 0.250 ms a row, 0.03% of a training at 100 updates/s"
     if all_:
         took = "3 steps: 2.00 s (4.00 grids/s; first time 4.00 s)"
@@ -130,7 +133,7 @@ def test_what_was_measured_before_a_failure_is_kept(monkeypatch: Any, tmp_path: 
 
     monkeypatch.setattr(bench, "spread", lambda *_: None)
     monkeypatch.setattr(bench, "choose", lambda: CPU)
-    monkeypatch.setattr(bench, "product_rate", lambda _: 2e12)
+    monkeypatch.setattr(bench, "product_rates", lambda _: ProductRates(2e12, 1.5e12))
     monkeypatch.setattr(bench, "tracking", dict)
     monkeypatch.setattr(bench, "training", training)
     monkeypatch.setattr(torch.compiler, "reset", lambda: compiled.append("reset"))
@@ -166,7 +169,7 @@ def test_what_cannot_be_measured_is_refused_before_anything_is(
 ) -> None:
     monkeypatch.setattr(bench, "spread", lambda *_: None)
     monkeypatch.setattr(bench, "choose", lambda: CPU)
-    monkeypatch.setattr(bench, "product_rate", lambda _: pytest.fail("measured"))
+    monkeypatch.setattr(bench, "product_rates", lambda _: pytest.fail("measured"))
     with pytest.raises(typer.BadParameter) as error:
         bench.main(**({"experiments": "v8/tiny", "kinds": "mixed"} | arguments))
     assert message in str(error.value)
@@ -175,7 +178,7 @@ def test_what_cannot_be_measured_is_refused_before_anything_is(
 def test_tasks_that_nobody_knows_are_refused_before_anything_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "spread", lambda *_: None)
     monkeypatch.setattr(bench, "choose", lambda: CPU)
-    monkeypatch.setattr(bench, "product_rate", lambda _: pytest.fail("measured"))
+    monkeypatch.setattr(bench, "product_rates", lambda _: pytest.fail("measured"))
     monkeypatch.setattr(predictions, "read", lambda _: (pd.DataFrame({"task": ["cccccccc"], "test": [0]}), None))
     with pytest.raises(typer.BadParameter, match="no edition of ARC-AGI has all evaluation tasks"):
         bench.main("v8/tiny", "none", like=Path("kept.parquet"))
