@@ -19,6 +19,8 @@ Differences from the lab's network (docs/versions.md, 2.1 to 2.3); its versions 
 - Hidden inputs (`input_grid_dropout`): cells are embedded as HIDDEN, with their positions; nothing is rescaled, and the
   example counts in no size loss. The lab zeroes all embeddings, scales the others by 1/0.95, and hides no input from
   the size head.
+- Self-conditioning: the projection has 16 inputs, six of them always zero, so that torch's default initialisation lies
+  within 0.25 instead of the lab's 0.32.
 - Sizes: from a token of the context, one hidden layer with SiLU, 30 classes, no dropout of its own, the view's tokens
   in training too; the lab's from a mean over the canvas in a second pass, two hidden layers with ReLU and dropout, as
   many classes as the canvas has rows, trained with the tokens of view 0.

@@ -18,7 +18,7 @@ from scipy.stats import binom
 Floats = NDArray[np.float64]
 LEVEL = 0.95
 MOST_SUMS = 10_000_000
-"""Of an exact test, times the tasks that one difference has: above that, signs are drawn."""
+"""Work of an exact test, in sums times the tasks that share a difference: beyond, signs are drawn."""
 _RESAMPLE, _FLIP, _SEEDS = range(3)
 
 

@@ -53,7 +53,7 @@ def stage(name: str, tied: bool = True) -> Callable[[Callable[P, None]], Callabl
                     inputs.check(name, args or tuple(kwargs.values()))
                     main(*args, **kwargs)
             except stops.Interrupted:
-                message = "stopped by SIGTERM; start the stage again"
+                message = "stopped by SIGTERM; start it again"
                 events.emit(events.Failed(reason="stopped", message=message))
                 end(f"{name}: {message}", "stopped")
             except (ValueError, StageError) as error:

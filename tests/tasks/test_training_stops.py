@@ -94,6 +94,6 @@ train.main()
     process.terminate()
     assert process.wait(timeout=30) == 1
     assert time.monotonic() - began < 20
-    assert process.stderr.read() == "train: stopped by SIGTERM; start the stage again\n"
+    assert process.stderr.read() == "train: stopped by SIGTERM; start it again\n"
     assert [*prepared.glob(".scratch/cost/*.json")], "the time that it took is kept"
     assert not [*prepared.glob(".scratch/train/*.lock")]

@@ -152,7 +152,7 @@ DIVERGED = "raise StageError('update 5: loss nan; the training diverged', 'the l
             "no such edition; allowed are aa1",
         ),
         (BROKEN.format(code="import os; os.kill(os.getpid(), 9)"), "killed by SIGKILL"),
-        (BROKEN.format(code="import os; os.kill(os.getpid(), 15)"), "stopped by SIGTERM; start the stage again"),
+        (BROKEN.format(code="import os; os.kill(os.getpid(), 15)"), "stopped by SIGTERM; start it again"),
         ("import os; os.kill(os.getpid(), 15)", "stopped by SIGTERM (exit code "),
         ("import nothing_of_this_name", "ModuleNotFoundError: No module named 'nothing_of_this_name'"),
     ],

@@ -28,7 +28,7 @@ def _handlers():
 
 
 def test_a_stage_ends_with_one_line() -> None:
-    with pytest.raises(SystemExit, match=r"^work: stopped by SIGTERM; start the stage again$"):
+    with pytest.raises(SystemExit, match=r"^work: stopped by SIGTERM; start it again$"):
         signalled()
 
 
