@@ -161,7 +161,7 @@ def queue(
 
 @app.command(rich_help_panel=LOOK)
 def night(
-    hours: Annotated[float, typer.Option(help="Length of the period to report, in hours before now.")] = 16.0,
+    hours: Annotated[float, typer.Option(help="Length of the period to report, in hours before now.", min=0.0)] = 16.0,
     long: Annotated[
         bool, typer.Option("--long", help="Every evaluation, the cache, and each run against the best.")
     ] = False,

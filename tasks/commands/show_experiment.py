@@ -65,8 +65,8 @@ def main(
 def _refuse(name: str, facts: ledger.Ledger) -> NoReturn:
     if name in facts.versions:
         raise StageError(
-            f"{name} alone is a version, which `arc show {name}` explains; --against and --set take experiments, such as "
-            f"{name}/smol/aa1"
+            f"{name} alone is a version, which `arc show {name}` explains; --against and --set take experiments, "
+            f"such as {name}/smol/aa1"
         )
     raise StageError(
         f"{name!r} is no version; allowed are {', '.join(facts.versions)}, or an experiment, such as v3/smol/aa1"

@@ -128,7 +128,7 @@ def test_the_page_is_written_anew_from_the_facts_and_the_scores_that_stand_on_it
 def test_the_command_lists_versions_or_every_score(monkeypatch, capsys) -> None:
     mine = Ours("v3+muon/smol/aa1", "v3+muon/smol/aa1 x", "0", "best-votes", 0.21, (0.2, 0.22))
     other = Ours("v4/smol/aa1", "v4", "0", "best-votes", 0.9, (0.8, 1.0))
-    monkeypatch.setattr(our_scores, "find", lambda: [mine, other])
+    monkeypatch.setattr(our_scores, "find", lambda *_: [mine, other])
     versions.main()
     assert capsys.readouterr().out == "\n".join(versions.overview(FACTS, [mine, other])) + "\n"
     versions.main(scores=True)
@@ -189,7 +189,7 @@ def test_the_kept_results_are_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_a_version_is_explained_within_the_width_of_a_terminal(
     name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(our_scores, "find", lambda: [Ours(f"{name}/smol/aa1", "t " * 60, "0", "p", 0.1, (0.0, 0.2))])
+    monkeypatch.setattr(our_scores, "find", lambda *_: [Ours(f"{name}/smol/aa1", "t " * 60, "0", "p", 0.1, (0.0, 0.2))])
     show_experiment.main(name)
     text = capsys.readouterr().out
     assert max(len(line) for line in text.splitlines()) <= WIDTH
