@@ -9,8 +9,11 @@ from model.ops import compilation, dropout
 from model.ops import qkv as heads
 from model.ops.attention import attention
 from model.ops.convolution import convolved_swiglu
+from model.ops.cuda_graph import GraphedFunction
 from model.ops.segments import make_segments
 from model.ops.swiglu import swiglu
+from model.training.muon import Muon
+from model.training.optimizer import buffer
 from model.training.trainer import Training
 from model.training.validation import CROSS_ENTROPY
 from tasks.common.presets import merge
@@ -174,6 +177,33 @@ def test_the_gradient_of_a_recorded_packed_step_equals_the_cpus(compile_, more):
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("by_neuron", [False, True])
+def test_recorded_steps_of_muon_equal_the_cpus(by_neuron):
+    """The first runs as it is, the second is recorded with a stream for each shape, the others are replayed."""
+    torch.manual_seed(0)
+    shapes = [((96, 32), 3), ((32, 32), 1), ((64, 32), 2), ((32, 48), 1)] * 2
+    starts = [torch.randn(shape) for shape, _ in shapes]
+    updates = [[torch.randn_like(start) for start in starts] for _ in range(5)]
+    moved = []
+    for device in ("cpu", "cuda"):
+        weights = [torch.nn.Parameter(start.to(device, copy=True)) for start in starts]
+        buffer(weights, move=True)
+        rate = torch.tensor(0.1, device=device) if device == "cuda" else 0.1
+        parameters = [(weight, pieces) for weight, (_, pieces) in zip(weights, shapes, strict=True)]
+        optimizer = Muon(parameters, learning_rate=rate, weight_decay=0.1, by_neuron=by_neuron)
+        for weight, gradient in zip(weights, buffer(weights)[1], strict=True):
+            weight.grad = gradient
+        step = GraphedFunction(optimizer.step) if device == "cuda" else optimizer.step
+        with compilation.set_enabled(device == "cuda"):
+            for gradients in updates:
+                for weight, gradient in zip(weights, gradients, strict=True):
+                    weight.grad.copy_(gradient)
+                step()
+        moved.append([weight.detach().cpu() - start for weight, start in zip(weights, starts, strict=True)])
+    for a, b in zip(*moved, strict=True):
+        assert 0 < (a - b).norm() / a.norm() < 0.03, "of the products in bfloat16"
+
+
 def test_looks_at_validation_pairs_between_recorded_updates_change_none_of_them():
     network = {"width": 128, "heads": 2}
     losses = []
