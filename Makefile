@@ -16,7 +16,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 setup: .venv/ready
 
 # Done once; done again when what is to be installed changed.
-.venv/ready: pyproject.toml constraints.txt set_up.py
+.venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) set_up.py
 
 # The first line refuses what DVC would wait for, a FIFO in data/own.

@@ -73,12 +73,6 @@ def build():
         subprocess.run([BASE, "-m", "venv", place], check=True)
     pip = [place / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     subprocess.run([*pip, "-c", "constraints.txt", "-e", ".[dev]"], check=True)
-    # What DVC remembers between commands it reads by pickle, and by default from a folder that every user may write.
-    ours = Path.cwd() / ".dvc" / "tmp" / "site"
-    ours.mkdir(parents=True, exist_ok=True)
-    ours.chmod(0o700)
-    dvc = [place / "bin" / "python", "-m", "dvc", "config", "--quiet", "--local", "core.site_cache_dir", str(ours)]
-    subprocess.run(dvc, check=True, env={**os.environ, "DVC_SITE_CACHE_DIR": str(ours)})
     INCOMPLETE.unlink()
     READY.touch()
 

@@ -203,24 +203,15 @@ def _foreground_worktrees() -> set[str]:
 
 
 def share_cache(root: Path, folder: Path) -> None:
-    """Let the worktree `folder` use the DVC cache of the checkout `root`, and remember the rest itself.
-
-    Raises FlowError.
-    """
+    """Let the worktree `folder` use the DVC cache of the checkout `root`. Raises FlowError."""
     done = subprocess.run(["dvc", "cache", "dir"], cwd=root, capture_output=True, text=True, env=_env())
     if done.returncode:
         raise FlowError(f"dvc cache dir in {root}: {done.stderr.strip()}")
     config = configparser.ConfigParser(interpolation=None)
     config.read(root / ".dvc" / "config.local")
-    # What DVC remembers it reads by pickle, by default from a folder that every user may write: see set_up.py.
-    remembered = folder / ".dvc" / "tmp" / "site"
-    remembered.mkdir(parents=True, exist_ok=True)
-    remembered.chmod(0o700)
-    mine = {"cache": ("dir", (root / done.stdout.strip()).resolve()), "core": ("site_cache_dir", remembered)}
-    for section, (option, place) in mine.items():
-        if not config.has_section(section):
-            config.add_section(section)
-        config.set(section, option, str(place))
+    if not config.has_section("cache"):
+        config.add_section("cache")
+    config.set("cache", "dir", str((root / done.stdout.strip()).resolve()))
     copy = folder / ".dvc" / "config.local"
     copy.touch()
     copy.chmod(0o600)  # It may hold the keys of a remote.

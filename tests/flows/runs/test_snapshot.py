@@ -1,5 +1,4 @@
 import os
-import subprocess
 import time
 from pathlib import Path
 
@@ -77,17 +76,6 @@ def test_the_worktree_is_the_frozen_code_and_shares_the_cache(tree: Path) -> Non
     assert not (folder / "untracked.py").exists()
     assert str(tree / ".dvc" / "cache") in (folder / ".dvc" / "config.local").read_text()
     assert snapshots.create_worktree(snapshot.commit, "run-1") == folder
-
-
-@pytest.mark.slow
-def test_what_dvc_remembers_of_a_worktree_goes_with_it(tree: Path) -> None:
-    """In DVC's own place it would stay, 80 KB a run, read by pickle from a folder that every user may write."""
-    [snapshot] = snapshots.freeze([REQUEST], tree)
-    folder = snapshots.create_worktree(snapshot.commit, "run-1")
-    said = subprocess.run(["dvc", "doctor"], cwd=folder, capture_output=True, text=True, check=True).stdout
-    [line] = [line for line in said.splitlines() if line.startswith("Repo.site_cache_dir")]
-    assert line.startswith(f"Repo.site_cache_dir: {folder / '.dvc' / 'tmp' / 'site'}/")
-    assert (folder / ".dvc" / "tmp" / "site").stat().st_mode & 0o777 == 0o700
 
 
 @pytest.mark.slow
