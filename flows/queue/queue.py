@@ -65,6 +65,7 @@ def waiting(connection: SyncPrefectClient) -> list[Any]:
 
 def bump(connection: SyncPrefectClient, chosen: Any) -> str:
     """Move a waiting run to the front of the queue. Raises FlowError if it is not waiting."""
+    chosen = connection.read_flow_run(chosen.id)  # A worker may have taken it since it was listed.
     if chosen.state.type != StateType.SCHEDULED:
         raise FlowError(f"{chosen.name} is {chosen.state.name}; only waiting runs can be bumped")
     request = parse(chosen.parameters)
@@ -78,7 +79,11 @@ def bump(connection: SyncPrefectClient, chosen: Any) -> str:
     # Prefect cannot move a run to another queue, so an identical run replaces it.
     snapshot = snapshots.Snapshot(commit, ())
     moved = request.model_copy(update={"priority": "high"})
-    admission.create(connection, chosen.deployment_id, moved, snapshot, earliest, replaces=chosen)
+    instead = admission.create(connection, chosen.deployment_id, moved, snapshot, earliest, replaces=chosen)
+    present = connection.read_flow_run(chosen.id).state
+    if present is None or present.type != StateType.SCHEDULED:
+        connection.delete_flow_run(instead.id)
+        raise FlowError(f"{chosen.name} began meanwhile, so it needs no other place")
     connection.delete_flow_run(chosen.id)
     return f"{chosen.name}: first in queue {deployment.queue_of('high', request.machine)}"
 

@@ -1,5 +1,6 @@
 """Folders of the main checkout and of its runs, and the environment variables that runs inherit."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -71,6 +72,14 @@ def mlflow_port() -> int:
     return prefect_server.port_of("ARC_MLFLOW_PORT", 5000)
 
 
+def _remembered_by_dvc() -> Path:
+    """DVC's site cache, which it reads by pickle, and by default from /var/tmp/dvc, where every user may write."""
+    folder = scratch() / "dvc-site"
+    with contextlib.suppress(OSError):  # DVC says so where it is needed.
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder
+
+
 def environment() -> dict[str, str]:
     """Environment variables with which every process finds the same folders and servers, and telemetry is off."""
     root = home()
@@ -92,6 +101,7 @@ def environment() -> dict[str, str]:
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
         "DO_NOT_TRACK": "1",
         "DVC_NO_ANALYTICS": "1",
+        "DVC_SITE_CACHE_DIR": str(_remembered_by_dvc()),
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
         "PYTHONUNBUFFERED": "1",

@@ -211,7 +211,9 @@ def share_cache(root: Path, folder: Path) -> None:
     config.read(root / ".dvc" / "config.local")
     if not config.has_section("cache"):
         config.add_section("cache")
-    config.set("cache", "dir", str((root / done.stdout.strip()).resolve()))
+    shared = str((root / done.stdout.strip()).resolve())
+    quote = "'" if '"' in shared else '"'  # A comma would make it a list, and # would end it.
+    config.set("cache", "dir", f"{quote}{shared}{quote}")
     copy = folder / ".dvc" / "config.local"
     copy.touch()
     copy.chmod(0o600)  # It may hold the keys of a remote.

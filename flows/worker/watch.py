@@ -9,6 +9,7 @@ from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import StateType
+from prefect.exceptions import ObjectNotFound
 
 from flows.cluster import owners
 from flows.queue import deployment, flow_runs, other_workers
@@ -77,9 +78,13 @@ def cancel(worker: Any, connection: SyncPrefectClient) -> None:
 
 
 def end_cancelled(worker: Any, connection: SyncPrefectClient) -> None:
-    """End the processes of runs that were cancelled as waiting ones while this worker took them."""
+    """End the processes of runs that were cancelled as waiting ones while this worker took them, or deleted since."""
     for name in list(worker.started):
-        present = connection.read_flow_run(UUID(name)).state
+        try:
+            present = connection.read_flow_run(UUID(name)).state
+        except ObjectNotFound:
+            processes.end(name)
+            continue
         if present and present.type == StateType.CANCELLED:
             processes.end(name)
 

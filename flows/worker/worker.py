@@ -22,6 +22,7 @@ from uuid import UUID
 
 import anyio
 import httpx
+from prefect.exceptions import ObjectNotFound
 from prefect.workers.process import ProcessJobConfiguration, ProcessWorker, ProcessWorkerResult
 
 from flows.cluster import owners, settings, share
@@ -237,6 +238,11 @@ def _after(run: UUID) -> None:
         snapshots.remove(str(run))
         return
     with deployment.kept_client() as connection:
+        try:
+            connection.read_flow_run(run)
+        except ObjectNotFound:  # Deleted on the page while it ran.
+            snapshots.remove(str(run))
+            return
         for line in after_run.after(connection, run):
             print(line, flush=True)
 

@@ -41,7 +41,8 @@ def main(
     """Print a resolved experiment with its overrides marked, or what differs from another; or explain a version."""
     facts = ledger.load()
     if experiment in facts.versions and not (against or overrides):
-        print("\n".join(explained(facts, str(experiment))))
+        for line in explained(facts, str(experiment)):
+            print(line, flush=True)  # Scores of ours may take a while.
         return
     for name in (experiment, against):
         if name is not None and "/" not in name:

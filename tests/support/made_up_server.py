@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from prefect.client.schemas.objects import StateType
+from prefect.exceptions import ObjectNotFound
 
 from flows.cluster import owners
 from flows.queue import deployment, flow_runs
@@ -60,6 +61,8 @@ class Server:
         return [row for row in self.runs.values() if not kinds or row.state.type in kinds]
 
     def read_flow_run(self, wanted: uuid.UUID) -> Any:
+        if wanted not in self.runs:
+            raise ObjectNotFound(LookupError(wanted))
         return self.runs[wanted]
 
     def read_flow_run_states(self, wanted: uuid.UUID) -> list[Any]:

@@ -101,6 +101,24 @@ def test_a_bumped_run_is_before_all_that_wait(checkout: Path, monkeypatch: pytes
     assert len(created) == 1
 
 
+def test_a_run_that_begins_while_it_is_bumped_stays_the_only_one(checkout: Path, monkeypatch: pytest.MonkeyPatch):
+    listed, begun = queued("listed"), queued("listed", StateType.RUNNING)
+    begun.id = listed.id
+    with pytest.raises(FlowError, match="only waiting runs can be bumped"):
+        queue.bump(Server(begun), listed)
+    instead = queued("instead")
+    server = Server(listed)
+
+    def create(*_: object, replaces: object) -> object:
+        server.runs |= {instead.id: instead, listed.id: begun}
+        return instead
+
+    monkeypatch.setattr(admission, "create", create)
+    with pytest.raises(FlowError, match=r"^listed began meanwhile"):
+        queue.bump(server, listed)
+    assert list(server.runs.values()) == [begun]
+
+
 def test_a_waiting_run_is_cancelled_at_once_and_a_running_one_saves_first(checkout: Path) -> None:
     waits, runs = queued("waits"), queued("runs", StateType.RUNNING)
     server = Server(waits, runs)

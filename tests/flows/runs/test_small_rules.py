@@ -227,3 +227,14 @@ def test_a_disk_that_fills_up_leaves_no_half_of_a_score(place: Path, file: Path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert [path.name for path in places.folder_of("r").rglob("*") if path.is_file()] == ["title"]
+
+
+def test_what_dvc_reads_by_pickle_lies_where_no_other_user_may_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ARC_HOME", str(tmp_path))
+    monkeypatch.delenv("ARC_SCRATCH", raising=False)
+    folder = Path(places.environment()["DVC_SITE_CACHE_DIR"])
+    assert (folder.parent, folder.stat().st_mode & 0o777) == (tmp_path / ".scratch", 0o700)
+    monkeypatch.setenv("ARC_SCRATCH", "/proc/nowhere")
+    assert places.environment()["DVC_SITE_CACHE_DIR"] == "/proc/nowhere/dvc-site", "whoever needs it is told"

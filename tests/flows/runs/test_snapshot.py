@@ -1,4 +1,5 @@
 import os
+import subprocess
 import time
 from pathlib import Path
 
@@ -160,3 +161,15 @@ def test_a_finished_run_needs_no_frozen_commit(tree: Path) -> None:
     snapshots.release(first.commit)
     snapshots.release(first.commit)
     assert snapshots.frozen_commits() == {second.commit}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["a,b # c", 'say "so"'])
+def test_the_cache_is_shared_whatever_the_name_of_the_checkout(tmp_path: Path, name: str) -> None:
+    root, folder = tmp_path / name, tmp_path / "worktree"
+    for place in (root, folder):
+        place.mkdir()
+        subprocess.run("git init -q && dvc init -q", shell=True, cwd=place, check=True)
+    snapshots.share_cache(root, folder)
+    said = subprocess.run(["dvc", "cache", "dir"], cwd=folder, capture_output=True, text=True, check=True).stdout
+    assert said.strip() == str(root / ".dvc" / "cache")

@@ -96,7 +96,7 @@ def test_a_worktree_shares_the_cache_and_keeps_the_checkouts_other_settings(tree
         snapshots.share_cache(tree, folder)
         made = configparser.ConfigParser(interpolation=None)
         made.read(folder / ".dvc" / "config.local")
-        assert made["cache"]["dir"] == str(tree / "shared")
+        assert made["cache"]["dir"] == f'"{tree / "shared"}"'
         assert (folder / ".dvc" / "config.local").stat().st_mode & 0o777 == 0o600, "it may hold the keys of a remote"
         assert made.has_option("cache", "type") == made.has_option("core", "remote") == bool(before)
     assert made["core"]["remote"] == "ours%d"

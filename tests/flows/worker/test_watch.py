@@ -89,3 +89,14 @@ def test_a_run_that_was_cancelled_while_it_was_taken_is_ended(monkeypatch: pytes
     one.started = {str(cancelled.id), str(runs.id)}
     watch.end_cancelled(one, server)
     assert ended == [str(cancelled.id)]
+
+
+def test_a_run_that_was_deleted_while_it_ran_is_ended_and_hides_no_cancelled_one(monkeypatch: pytest.MonkeyPatch):
+    deleted, cancelled = run(StateType.RUNNING), run(StateType.CANCELLED)
+    server = serve(monkeypatch, cancelled)
+    ended: list[str] = []
+    monkeypatch.setattr(processes, "end", ended.append)
+    one = made_up_worker()
+    one.started = dict.fromkeys([str(deleted.id), str(cancelled.id)])
+    watch.end_cancelled(one, server)
+    assert ended == [str(deleted.id), str(cancelled.id)]

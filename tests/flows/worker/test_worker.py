@@ -108,8 +108,8 @@ def test_no_run_is_admitted_while_the_queue_is_held(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_run_that_another_took_over_is_left_to_it(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    serve(monkeypatch)
-    removed, handled = [], []
+    server, removed, handled = serve(monkeypatch), [], []
+    server.runs = {UUID(int=7): object(), UUID(int=8): object()}
     monkeypatch.setattr(snapshots, "remove", removed.append)
     monkeypatch.setattr(after_run, "after", lambda _, row: handled.append(row) or ["a line"])
     for number, ours in ((7, True), (8, False)):
@@ -118,6 +118,16 @@ def test_a_run_that_another_took_over_is_left_to_it(monkeypatch: pytest.MonkeyPa
     assert removed == [str(UUID(int=8))]
     assert handled == [UUID(int=7)]
     assert capsys.readouterr().out == "a line\n"
+
+
+def test_the_worktree_of_a_run_that_was_deleted_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    serve(monkeypatch)
+    removed: list[str] = []
+    monkeypatch.setattr(snapshots, "remove", removed.append)
+    monkeypatch.setattr(after_run, "after", lambda *_: pytest.fail("of a run that is not there"))
+    monkeypatch.setattr(other_workers, "still_ours", lambda _: True)
+    worker._after(UUID(int=7))
+    assert removed == [str(UUID(int=7))]
 
 
 def test_runs_of_the_form_are_admitted_at_the_servers_own_clone_only(monkeypatch: pytest.MonkeyPatch, capsys: Any):
