@@ -69,12 +69,15 @@ def concurrently(device: torch.device, works: Sequence[Callable[[], None]]) -> N
         return
     current = torch.cuda.current_stream(device)
     streams = [torch.cuda.Stream(device) for _ in works]  # type: ignore[no-untyped-call]
-    for stream, work in zip(streams, works, strict=True):
-        stream.wait_stream(current)
-        with torch.cuda.stream(stream):
-            work()
     for stream in streams:
-        current.wait_stream(stream)
+        stream.wait_stream(current)
+    try:
+        for stream, work in zip(streams, works, strict=True):
+            with torch.cuda.stream(stream):
+                work()
+    finally:  # A recording that ends before they have joined again breaks the allocator, and a smaller batch is next.
+        for stream in streams:
+            current.wait_stream(stream)
 
 
 def _pack_together(tensors: tuple[Tensor, ...], **options: Any) -> tuple[Tensor, list[Tensor]]:
