@@ -60,6 +60,7 @@ def target():
 def build():
     """Make or update the environment. Raises CalledProcessError where a command fails."""
     place = target()
+    whole = (place / "bin" / "python").exists() and not INCOMPLETE.exists()
     if INCOMPLETE.exists():
         shutil.rmtree(place, ignore_errors=True)
     INCOMPLETE.touch()
@@ -72,8 +73,11 @@ def build():
     if not (place / "bin" / "python").exists():
         subprocess.run([BASE, "-m", "venv", place], check=True)
     pip = [place / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, "-c", "constraints.txt", "-e", ".[dev]"], check=True)
-    INCOMPLETE.unlink()
+    installed = subprocess.run([*pip, "-c", "constraints.txt", "-e", ".[dev]"])
+    # A pip that ends by itself, without the network for example, puts back what it replaced; one that is killed does not.
+    if installed.returncode == 0 or (whole and installed.returncode > 0):
+        INCOMPLETE.unlink()
+    installed.check_returncode()
     READY.touch()
 
 

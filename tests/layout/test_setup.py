@@ -103,6 +103,27 @@ def test_a_colon_in_the_path_is_one_sentence(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("ready", [True, False])
+def test_an_update_without_network_leaves_the_environment_that_works(tmp_path, ready):
+    """However often it is tried; a half-made environment is made anew."""
+    assert run("git", "init", "-q", cwd=tmp_path).returncode == 0
+    for name in ("pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    venv.create(tmp_path / ".venv", with_pip=True, symlinks=True)
+    (tmp_path / ".venv" / "ours").touch()
+    (tmp_path / ".venv" / "ready" if ready else tmp_path / ".venv.incomplete").touch()
+    for attempt in range(3):
+        done = run(
+            sys.executable, str(ROOT / "set_up.py"),
+            cwd=tmp_path, env={**os.environ, "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": ""},
+        )  # fmt: skip
+        assert "pip install" in done.stderr
+        assert "run make setup again" in done.stderr
+        assert (tmp_path / ".venv" / "ours").exists() == ready, attempt
+        assert not (tmp_path / ".venv" / "ready").exists(), "the next make tries again"
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("lost", ["", "pyvenv.cfg"])
 def test_the_python_of_a_deleted_environment_makes_the_next_one(checkout, lost):
     """Make puts .venv/bin first in PATH: after an interruption the half-made environment's Python runs set_up.py."""
