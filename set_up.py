@@ -74,7 +74,7 @@ def build():
         subprocess.run([BASE, "-m", "venv", place], check=True)
     pip = [place / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     installed = subprocess.run([*pip, "-c", "constraints.txt", "-e", ".[dev]"])
-    # A pip that ends by itself, without the network for example, puts back what it replaced; one that is killed does not.
+    # A pip that ends by itself, as without a network, puts back what it replaced; one that is killed does not.
     if installed.returncode == 0 or (whole and installed.returncode > 0):
         INCOMPLETE.unlink()
     installed.check_returncode()
