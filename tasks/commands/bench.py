@@ -120,20 +120,8 @@ def show(results: dict[str, Any]) -> None:
     product, sustained = (results[f"{kind}product_flop_per_s"] / 1e12 for kind in ("", "sustained_"))
     where = f"{results['gpus']} x {results['device']}, torch {results['torch']}, attention: {results['attention']}"
     table = Table(title=f"{where}: product {product:.2f} TFLOP/s, sustained {sustained:.2f}")
-    columns = (
-        "experiment",
-        "grids",
-        "ms",
-        "examples/s",
-        "rows/s",
-        "ns/row",
-        "TFLOP/s",
-        "share",
-        "sust.",
-        "first s",
-        "GB",
-    )
-    for column in columns:
+    shares = "share", "sustained"
+    for column in ("experiment", "grids", "ms", "examples/s", "rows/s", "ns/row", "TFLOP/s", *shares, "first s", "GB"):
         table.add_column(column, justify="right")
     for r in results["training"]:
         memory = "-" if r["peak_memory_gb"] is None else f"{r['peak_memory_gb']:.1f}"

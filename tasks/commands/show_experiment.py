@@ -93,10 +93,10 @@ def explained(facts: ledger.Ledger, name: str) -> Iterator[str]:
     if published := facts.of(name):
         yield from ("", "published by the lab, in %, and what gives it here")
         yield from versions.numbers(facts, published)
-    if ours := [mine.text for mine in our_scores.find(name)]:
+    if ours := our_scores.find(name):
         yield from ("", "ours, in %")
-        for text in ours:
-            yield from versions.wrapped(text, first=2, rest=4)
+        for mine in ours:
+            yield from versions.wrapped(mine.text, first=2, rest=4)
 
 
 def compared(shown: Experiment, other: Experiment) -> Iterator[str]:
