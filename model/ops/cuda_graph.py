@@ -58,23 +58,23 @@ class GraphedFunction:
         return _Recording(graph, buffer)
 
 
-def concurrently(device: torch.device, works: Sequence[Callable[[], None]]) -> None:
+def concurrently(device: torch.device, functions: Sequence[Callable[[], None]]) -> None:
     """Call functions that do not depend on each other.
 
     On a GPU each has a stream of its own, recorded or not, so that kernels that do not fill the GPU run side by side.
     """
     if device.type != "cuda":
-        for work in works:
-            work()
+        for function in functions:
+            function()
         return
     current = torch.cuda.current_stream(device)
-    streams = [torch.cuda.Stream(device) for _ in works]  # type: ignore[no-untyped-call]
+    streams = [torch.cuda.Stream(device) for _ in functions]  # type: ignore[no-untyped-call]
     for stream in streams:
         stream.wait_stream(current)
     try:
-        for stream, work in zip(streams, works, strict=True):
+        for stream, function in zip(streams, functions, strict=True):
             with torch.cuda.stream(stream):
-                work()
+                function()
     finally:  # A recording that ends before they have joined again breaks the allocator, and a smaller batch is next.
         for stream in streams:
             current.wait_stream(stream)

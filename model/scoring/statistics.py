@@ -68,8 +68,13 @@ def bootstrap_interval(
     return min(low, 1 - unseen), max(high, unseen)
 
 
-def paired_difference(a: Floats, b: Floats, resamples: int, seed: int = 0) -> Difference:
+def paired_difference(
+    a: Floats, b: Floats, resamples: int, seed: int = 0, *, same_trainings: bool = False
+) -> Difference:
     """B - A over the same tasks, in the same order: (tasks,) each, or (seeds, tasks) with any number of seeds.
+
+    With `same_trainings` seed i of both is one training that answered in two ways: that a training went well raises
+    both, so that only how much the seeds' differences vary is doubt. Otherwise the seeds of A and of B are independent.
 
     The interval resamples tasks, the test flips the signs of the tasks' differences: under the null hypothesis either
     experiment could have had either value of a task. The test is exact for any number of tasks and any correlation;
@@ -79,8 +84,13 @@ def paired_difference(a: Floats, b: Floats, resamples: int, seed: int = 0) -> Di
     if a.shape[1] != b.shape[1] or a.shape[1] == 0:
         raise ValueError(f"{a.shape[1]} and {b.shape[1]} tasks; a paired comparison needs the same, at least one")
     values = b.mean(0) - a.mean(0)
-    of_a, of_b = seed_error(a), seed_error(b)
-    spread = Spread(float(np.hypot(of_a.error, of_b.error)), of_a.doubt + of_b.doubt)
+    if same_trainings:
+        if a.shape != b.shape:
+            raise ValueError(f"{len(a)} and {len(b)} seeds; the same trainings are as many")
+        spread = seed_error(b - a)
+    else:
+        of_a, of_b = seed_error(a), seed_error(b)
+        spread = Spread(float(np.hypot(of_a.error, of_b.error)), of_a.doubt + of_b.doubt)
     low, high = _interval(_resampled(values, resamples, seed), spread, seed)
     if not np.any(values):  # Agreement on every task here does not mean agreement on all tasks.
         unseen = _unseen(len(values))
@@ -168,7 +178,8 @@ def _spread(means: Floats, spread: Spread, seed: int) -> Floats:
     if spread.error == 0:
         return means
     noisy = means + spread.error * _generator(seed, _SEEDS).standard_normal(len(means))
-    freedom = (means.var() + spread.error**2) ** 2 / spread.doubt
+    # At least that of two seeds: `error` is less what tasks explain, so that the quotient can fall below it.
+    freedom = max(1.0, (means.var() + spread.error**2) ** 2 / spread.doubt)
     edge = (1 + LEVEL) / 2
     return np.asarray(means.mean() + (noisy - means.mean()) * stdtrit(freedom, edge) / ndtri(edge), dtype=np.float64)
 

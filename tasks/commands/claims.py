@@ -130,7 +130,15 @@ def findings(claims: Sequence[Claim], scores: Mapping[str, Mapping[str, Any]]) -
     values = {
         names: np.array([shares(scores[name]) for name in names]) for claim in claims for names in (claim.a, claim.b)
     }
-    measured = [paired_difference(values[claim.a], values[claim.b], RESAMPLES) for claim in claims]
+    measured = [
+        paired_difference(
+            values[claim.a],
+            values[claim.b],
+            RESAMPLES,
+            same_trainings=[name.partition("/")[0] for name in claim.a] == [name.partition("/")[0] for name in claim.b],
+        )
+        for claim in claims
+    ]
     results = []
     for claim, difference, p_holm in zip(claims, measured, holm([d.p for d in measured]), strict=True):
         gains = values[claim.b].mean(0) - values[claim.a].mean(0)
@@ -185,7 +193,8 @@ def page(study: Study, scores: Mapping[str, Mapping[str, Any]], kept: Path) -> I
     yield "An inconclusive claim says how many tasks would show a difference of this size (80 % power at 5 %)."
     if any(len(names) > 1 for claim in study.claims for names in (claim.a, claim.b)):
         yield "Of several seeds the mean of each task is compared; what differs between seeds widens the interval and"
-        yield "raises p. With one seed a claim is about these trainings, not about others of the same recipe."
+        yield "raises p; where the same trainings answered in two ways, what differs between their differences does."
+        yield "With one seed a claim is about these trainings, not about others of the same recipe."
     yield ""
     yield "| claim | compared | points | 95 % | p, Holm | won | lost | |"
     yield "|---|---|---|---|---|---|---|---|"

@@ -46,14 +46,14 @@ USED: list[str] = []
 GPU = torch.device("cuda")
 
 
-def test_each_work_has_a_stream_that_waits_for_what_came_before_and_is_waited_for(streams: list[Stream]) -> None:
+def test_each_function_has_a_stream_that_waits_for_what_came_before_and_is_waited_for(streams: list[Stream]) -> None:
     done: list[str] = []
     concurrently(GPU, [lambda: done.append(USED[-1])] * 3)
     assert done == ["side 1", "side 2", "side 3"]
     assert [stream.waited for stream in streams] == [done, *[["current"]] * 3]
 
 
-def test_streams_join_also_where_a_work_fails(streams: list[Stream]) -> None:
+def test_streams_join_also_where_a_function_fails(streams: list[Stream]) -> None:
     def fails() -> None:
         raise torch.OutOfMemoryError("no memory")
 
@@ -65,7 +65,7 @@ def test_streams_join_also_where_a_work_fails(streams: list[Stream]) -> None:
     assert all(stream.waited == ["current"] for stream in streams[1:])
 
 
-def test_on_a_cpu_works_follow_each_other(streams: list[Stream]) -> None:
+def test_on_a_cpu_functions_follow_each_other(streams: list[Stream]) -> None:
     done: list[int] = []
     concurrently(torch.device("cpu"), [lambda: done.append(1), lambda: done.append(2)])
     assert (done, len(streams)) == ([1, 2], 1)

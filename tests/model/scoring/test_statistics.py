@@ -232,3 +232,42 @@ def test_seeds_that_agree_on_average_on_every_task_still_vary():
     assert seed_error(a).error == pytest.approx(0.5)
     assert found.low < -0.9
     assert found.high > 0.9
+
+
+def test_trainings_that_answer_in_two_ways_are_compared_each_with_itself():
+    """Whole trainings vary by ten points, what a second way of answering adds to each by none."""
+    draws = np.random.default_rng(10)
+    a = np.array([[0.3], [0.4], [0.5]]) + 0.2 * draws.random((1, 60))
+    b = a + 0.02 * draws.standard_normal((1, 60)) + 0.02
+    itself, one = paired_difference(a, b, 2000, same_trainings=True), paired_difference(a[0], b[0], 2000)
+    assert (itself.low, itself.high) == pytest.approx((one.low, one.high), abs=1e-6)
+    assert itself.shown
+    assert not paired_difference(a, b, 2000).shown
+    with pytest.raises(ValueError, match="3 and 2 seeds"):
+        paired_difference(a, b[:2], 100, same_trainings=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("seeds", "varies"), [(2, 0.0), (2, 0.005), (3, 0.01)])
+def test_two_ways_of_answering_that_are_as_good_are_rarely_told_apart(seeds, varies):
+    """Trainings that vary by three points answer in two ways; how much better the second goes `varies` by training."""
+    draws = np.random.default_rng(11)
+    shown = 0
+    for seed in range(EXPERIMENTS):
+        chances = _difficulty(draws, 400, 0.3)
+        first = [_lifted(chances, 0.03 * draws.standard_normal()) for _ in range(seeds)]
+        second = [_lifted(own, varies * draws.standard_normal()) for own in first]
+        a, b = (draws.random((2, seeds, 400)) < np.array([first, second])).astype(float)
+        shown += paired_difference(a, b, 1000, seed, same_trainings=True).shown
+    assert shown <= 0.05 * EXPERIMENTS
+
+
+def test_an_interval_is_never_wider_than_that_of_two_seeds():
+    """Seeds that differ on few tasks, where the tasks explain nearly all of it."""
+    a = np.zeros((2, 400))
+    a[0, :100], a[1, 6:100] = 1, 1
+    b = a.copy()
+    b[:, 0] = 1
+    found = paired_difference(a, b, 2000)
+    widest = t(1).ppf(0.975) / t(1000).ppf(0.975) * 2 * 0.025
+    assert -widest < found.low < found.high < widest
