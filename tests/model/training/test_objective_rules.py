@@ -89,7 +89,8 @@ def test_each_metric_of_a_batch_by_hand() -> None:
         **{f"cross_entropy_{i}": sum(last[a:b]) for i, (a, b) in enumerate(((0, 2), (2, 4), (4, 5)))},
         **{f"right_{i}": 1.0 for i in range(3)},
     }
-    assert named == pytest.approx(expected, rel=1e-5)
+    # Likely cells: float32 rounds a logarithm of 9 to 1e-6, in another way on each processor.
+    assert named == pytest.approx(expected, rel=1e-5, abs=2e-6)
     assert float(loss) == pytest.approx(expected["loss"], rel=1e-5)
 
 
