@@ -29,9 +29,11 @@ class Spread(NamedTuple):
     """Standard error of the mean."""
     doubt: float
     """How uncertain `error` squared is: the square of what it was estimated from, over the degrees of freedom."""
+    freedom: float = 1.0
+    """Fewest degrees of freedom of what it was estimated from."""
 
 
-NO_SPREAD = Spread(0.0, 0.0)
+NO_SPREAD = Spread(0.0, 0.0, np.inf)
 
 
 class Difference(NamedTuple):
@@ -86,11 +88,12 @@ def paired_difference(
     values = b.mean(0) - a.mean(0)
     if same_trainings:
         if a.shape != b.shape:
-            raise ValueError(f"{len(a)} and {len(b)} seeds; the same trainings are as many")
+            raise ValueError(f"{len(a)} and {len(b)} seeds; the same trainings need equal numbers of them")
         spread = seed_error(b - a)
     else:
         of_a, of_b = seed_error(a), seed_error(b)
-        spread = Spread(float(np.hypot(of_a.error, of_b.error)), of_a.doubt + of_b.doubt)
+        error = float(np.hypot(of_a.error, of_b.error))
+        spread = Spread(error, of_a.doubt + of_b.doubt, min(of_a.freedom, of_b.freedom))
     low, high = _interval(_resampled(values, resamples, seed), spread, seed)
     if not np.any(values):  # Agreement on every task here does not mean agreement on all tasks.
         unseen = _unseen(len(values))
@@ -105,7 +108,7 @@ def permutation_p(values: Floats, resamples: int, seed: int = 0, spread: Spread 
     then at least 1 / (resamples + 1).
     """
     sizes, counts = np.unique(np.abs(values[values != 0]).round(12), return_counts=True)
-    if spread == NO_SPREAD and (exact := _sums(sizes, counts)):
+    if spread.error == 0 and (exact := _sums(sizes, counts)):
         sums, chances = exact
         return min(1.0, float(chances[np.abs(sums) >= abs(values.sum()) - 1e-7].sum()))
     draws = _generator(seed, _FLIP)
@@ -142,7 +145,8 @@ def seed_error(values: Floats) -> Spread:
     residual = values - values.mean(0) - values.mean(1, keepdims=True) + values.mean()
     chance = (residual**2).sum() / ((seeds - 1) * (tasks - 1)) / tasks
     varied = values.mean(1).var(ddof=1)
-    return Spread(float(np.sqrt(max(0.0, varied - chance) / seeds)), float((varied / seeds) ** 2 / (seeds - 1)))
+    error = float(np.sqrt(max(0.0, varied - chance) / seeds))
+    return Spread(error, float((varied / seeds) ** 2 / (seeds - 1)), seeds - 1)
 
 
 def holm(p: list[float]) -> list[float]:
@@ -178,8 +182,8 @@ def _spread(means: Floats, spread: Spread, seed: int) -> Floats:
     if spread.error == 0:
         return means
     noisy = means + spread.error * _generator(seed, _SEEDS).standard_normal(len(means))
-    # At least that of two seeds: `error` is less what tasks explain, so that the quotient can fall below it.
-    freedom = max(1.0, (means.var() + spread.error**2) ** 2 / spread.doubt)
+    # `error` leaves out what tasks explain, so that the quotient could fall below the freedom of every part.
+    freedom = max(spread.freedom, (means.var() + spread.error**2) ** 2 / spread.doubt)
     edge = (1 + LEVEL) / 2
     return np.asarray(means.mean() + (noisy - means.mean()) * stdtrit(freedom, edge) / ndtri(edge), dtype=np.float64)
 

@@ -118,6 +118,13 @@ def check(file: Path, study: Study, scores: Mapping[str, Mapping[str, Any]]) -> 
             raise ConfigurationError(f"{file}: results has {folder!r}, but no such folder of answers is kept")
     for name in (name for claim in study.claims for name in (*claim.a, *claim.b) if name not in scores):
         raise ConfigurationError(f"{file}: a claim compares {name!r}; the answers of `results` are {', '.join(scores)}")
+    for claim in study.claims:
+        of_a, of_b = _folders(claim.a), _folders(claim.b)
+        if len({*of_a}) < len(of_a) or len({*of_b}) < len(of_b) or ({*of_a} & {*of_b} and of_a != of_b):
+            raise ConfigurationError(
+                f"{file}: the claim {claim.text!r} compares {', '.join(of_a)} with {', '.join(of_b)}; name each "
+                "training once on a side, and those of both sides in the same order"
+            )
     first, *others = scores
     if (dataset := scores[first]["dataset"]) not in SETS:
         raise ConfigurationError(f"{file}: {first!r} is of data set {dataset!r}; allowed are {', '.join(SETS)}")
@@ -135,7 +142,7 @@ def findings(claims: Sequence[Claim], scores: Mapping[str, Mapping[str, Any]]) -
             values[claim.a],
             values[claim.b],
             RESAMPLES,
-            same_trainings=[name.partition("/")[0] for name in claim.a] == [name.partition("/")[0] for name in claim.b],
+            same_trainings=_folders(claim.a) == _folders(claim.b),
         )
         for claim in claims
     ]
@@ -193,7 +200,7 @@ def page(study: Study, scores: Mapping[str, Mapping[str, Any]], kept: Path) -> I
     yield "An inconclusive claim says how many tasks would show a difference of this size (80 % power at 5 %)."
     if any(len(names) > 1 for claim in study.claims for names in (claim.a, claim.b)):
         yield "Of several seeds the mean of each task is compared; what differs between seeds widens the interval and"
-        yield "raises p; where the same trainings answered in two ways, what differs between their differences does."
+        yield "raises p; where the same trainings answered in two ways, only the variation of their differences counts."
         yield "With one seed a claim is about these trainings, not about others of the same recipe."
     yield ""
     yield "| claim | compared | points | 95 % | p, Holm | won | lost | |"
@@ -248,6 +255,10 @@ def _names(value: str | list[str]) -> tuple[str, ...]:
     if not names:
         raise TypeError("a claim compares nothing")
     return names
+
+
+def _folders(names: Sequence[str]) -> list[str]:
+    return [name.partition("/")[0] for name in names]
 
 
 def _answers(folder: Path) -> list[Path]:

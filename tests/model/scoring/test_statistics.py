@@ -222,7 +222,7 @@ def test_two_seeds_widen_the_interval_of_a_difference():
     # Seeds that differ by d in two trainings: the mean of them has the error d / 2.
     assert seed_error(apart).error == pytest.approx(0.1)
     assert seed_error(apart).doubt == pytest.approx(0.1**4)
-    assert seed_error(apart[:1]) == seed_error(apart[:, :1]) == Spread(0.0, 0.0)
+    assert seed_error(apart[:1]) == seed_error(apart[:, :1]) == statistics.NO_SPREAD
 
 
 def test_seeds_that_agree_on_average_on_every_task_still_vary():
@@ -248,26 +248,43 @@ def test_trainings_that_answer_in_two_ways_are_compared_each_with_itself():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("seeds", "varies"), [(2, 0.0), (2, 0.005), (3, 0.01)])
+@pytest.mark.parametrize(("seeds", "varies"), [(2, 0.0), (2, 0.01), (3, 0.01), (3, 0.02), (5, 0.02)])
 def test_two_ways_of_answering_that_are_as_good_are_rarely_told_apart(seeds, varies):
     """Trainings that vary by three points answer in two ways; how much better the second goes `varies` by training."""
     draws = np.random.default_rng(11)
-    shown = 0
+    shown = of_tasks_alone = 0
     for seed in range(EXPERIMENTS):
-        chances = _difficulty(draws, 400, 0.3)
+        chances = _difficulty(draws, 400, 0.2)
         first = [_lifted(chances, 0.03 * draws.standard_normal()) for _ in range(seeds)]
         second = [_lifted(own, varies * draws.standard_normal()) for own in first]
         a, b = (draws.random((2, seeds, 400)) < np.array([first, second])).astype(float)
         shown += paired_difference(a, b, 1000, seed, same_trainings=True).shown
+        of_tasks_alone += paired_difference(a.mean(0), b.mean(0), 1000, seed).shown
     assert shown <= 0.05 * EXPERIMENTS
+    if varies:
+        assert of_tasks_alone > 1.5 * shown
 
 
-def test_an_interval_is_never_wider_than_that_of_two_seeds():
-    """Seeds that differ on few tasks, where the tasks explain nearly all of it."""
-    a = np.zeros((2, 400))
-    a[0, :100], a[1, 6:100] = 1, 1
+def test_how_much_the_differences_of_trainings_vary_is_doubt():
+    """Both ways of answering are as far apart on average; in one case a training gains twice as much as the other."""
+    tasks = np.linspace(0.1, 0.6, 60)
+    a = np.stack([tasks, tasks])
+    alike, apart = a + np.array([[0.05], [0.05]]), a + np.array([[0.033], [0.067]])
+    of_alike, of_apart = (paired_difference(a, b, 2000, same_trainings=True) for b in (alike, apart))
+    assert (of_alike.shown, of_apart.shown) == (True, False)
+    # Tasks vary by nothing: Student's interval of the two differences.
+    half = t(1).ppf(0.975) * 0.017
+    assert (of_apart.low, of_apart.high) == pytest.approx((0.05 - half, 0.05 + half), rel=0.1)
+
+
+@pytest.mark.parametrize(("seeds", "widest"), [(2, 1), (3, 2)])
+def test_an_interval_is_finite_where_seeds_differ_by_little_more_than_tasks_explain(seeds, widest):
+    """The freedom of Satterthwaite's formula would be 0.4 for two seeds; it is never below that of the seeds."""
+    a = np.zeros((seeds, 400))
+    a[0, :100] = 1
+    a[1:, 14:108] = 1
     b = a.copy()
-    b[:, 0] = 1
-    found = paired_difference(a, b, 2000)
-    widest = t(1).ppf(0.975) / t(1000).ppf(0.975) * 2 * 0.025
-    assert -widest < found.low < found.high < widest
+    b[:, 200] = 1
+    found = paired_difference(a, b, 20_000)
+    error = np.hypot(np.hypot(seed_error(a).error, seed_error(b).error), (b - a).mean(0).std() / 20)
+    assert (found.high - found.low) / 2 == pytest.approx(t(widest).ppf(0.975) * error, rel=0.05)

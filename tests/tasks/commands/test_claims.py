@@ -90,6 +90,35 @@ def test_of_several_seeds_the_mean_of_each_task_is_compared_and_their_difference
     )
 
 
+def test_answers_of_the_same_trainings_are_compared_each_with_itself():
+    draws = np.random.default_rng(4)
+    solved = {"first": draws.random(300) < 0.2, "second": draws.random(300) < 0.5}
+    late = {name: values | (draws.random(300) < 0.05) for name, values in solved.items()}
+    a, b = (np.array([side[name] for name in solved], dtype=float) for side in (solved, late))
+    for other in ("", "another-"):
+        given = {f"{name}/votes": score(list(values)) for name, values in solved.items()}
+        given |= {f"{other}{name}/late": score(list(values)) for name, values in late.items()}
+        names = ("first/votes", "second/votes"), (f"{other}first/late", f"{other}second/late")
+        [found] = claims.findings([Claim("c", "higher", *names)], given)
+        assert found.difference == paired_difference(a, b, claims.RESAMPLES, same_trainings=not other)
+        assert found.difference.shown != bool(other)
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        (("x/votes", "y/votes"), ("y/late", "x/late")),
+        (("x/votes", "x/late"), ("y/votes",)),
+        (("x/votes",), ("x/late", "y/late")),
+    ],
+)
+def test_trainings_that_cannot_be_paired_are_refused(a, b):
+    kept = {name: {"dataset": "aa1", "tasks": {}} for name in (*a, *b)}
+    study = claims.Study("title", ["x", "y"], [Claim("which is better", "higher", a, b)], "", "")
+    with pytest.raises(ConfigurationError, match=r"'which is better' compares .*name each training once on a side"):
+        claims.check(Path("file.yaml"), study, kept)
+
+
 @pytest.mark.parametrize(
     "text",
     [
