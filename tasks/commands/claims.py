@@ -110,7 +110,7 @@ def read_claims(file: Path) -> Study:
 
 
 def check(file: Path, study: Study, scores: Mapping[str, Mapping[str, Any]]) -> None:
-    """Raises ConfigurationError if a result or what a claim compares is not there, or if they are of other tasks."""
+    """Raises ConfigurationError if what a claim compares is not there, is of other tasks, or cannot be paired."""
     if not study.folders:
         raise ConfigurationError(f"{file}: results is empty; it names folders of kept answers")
     for folder in study.folders:
