@@ -14,12 +14,12 @@ from torch import Tensor
 
 from model.network.packing import Packed
 from model.ops.compilation import maybe_compile
-from model.ops.convolution import OFFSETS
+from model.ops.convolution import OFFSETS, Neighbours
 
 
 @functools.partial(maybe_compile, static=True)
-def neighbours(packed: Packed) -> tuple[Tensor, Tensor]:
-    """The rows of the neighbours of each row, for contexts, int32 (C, 9), and targets, (T, 9); C or T for none."""
+def neighbours(packed: Packed) -> tuple[Neighbours, Neighbours]:
+    """The neighbours of each row, for contexts and for targets."""
     examples, swapped = packed.examples, packed.view_swaps
     cells_start = packed.prefix_rows.view(len(swapped), -1)[:, -1] + 1
     of_context, of_target = packed.context_example, packed.target_example
@@ -40,10 +40,8 @@ def _shown(height: Tensor, width: Tensor, swapped: Tensor) -> tuple[Tensor, Tens
     return torch.where(swapped, width, height), torch.where(swapped, height, width)
 
 
-def _neighbours(position: Tensor, is_cell: Tensor, start: Tensor, height: Tensor, width: Tensor) -> Tensor:
-    """Rows of the neighbours, int32 (N, 9), N for none.
-
-    Of each row: `position` float (N, 3) is row, column and grid, `is_cell` bool (N,), and `start`, `height` and
+def _neighbours(position: Tensor, is_cell: Tensor, start: Tensor, height: Tensor, width: Tensor) -> Neighbours:
+    """Of each row: `position` float (N, 3) is row, column and grid, `is_cell` bool (N,), and `start`, `height` and
     `width`, int64 (N,), are the first row and the sides of its grid in the view's frame.
     """
     own = torch.arange(len(start), device=start.device)
@@ -55,4 +53,9 @@ def _neighbours(position: Tensor, is_cell: Tensor, start: Tensor, height: Tensor
     r, c = row[:, None] + k // 3 - 1, column[:, None] + k % 3 - 1
     inside = is_cell[:, None] & (r >= 0) & (r < height[:, None]) & (c >= 0) & (c < width[:, None])
     neighbour = at[torch.where(inside, start[:, None] + r * width[:, None] + c, 0)]
-    return torch.where(inside, neighbour, len(own)).to(torch.int32)
+    rows = torch.where(inside, neighbour, len(own))
+    above, left, cell, right, below = (inside[:, k].to(torch.int64) for k in (1, 3, 4, 5, 7))
+    flags = above + 2 * below + 4 * left + 8 * right + 16 * cell
+    line = below * (rows[:, 7] - own) + above * (1 - below) * (own - rows[:, 1])
+    packed_row = ((own - place) << 12) + ((line + 64) << 5) + flags
+    return Neighbours(rows.to(torch.int32), packed_row[at].to(torch.int32))

@@ -46,7 +46,7 @@ from model.network.packing import Packed
 from model.network.weights import Block, BlockWeights, IOWeights
 from model.ops.attention import attention
 from model.ops.casting import cast_for_two_passes
-from model.ops.convolution import convolved_swiglu
+from model.ops.convolution import Neighbours, convolved_swiglu
 from model.ops.dropout import Drop
 from model.ops.qkv import Rotation, rotation_of, scale_heads, scatter_context_kv, scatter_target_kv
 from model.ops.swiglu import swiglu
@@ -72,8 +72,8 @@ class Encoded(NamedTuple):
     """Rotary embedding of the target rows."""
     added: Tensor | None
     """(S, D): what network.task_embedding 'added' adds to every row of a sequence; None for 'prefix'."""
-    neighbours: Tensor | None
-    """int32 (T, 9): of the target rows, for network.convolution '3x3'; None without."""
+    neighbours: Neighbours | None
+    """Of the target rows, for network.convolution '3x3'; None without."""
 
     def detached(self) -> "Encoded":
         """The same with keys and values detached from the graph."""
@@ -245,12 +245,12 @@ class Denoiser(nn.Module):
         attended: Tensor,
         i: int,
         weights: BlockWeights,
-        near: Tensor | None,
+        near: Neighbours | None,
         seeds: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         """Residual stream (N, D) and inner activations of the feed-forward (N, F), given attention's (N, H, D / H).
 
-        `near` int32 (N, 9) are the rows' neighbours, None where none has any.
+        `near` are the rows' neighbours, None where none has any.
         """
         attended = self._drop_hidden(attended.flatten(1), seeds, 2 * i)
         next_weights = weights.attention_out, weights.feed_in

@@ -3,7 +3,7 @@
 Dimensions: N rows, F columns.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,13 +17,26 @@ OFFSETS = tuple((row, column) for row in (-1, 0, 1) for column in (-1, 0, 1))
 neighbour opposite to k is 8 - k."""
 
 
-def convolved_swiglu(hidden: Tensor, kernel: Tensor, near: Tensor) -> Tensor:
+class Neighbours(NamedTuple):
+    """The neighbours of N rows, twice: by row, and by the way that a kernel takes through each grid."""
+
+    near: Tensor
+    """int32 (N, 9): as `convolve` takes it."""
+    walk: Tensor
+    """int32 (N,): the rows in the order in which the cells of a grid are read, line by line in the frame of its view.
+
+    Of place n, from the highest bit: its row minus n, in 20 bits; how many rows below it the cell of the next line is,
+    plus 64, in 7 bits; whether it is a cell, and has cells on the right, on the left, below and above, in a bit each.
+    """
+
+
+def convolved_swiglu(hidden: Tensor, kernel: Tensor, neighbours: Neighbours) -> Tensor:
     """SwiGLU of rows (N, 2 F), as in `model.ops.swiglu`, then `convolve`: (N, F)."""
     if hidden.is_cuda:
         from model.ops.triton.convolution import ConvolvedSwiGLU
 
-        return ConvolvedSwiGLU.apply(hidden, kernel, near)  # type: ignore[no-any-return, no-untyped-call]
-    return convolve(swiglu(hidden), kernel, near)
+        return ConvolvedSwiGLU.apply(hidden, kernel, neighbours.walk)  # type: ignore[no-any-return, no-untyped-call]
+    return convolve(swiglu(hidden), kernel, neighbours.near)
 
 
 @maybe_compile

@@ -8,7 +8,7 @@ from model.network.convolution import neighbours
 from model.ops import compilation, dropout
 from model.ops import qkv as heads
 from model.ops.attention import attention
-from model.ops.convolution import convolved_swiglu
+from model.ops.convolution import Neighbours, convolved_swiglu
 from model.ops.cuda_graph import GraphedFunction
 from model.ops.segments import make_segments
 from model.ops.swiglu import swiglu
@@ -107,13 +107,13 @@ def test_the_gate_kernel_and_its_gradient_equal_plain_torch(rows, width):
 @pytest.mark.parametrize("width", [24, 300, 1024])
 def test_the_kernels_of_gate_and_convolution_and_their_gradients_equal_gathered_rows(width):
     examples = [(0, view, 0, height, 11, 0, 3, 6) for view in range(8) for height in (1, 9, 17)]
-    for near in neighbours(packed_rows(network(), examples)):
-        rows = len(near)
+    for found in neighbours(packed_rows(network(), examples)):
+        rows = len(found.near)
         hidden, weight, kernel = torch.randn(rows, 2 * width), torch.randn(rows, width), torch.randn(9, width)
         by_device = []
         for device in ("cpu", "cuda"):
             own = [v.to(device).requires_grad_() for v in (hidden, kernel)]
-            result = convolved_swiglu(*own, near.to(device))
+            result = convolved_swiglu(*own, Neighbours(*(x.to(device) for x in found)))
             by_device.append([result, *torch.autograd.grad((result * weight.to(device)).sum(), own)])
         for a, b in zip(*by_device, strict=True):
             assert torch.allclose(a, b.cpu(), rtol=1e-4, atol=1e-3)

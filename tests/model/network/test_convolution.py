@@ -41,7 +41,7 @@ def test_a_convolution_of_packed_rows_and_its_gradients_are_those_of_conv2d_on_e
     if budget is not None and rows is TURNED:
         budget = Budget(12, 384, 192, 64, 64)
     packed = _packed(rows, budget)
-    near = neighbours(packed)[kind == "target"]
+    near = neighbours(packed)[kind == "target"].near
     draws = torch.Generator().manual_seed(0)
     x, weight = (torch.randn(len(near), WIDTH, dtype=torch.float64, generator=draws) for _ in range(2))
     kernel = torch.randn(9, WIDTH, dtype=torch.float64, generator=draws)
@@ -69,7 +69,7 @@ def test_a_convolution_of_packed_rows_and_its_gradients_are_those_of_conv2d_on_e
 
 def test_neighbours_are_the_cells_of_the_same_grid_beside_it():
     packed = _packed([*ROWS, *TURNED])
-    for kind, near in zip(("context", "target"), neighbours(packed), strict=True):
+    for kind, (near, _) in zip(("context", "target"), neighbours(packed), strict=True):
         position = getattr(packed, f"{kind}_position").long().tolist()
         example = getattr(packed, f"{kind}_example").tolist()
         for row, found in enumerate(near.tolist()):
@@ -83,8 +83,28 @@ def test_neighbours_are_the_cells_of_the_same_grid_beside_it():
                 assert [other] == (wanted or [len(position)])
 
 
+def test_a_walk_reads_each_grid_line_by_line_and_knows_the_neighbours():
+    packed = _packed([*ROWS, *TURNED])
+    for kind, (near, walk) in zip(("context", "target"), neighbours(packed), strict=True):
+        codes = walk.tolist()
+        order = [n + (code >> 12) for n, code in enumerate(codes)]
+        assert sorted(order) == list(range(len(near)))
+        for grid in _grids(packed, kind):
+            first = order.index(int(grid[0, 0]))
+            assert order[first : first + grid.numel()] == grid.flatten().tolist()
+        for n, (row, code) in enumerate(zip(order, codes, strict=True)):
+            line = (code >> 5 & 127) - 64
+            above, below, left, right, cell = (bool(code >> bit & 1) for bit in range(5))
+            found = near[row].tolist()
+            assert found[1] == (row - line if above else len(near))
+            assert found[7] == (row + line if below else len(near))
+            assert found[3] == (order[n - 1] if left else len(near))
+            assert found[5] == (order[n + 1] if right else len(near))
+            assert found[4] == (row if cell else len(near))
+
+
 def test_no_output_rows_have_no_neighbours():
-    near = neighbours(_packed([(0, 0, 0, 4, 5, -1, 0, 0)]))[1]
+    near = neighbours(_packed([(0, 0, 0, 4, 5, -1, 0, 0)]))[1].near
     assert near.shape == (0, 9)
 
 
@@ -133,7 +153,7 @@ def test_it_is_of_what_the_feed_forwards_output_projection_reads():
 
 
 def test_bfloat16_is_summed_in_float32():
-    near = neighbours(_packed(ROWS))[1]
+    near = neighbours(_packed(ROWS))[1].near
     x, kernel = torch.randn(len(near), WIDTH), torch.randn(9, WIDTH)
     exact = convolve(x.bfloat16().float(), kernel, near)
     half = convolve(x.bfloat16(), kernel, near)

@@ -40,7 +40,7 @@ def test_a_convolution_has_nine_products_for_each_activation_of_a_cell():
     net, plain = network(convolution="3x3", turns=2), network(turns=2)
     lengths = _lengths(net)
     packed = packed_rows(net, ROWS)
-    cells = [int((near[:, 4] < len(near)).sum()) for near in neighbours(packed)]
+    cells = [int((near[:, 4] < len(near)).sum()) for near, _ in neighbours(packed)]
     depth = net.config.layers * 2
     for context, passes in ((False, depth * cells[1]), (True, depth * cells[1] + (depth - 1) * cells[0])):
         more = [flops.forward(x.config, lengths, context=context) for x in (net, plain)]
