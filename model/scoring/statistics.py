@@ -71,12 +71,13 @@ def bootstrap_interval(
 
 
 def paired_difference(
-    a: Floats, b: Floats, resamples: int, seed: int = 0, *, same_trainings: bool = False
+    a: Floats, b: Floats, resamples: int, seed: int = 0, *, paired_seeds: bool = False
 ) -> Difference:
     """B - A over the same tasks, in the same order: (tasks,) each, or (seeds, tasks) with any number of seeds.
 
-    With `same_trainings` seed i of both is one training that answered in two ways: that a training went well raises
-    both, so that only how much the seeds' differences vary is doubt. Otherwise the seeds of A and of B are independent.
+    With `paired_seeds` seed i of A belongs to seed i of B: one training that answered in two ways, or two trainings of
+    a seed, which share held-out tasks, initial weights and the order of examples. What goes well raises both, so that
+    only how much the seeds' differences vary is doubt. Otherwise the seeds of A and of B are independent.
 
     The interval resamples tasks, the test flips the signs of the tasks' differences: under the null hypothesis either
     experiment could have had either value of a task. The test is exact for any number of tasks and any correlation;
@@ -86,9 +87,9 @@ def paired_difference(
     if a.shape[1] != b.shape[1] or a.shape[1] == 0:
         raise ValueError(f"{a.shape[1]} and {b.shape[1]} tasks; a paired comparison needs the same, at least one")
     values = b.mean(0) - a.mean(0)
-    if same_trainings:
+    if paired_seeds:
         if a.shape != b.shape:
-            raise ValueError(f"{len(a)} and {len(b)} seeds; the same trainings need equal numbers of them")
+            raise ValueError(f"{len(a)} and {len(b)} seeds; pairs need equal numbers of them")
         spread = seed_error(b - a)
     else:
         of_a, of_b = seed_error(a), seed_error(b)

@@ -43,6 +43,8 @@ class Claim(NamedTuple):
     a: tuple[str, ...]
     """FOLDER/CHECKPOINT-EVALUATION each."""
     b: tuple[str, ...]
+    same_seeds: bool = False
+    """Whether each training of a is compared with that of b which has its seed."""
 
 
 class Study(NamedTuple):
@@ -96,7 +98,12 @@ def read_claims(file: Path) -> Study:
     """A file of claims. Raises ConfigurationError."""
     values = params.read(file)
     try:
-        claims = [Claim(row["claim"], row["expects"], _names(row["a"]), _names(row["b"])) for row in values["claims"]]
+        claims = [
+            Claim(row["claim"], row["expects"], _names(row["a"]), _names(row["b"]), row.get("same_seeds", False))
+            for row in values["claims"]
+        ]
+        if flags := [claim.same_seeds for claim in claims if not isinstance(claim.same_seeds, bool)]:
+            raise TypeError(f"same_seeds is {flags[0]!r}; allowed are true and false")
         pictures = [str(values.get(name, "")) for name in ("figure", "growth")]
         study = Study(str(values["title"]), [str(name) for name in values["results"]], claims, *pictures)
     except (KeyError, TypeError) as error:
@@ -125,6 +132,12 @@ def check(file: Path, study: Study, scores: Mapping[str, Mapping[str, Any]]) -> 
                 f"{file}: the claim {claim.text!r} compares {', '.join(of_a)} with {', '.join(of_b)}; name each "
                 "training once on a side, and those of both sides in the same order"
             )
+        seeds = [[scores[name]["seed"] for name in names] for names in (claim.a, claim.b) if claim.same_seeds]
+        if seeds and seeds[0] != seeds[1]:
+            raise ConfigurationError(
+                f"{file}: the claim {claim.text!r} says same_seeds, but those of a are {seeds[0]} and of b {seeds[1]}; "
+                "name trainings of the same seeds in the same order"
+            )
     first, *others = scores
     if (dataset := scores[first]["dataset"]) not in SETS:
         raise ConfigurationError(f"{file}: {first!r} is of data set {dataset!r}; allowed are {', '.join(SETS)}")
@@ -142,7 +155,7 @@ def findings(claims: Sequence[Claim], scores: Mapping[str, Mapping[str, Any]]) -
             values[claim.a],
             values[claim.b],
             RESAMPLES,
-            same_trainings=_folders(claim.a) == _folders(claim.b),
+            paired_seeds=claim.same_seeds or _folders(claim.a) == _folders(claim.b),
         )
         for claim in claims
     ]
@@ -201,6 +214,8 @@ def page(study: Study, scores: Mapping[str, Mapping[str, Any]], kept: Path) -> I
     if any(len(names) > 1 for claim in study.claims for names in (claim.a, claim.b)):
         yield "Of several seeds the mean of each task is compared; what differs between seeds widens the interval and"
         yield "raises p; where the same trainings answered in two ways, only the variation of their differences counts."
+        if any(claim.same_seeds for claim in study.claims):
+            yield "So it is seed by seed, where trainings of the same seeds share held-out tasks and initial weights."
         yield "With one seed a claim is about these trainings, not about others of the same recipe."
     yield ""
     yield "| claim | compared | points | 95 % | p, Holm | won | lost | |"
@@ -209,7 +224,8 @@ def page(study: Study, scores: Mapping[str, Mapping[str, Any]], kept: Path) -> I
         d, claim = finding.difference, finding.claim
         by = f"{100 * d.mean:+.1f} | {100 * d.low:+.1f} to {100 * d.high:+.1f} | {p_value(finding.p_holm)}"
         b, a = (", ".join(f"`{name}`" for name in names) for names in (claim.b, claim.a))
-        yield f"| {claim.text} | {b} against {a} | {by} | {finding.won} | {finding.lost} | {finding.verdict} |"
+        text = f"{claim.text}, seed by seed" if claim.same_seeds else claim.text
+        yield f"| {text} | {b} against {a} | {by} | {finding.won} | {finding.lost} | {finding.verdict} |"
 
 
 def runs(folders: Sequence[str], scores: Mapping[str, Mapping[str, Any]], kept: Path) -> list[Run]:
@@ -268,7 +284,7 @@ def _answers(folder: Path) -> list[Path]:
 def _score(path: Path) -> dict[str, Any]:
     values = resolved(path.parent / "experiment.yaml")
     source, score = rescore(path, values)
-    return {**score, "weights": source.weights, "dataset": values["dataset"]}
+    return {**score, "weights": source.weights, "dataset": values["dataset"], "seed": values["seed"]}
 
 
 if __name__ == "__main__":

@@ -239,12 +239,12 @@ def test_trainings_that_answer_in_two_ways_are_compared_each_with_itself():
     draws = np.random.default_rng(10)
     a = np.array([[0.3], [0.4], [0.5]]) + 0.2 * draws.random((1, 60))
     b = a + 0.02 * draws.standard_normal((1, 60)) + 0.02
-    itself, one = paired_difference(a, b, 2000, same_trainings=True), paired_difference(a[0], b[0], 2000)
+    itself, one = paired_difference(a, b, 2000, paired_seeds=True), paired_difference(a[0], b[0], 2000)
     assert (itself.low, itself.high) == pytest.approx((one.low, one.high), abs=1e-6)
     assert itself.shown
     assert not paired_difference(a, b, 2000).shown
     with pytest.raises(ValueError, match="3 and 2 seeds"):
-        paired_difference(a, b[:2], 100, same_trainings=True)
+        paired_difference(a, b[:2], 100, paired_seeds=True)
 
 
 @pytest.mark.slow
@@ -258,7 +258,7 @@ def test_two_ways_of_answering_that_are_as_good_are_rarely_told_apart(seeds, var
         first = [_lifted(chances, 0.03 * draws.standard_normal()) for _ in range(seeds)]
         second = [_lifted(own, varies * draws.standard_normal()) for own in first]
         a, b = (draws.random((2, seeds, 400)) < np.array([first, second])).astype(float)
-        shown += paired_difference(a, b, 1000, seed, same_trainings=True).shown
+        shown += paired_difference(a, b, 1000, seed, paired_seeds=True).shown
         of_tasks_alone += paired_difference(a.mean(0), b.mean(0), 1000, seed).shown
     assert shown <= 0.05 * EXPERIMENTS
     if varies:
@@ -270,7 +270,7 @@ def test_how_much_the_differences_of_trainings_vary_is_doubt():
     tasks = np.linspace(0.1, 0.6, 60)
     a = np.stack([tasks, tasks])
     alike, apart = a + np.array([[0.05], [0.05]]), a + np.array([[0.033], [0.067]])
-    of_alike, of_apart = (paired_difference(a, b, 2000, same_trainings=True) for b in (alike, apart))
+    of_alike, of_apart = (paired_difference(a, b, 2000, paired_seeds=True) for b in (alike, apart))
     assert (of_alike.shown, of_apart.shown) == (True, False)
     # Tasks vary by nothing: Student's interval of the two differences.
     half = t(1).ppf(0.975) * 0.017

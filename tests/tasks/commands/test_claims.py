@@ -100,7 +100,7 @@ def test_answers_of_the_same_trainings_are_compared_each_with_itself():
         given |= {f"{other}{name}/late": score(list(values)) for name, values in late.items()}
         names = ("first/votes", "second/votes"), (f"{other}first/late", f"{other}second/late")
         [found] = claims.findings([Claim("c", "higher", *names)], given)
-        assert found.difference == paired_difference(a, b, claims.RESAMPLES, same_trainings=not other)
+        assert found.difference == paired_difference(a, b, claims.RESAMPLES, paired_seeds=not other)
         assert found.difference.shown != bool(other)
 
 
@@ -119,9 +119,45 @@ def test_trainings_that_cannot_be_paired_are_refused(a, b):
         claims.check(Path("file.yaml"), study, kept)
 
 
+def test_trainings_of_the_same_seeds_are_compared_seed_by_seed():
+    """A seed that goes well raises both: that is no doubt about their difference."""
+    draws = np.random.default_rng(5)
+    luck = [draws.random(400) < share for share in (0.2, 0.5)]
+    gained = np.arange(400) % 16 == 0
+    a, b = ({f"{side}{seed}/votes": solved for seed, solved in enumerate(values)}
+            for side, values in (("a", luck), ("b", [solved | gained for solved in luck])))  # fmt: skip
+    given = {name: score(list(solved)) for name, solved in (a | b).items()}
+    found = {
+        paired: claims.findings([Claim("c", "higher", tuple(a), tuple(b), paired)], given)[0]
+        for paired in (False, True)
+    }
+    assert found[False].difference.mean == found[True].difference.mean
+    assert found[True].difference.shown
+    assert not found[False].difference.shown
+    values = [np.array(list(side.values()), dtype=float) for side in (a, b)]
+    assert found[True].difference == paired_difference(*values, claims.RESAMPLES, paired_seeds=True)
+
+
+@pytest.mark.parametrize(("seeds", "refused"), [((0, 1), False), ((1, 0), True), ((0, 2), True)])
+def test_seeds_that_differ_are_refused_where_they_are_to_be_the_same(seeds, refused):
+    names = ("x/votes", "y/votes"), ("z/votes", "w/votes")
+    kept = {
+        name: {"dataset": "aa1", "tasks": {}, "seed": seed}
+        for name, seed in zip(names[0] + names[1], (0, 1, *seeds), strict=True)
+    }
+    for paired in (False, True):
+        study = claims.Study("title", list("xyzw"), [Claim("which", "higher", *names, paired)], "", "")
+        if paired and refused:
+            with pytest.raises(ConfigurationError, match=re.escape(f"a are [0, 1] and of b {list(seeds)}")):
+                claims.check(Path("file.yaml"), study, kept)
+        else:
+            claims.check(Path("file.yaml"), study, kept)
+
+
 @pytest.mark.parametrize(
     "text",
     [
+        "claims: [{claim: c, expects: higher, a: x, b: y, same_seeds: maybe}]\nresults: []\ntitle: t",
         "claims: [{claim: c, expects: higher, a: 3, b: y}]\nresults: []\ntitle: t",
         "claims: [{claim: c, expects: higher, a: [], b: y}]\nresults: []\ntitle: t",
         "results: [a]",
