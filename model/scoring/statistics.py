@@ -70,14 +70,12 @@ def bootstrap_interval(
     return min(low, 1 - unseen), max(high, unseen)
 
 
-def paired_difference(
-    a: Floats, b: Floats, resamples: int, seed: int = 0, *, paired_seeds: bool = False
-) -> Difference:
+def paired_difference(a: Floats, b: Floats, resamples: int, seed: int = 0, *, paired_seeds: bool = False) -> Difference:
     """B - A over the same tasks, in the same order: (tasks,) each, or (seeds, tasks) with any number of seeds.
 
     With `paired_seeds` seed i of A belongs to seed i of B: one training that answered in two ways, or two trainings of
-    a seed, which share held-out tasks, initial weights and the order of examples. What goes well raises both, so that
-    only how much the seeds' differences vary is doubt. Otherwise the seeds of A and of B are independent.
+    a seed, which share held-out tasks, initial weights, examples and views. What goes well raises both, so that only
+    how much the seeds' differences vary is doubt. Otherwise the seeds of A and of B are independent.
 
     The interval resamples tasks, the test flips the signs of the tasks' differences: under the null hypothesis either
     experiment could have had either value of a task. The test is exact for any number of tasks and any correlation;
