@@ -30,6 +30,8 @@ class _Stops:
             return
         first, self.requested = not self.requested, True
         if first and not self.noted:
+            # C code may go on for a while with the exception pending, in which no handler of a second one may be called.
+            signal.signal(number, signal.SIG_IGN)
             raise Interrupted
 
 

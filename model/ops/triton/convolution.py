@@ -20,7 +20,7 @@ from model.ops.triton.swiglu import gate
 
 _FORWARD = {"WALKERS": 2, "COLUMNS": 256, "STEPS": 16, "UNROLL": 2, "num_warps": 2}
 """Walks and columns of a program of the forward kernel, places of a walk, and how many are taken at a time: the fastest
-of 148, as of 93 backward (docs/log.md)."""
+of 39, as of 45 backward (docs/log.md)."""
 _BACKWARD = {"WALKERS": 4, "COLUMNS": 64, "STEPS": 32, "UNROLL": 2, "num_warps": 2}
 
 

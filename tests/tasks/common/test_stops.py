@@ -49,6 +49,22 @@ def test_a_second_signal_interrupts_no_save() -> None:
     assert said == ["saved"]
 
 
+def test_a_second_signal_calls_no_handler() -> None:
+    """C code that goes on with the first one's exception pending would have the handler fail with a SystemError."""
+    found = []
+
+    @stage("work")
+    def main() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        finally:
+            found.append(signal.getsignal(signal.SIGTERM))
+
+    with pytest.raises(SystemExit, match="work: stopped"):
+        main()
+    assert found == [signal.SIG_IGN]
+
+
 def test_a_stage_that_looks_by_itself_is_not_interrupted() -> None:
     @stage("work")
     def main() -> None:
