@@ -7,7 +7,7 @@
 PYTHON ?= python3
 export PATH := $(shell $(PYTHON) set_up.py --where):$(PATH)
 # Two processes of one thread each: files are spread over them, and no thread waits for another.
-PYTEST := OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile
+PYTEST := OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 export DO_NOT_TRACK := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 

@@ -7,11 +7,14 @@ whoever watches the stage sends another.
 import contextlib
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from types import FrameType
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+AFTER_IMPORTS = 0.05
+"""Seconds after which a signal that came while a module was imported is sent again."""
 
 
 class Interrupted(BaseException):
@@ -22,17 +25,31 @@ class _Stops:
     def __init__(self) -> None:
         self.process = os.getpid()
         self.requested = self.noted = False
+        self.imports = _imports(sys._getframe())
 
-    def handle(self, number: int, _: FrameType | None) -> None:
+    def handle(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self.process:  # A fork, whose parent expects that a signal ends it.
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
             return
+        if not self.noted and _imports(frame) > self.imports:
+            # A module that is being imported may swallow the exception, or fail in its own way.
+            threading.Timer(AFTER_IMPORTS, os.kill, (self.process, number)).start()
+            return
         first, self.requested = not self.requested, True
         if first and not self.noted:
-            # C code may go on for a while with the exception pending, in which no handler of a second one may be called.
+            # C code may go on for a while with the exception pending, when no handler of a second signal may be called.
             signal.signal(number, signal.SIG_IGN)
             raise Interrupted
+
+
+def _imports(frame: FrameType | None) -> int:
+    """How many imports the frame is in."""
+    count = 0
+    while frame:
+        count += frame.f_code.co_filename == "<frozen importlib._bootstrap>"
+        frame = frame.f_back
+    return count
 
 
 _current: _Stops | None = None

@@ -28,7 +28,7 @@ ENVIRONMENT = {"PYTHONPATH": str(ROOT), "ARC_DEVICE": "cpu", "OMP_NUM_THREADS": 
 @pytest.fixture
 def prepared(workspace) -> Path:
     """A folder with everything that the stage train reads."""
-    resolved = experiment(train={"optimizer_steps": 400, "log_every": 20})
+    resolved = experiment(train={"optimizer_steps": 200, "log_every": 10})
     paths.EXPERIMENT.write_text(yaml.safe_dump(resolved.model_dump(mode="json")))
     for stage in (fetch, prepare, augment):
         stage.main()
@@ -65,8 +65,11 @@ def _saved(root: Path) -> list[str]:
     return sorted(state.name for state in (root / ".scratch" / "train").glob("*/state-*.safetensors"))
 
 
+@pytest.mark.night
 def test_a_training_killed_at_random_moments_ends_with_the_same_bytes(prepared):
     project = prepared
+    config = experiment(train={"optimizer_steps": 400, "log_every": 20})
+    paths.EXPERIMENT.write_text(yaml.safe_dump(config.model_dump(mode="json")))
     _train(project)
     whole = _digest(project)
     _train(project)
@@ -123,7 +126,7 @@ def test_the_same_training_waits_and_says_for_whom(prepared):
     whole = _digest(prepared)
     first = _start(prepared)
     assert first.stdout is not None
-    while "update 20 of" not in (line := first.stdout.readline()):
+    while "update 10 of" not in (line := first.stdout.readline()):
         assert line
     output = _train(prepared)  # Both would remove the scratch of the other.
     first.communicate()
@@ -133,7 +136,9 @@ def test_the_same_training_waits_and_says_for_whom(prepared):
     assert _digest(prepared) == whole
 
 
-@pytest.mark.parametrize("moment", ["copy", "write_json", "rename"])
+@pytest.mark.parametrize(
+    "moment", ["copy", *(pytest.param(m, marks=pytest.mark.night) for m in ("write_json", "rename"))]
+)
 def test_a_death_while_the_results_are_moved_loses_nothing(prepared, moment):
     _train(prepared)
     whole = _digest(prepared)
@@ -170,15 +175,15 @@ train.main()
 def test_a_lost_candidate_is_not_passed_over(prepared):
     scratch = _kill_after_a_save(prepared)
     process = _start(prepared)
-    while not list(scratch.glob("candidates/*200.json")):
+    while not list(scratch.glob("candidates/*100.json")):
         assert process.poll() is None
         time.sleep(0.02)
     time.sleep(0.5)
     process.kill()
     process.communicate()
-    (scratch / "candidates" / "step-0000200.json").unlink()
+    (scratch / "candidates" / "step-0000100.json").unlink()
     output = _train(prepared)
-    assert "step-0000200.json cannot be read" in output
+    assert "step-0000100.json cannot be read" in output
     assert "going on after" not in output
     assert len(_digest(prepared)) == 5
 

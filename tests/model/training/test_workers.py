@@ -98,7 +98,7 @@ V8 = {
 }
 
 
-@pytest.mark.parametrize("mechanisms", [{}, V8], ids=["v3", "v8"])
+@pytest.mark.parametrize("mechanisms", [pytest.param({}, marks=pytest.mark.night, id="v3"), pytest.param(V8, id="v8")])
 def test_two_workers_that_hold_a_part_each_train_as_one_does(prepared, mechanisms):
     stop = {"every": 4, "patience": 4, "improvement": 0.0}
     how = {"accumulation": 4, "batch": 2, "log_every": 4, "evaluated_weights": "ema", "early_stop": stop}
@@ -124,7 +124,9 @@ def test_two_gpus_that_hold_a_part_each_train_as_two_whole_ones_do(prepared):
     pd.testing.assert_frame_equal(ours[learned], history[learned], rtol=0.05)  # bfloat16
 
 
-@pytest.mark.parametrize("then", [{"ARC_GPUS": "2", "ARC_SHARD": "1"}, {"ARC_GPUS": "1"}])
+@pytest.mark.parametrize(
+    "then", [{"ARC_GPUS": "2", "ARC_SHARD": "1"}, pytest.param({"ARC_GPUS": "1"}, marks=pytest.mark.night)]
+)
 def test_a_training_in_parts_that_was_stopped_goes_on(prepared, then):
     resolved = experiment(train={"accumulation": 2, "batch": 4, "optimizer_steps": 80, "evaluated_weights": "ema"})
     paths.EXPERIMENT.write_text(yaml.safe_dump(resolved.model_dump(mode="json")))

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,34 @@ def test_a_second_signal_calls_no_handler() -> None:
     with pytest.raises(SystemExit, match="work: stopped"):
         main()
     assert found == [signal.SIG_IGN]
+
+
+def test_a_module_that_is_being_imported_swallows_no_signal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = """
+import os, signal
+try:
+    os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), signal.SIGTERM)
+except:
+    pass
+imported = True
+"""
+    (tmp_path / "swallowing.py").write_text(module)
+    monkeypatch.syspath_prepend(tmp_path)
+    found = []
+
+    @stage("work")
+    def main() -> None:
+        import swallowing  # type: ignore[import-not-found]
+
+        found.append(swallowing.imported)
+        time.sleep(30)
+
+    began = time.monotonic()
+    with pytest.raises(SystemExit, match="work: stopped"):
+        main()
+    assert time.monotonic() - began < 20
+    assert found == [True]
 
 
 def test_a_stage_that_looks_by_itself_is_not_interrupted() -> None:

@@ -173,6 +173,7 @@ def test_pages_in_the_background_outlive_their_command_until_they_are_stopped(tm
 
 
 @pytest.mark.slow
+@pytest.mark.night
 def test_the_pages_survive_the_end_of_the_terminal_under_nohup(tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path / ".prefect"))

@@ -86,8 +86,18 @@ def points(client: Any, run: str) -> list[tuple[int, float]]:
     ("end", "status", "reason"),
     [
         ("events.emit(events.Trained())", "FINISHED", None),
-        ("events.emit(events.Failed(reason='out of memory', message='8 GB'))", "FAILED", "out of memory: 8 GB"),
-        ("events.emit(events.Failed(reason='stopped', message='saved'))", "KILLED", "stopped: saved"),
+        pytest.param(
+            "events.emit(events.Failed(reason='out of memory', message='8 GB'))",
+            "FAILED",
+            "out of memory: 8 GB",
+            marks=pytest.mark.night,
+        ),
+        pytest.param(
+            "events.emit(events.Failed(reason='stopped', message='saved'))",
+            "KILLED",
+            "stopped: saved",
+            marks=pytest.mark.night,
+        ),
         (STALLED, "FAILED", "no progress: for 2 s"),
         ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "KILLED", "the training was killed"),
     ],
