@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtri, stdtrit
+from scipy.special import ndtr, stdtrit
 from scipy.stats import binom
 
 Floats = NDArray[np.float64]
@@ -28,7 +28,8 @@ class Spread(NamedTuple):
     error: float
     """Standard error of the mean."""
     doubt: float
-    """How uncertain `error` squared is: the square of what it was estimated from, over the degrees of freedom."""
+    """How uncertain `error` squared is: the square of what it was estimated from, over the degrees of freedom. Above 0
+    also where the estimate of `error` is 0, which does not say that seeds do not differ."""
     freedom: float = 1.0
     """Fewest degrees of freedom of what it was estimated from."""
 
@@ -45,6 +46,8 @@ class Difference(NamedTuple):
     """95 % interval."""
     p: float
     """Two-sided, of the permutation test."""
+    seed_error: float = 0.0
+    """Standard error from the variation between seeds, which more tasks would not reduce."""
 
     @property
     def shown(self) -> bool:
@@ -67,7 +70,7 @@ def bootstrap_interval(
         raise ValueError("an interval needs at least one task")
     low, high = _interval(_resampled(values, resamples, seed), spread, seed)
     unseen = _unseen(len(values))
-    return min(low, 1 - unseen), max(high, unseen)
+    return max(0.0, min(low, 1 - unseen)), min(1.0, max(high, unseen))
 
 
 def paired_difference(a: Floats, b: Floats, resamples: int, seed: int = 0, *, paired_seeds: bool = False) -> Difference:
@@ -84,7 +87,7 @@ def paired_difference(a: Floats, b: Floats, resamples: int, seed: int = 0, *, pa
     a, b = np.atleast_2d(a), np.atleast_2d(b)
     if a.shape[1] != b.shape[1] or a.shape[1] == 0:
         raise ValueError(f"{a.shape[1]} and {b.shape[1]} tasks; a paired comparison needs the same, at least one")
-    values = b.mean(0) - a.mean(0)
+    values = (b.mean(0) - a.mean(0)).round(12)  # Equal means of seeds may differ by rounding.
     if paired_seeds:
         if a.shape != b.shape:
             raise ValueError(f"{len(a)} and {len(b)} seeds; pairs need equal numbers of them")
@@ -97,7 +100,8 @@ def paired_difference(a: Floats, b: Floats, resamples: int, seed: int = 0, *, pa
     if not np.any(values):  # Agreement on every task here does not mean agreement on all tasks.
         unseen = _unseen(len(values))
         low, high = min(low, -unseen), max(high, unseen)
-    return Difference(float(values.mean()), low, high, permutation_p(values, resamples, seed, spread))
+    p = permutation_p(values, resamples, seed, spread)
+    return Difference(float(values.mean()), max(-1.0, low), min(1.0, high), p, spread.error)
 
 
 def permutation_p(values: Floats, resamples: int, seed: int = 0, spread: Spread = NO_SPREAD) -> float:
@@ -107,7 +111,7 @@ def permutation_p(values: Floats, resamples: int, seed: int = 0, spread: Spread 
     then at least 1 / (resamples + 1).
     """
     sizes, counts = np.unique(np.abs(values[values != 0]).round(12), return_counts=True)
-    if spread.error == 0 and (exact := _sums(sizes, counts)):
+    if spread.doubt == 0 and (exact := _sums(sizes, counts)):
         sums, chances = exact
         return min(1.0, float(chances[np.abs(sums) >= abs(values.sum()) - 1e-7].sum()))
     draws = _generator(seed, _FLIP)
@@ -174,17 +178,21 @@ def _interval(means: Floats, spread: Spread, seed: int) -> tuple[float, float]:
 
 
 def _spread(means: Floats, spread: Spread, seed: int) -> Floats:
-    """With the seeds' error added, stretched from a normal quantile to Student's at Satterthwaite's freedom (1946).
+    """With the seeds' error added, each normal quantile as Student's at Satterthwaite's freedom (1946).
 
     A handful of seeds estimates the variation between seeds badly; without this, false differences would appear.
     """
-    if spread.error == 0:
+    if spread.doubt == 0:
         return means
     noisy = means + spread.error * _generator(seed, _SEEDS).standard_normal(len(means))
+    variance = means.var() + spread.error**2
+    if variance == 0:
+        return means
     # `error` leaves out what tasks explain, so that the quotient could fall below the freedom of every part.
-    freedom = max(spread.freedom, (means.var() + spread.error**2) ** 2 / spread.doubt)
-    edge = (1 + LEVEL) / 2
-    return np.asarray(means.mean() + (noisy - means.mean()) * stdtrit(freedom, edge) / ndtri(edge), dtype=np.float64)
+    freedom = max(spread.freedom, variance**2 / spread.doubt)
+    deviation = (noisy - means.mean()) / np.sqrt(variance)
+    students = np.copysign(stdtrit(freedom, ndtr(-np.abs(deviation))), deviation)  # Exact in both tails.
+    return np.asarray(means.mean() + np.sqrt(variance) * students, dtype=np.float64)
 
 
 def _generator(seed: int, purpose: int) -> np.random.Generator:

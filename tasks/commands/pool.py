@@ -200,6 +200,7 @@ def pool(members: Sequence[Member], to: Path) -> dict[str, Any]:
     title = f"{first.values['title']} pool of {len(members)}"
     (to / KEPT_EXPERIMENT).write_text(yaml.safe_dump({**first.values, "title": title}, sort_keys=False))
     (to / "README.md").write_text(f"Votes pooled of {of}.\n")
+    write_json(to / "pool.json", result["pool"])
     write_json(to / "selection.json", selection)
     write_json(to / "history.json", [])
     if spent["seconds"] is not None:

@@ -38,7 +38,7 @@ def page(comparison: Comparison, letters: dict[str, str]) -> str:
 
 
 def scale(most: float) -> float:
-    """The first of ENDS that holds `most`."""
+    """The first of ENDS that holds `most`, a share of at most 1."""
     return next(end for end in ENDS if most <= end)
 
 

@@ -214,14 +214,19 @@ def group_seeds(results: Sequence[Result], apart: bool) -> tuple[list[list[Resul
     notes = []
     for result in results:
         evaluation = json.dumps(result.score["source"]["evaluation"], sort_keys=True)
-        setting = (result.experiment, tuple(sorted(result.parameters.items())), result.score["checkpoint"], evaluation)
+        pooled = json.dumps(
+            result.score.get("pool"), sort_keys=True
+        )  # Pools may share trainings: no seeds of each other.
+        parameters = tuple(sorted(result.parameters.items()))
+        setting = (result.experiment, parameters, result.score["checkpoint"], evaluation, pooled)
         alone = result.where if not result.parameters else None
         group = groups.setdefault((setting, alone, result.seed if apart else None), [])
         same = next((other for other in group if other.seed == result.seed), None)
+        if same is not None and same.where != result.where:
+            group = groups.setdefault((setting, result.where, result.seed), [])
+            same = next(iter(group), None)
         if same is None:
             group.append(result)
-        elif same.where != result.where:
-            groups[setting, result.where, result.seed] = [result]
         elif same.score["tasks"] != result.score["tasks"]:
             notes.append(f"{result.where} has several results of seed {result.seed}; the newest counts")
     return list(groups.values()), notes

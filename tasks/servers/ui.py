@@ -146,7 +146,7 @@ def main(
         for page, port, _ in started:
             say(page, port, place)
             if page.name == "MLflow" and KEPT_RESULTS.is_dir():
-                print(f"{'':8} the results of {KEPT_RESULTS} appear within two minutes of the first start", flush=True)
+                print(f"{'':8} the results of {KEPT_RESULTS} appear within five minutes of the first start", flush=True)
         if started:
             file = prefect_server.secret_file(Path(os.environ.get("PREFECT_HOME", ".prefect")).expanduser())
             print(f"Prefect's page asks once for the secret, `cat {file}`; it is in the addresses above", flush=True)

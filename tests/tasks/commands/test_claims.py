@@ -3,6 +3,7 @@
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -58,6 +59,34 @@ def test_an_unclear_claim_says_how_many_tasks_would_show_it():
     mean = (draws[:, 0] - draws[:, 1]) / needed
     error = np.sqrt(((draws[:, 0] + draws[:, 1]) / needed - mean**2) / needed)
     assert np.mean(mean / error > 1.96) == pytest.approx(0.8, abs=0.03)
+
+
+@pytest.mark.parametrize("apart", [4, 40])
+def test_seeds_that_vary_take_more_tasks_or_more_seeds(apart):
+    """Two seeds a side; of b's, the first solves `apart` tasks more than the second."""
+    better, worse = [i < 60 + apart // 2 for i in range(400)], [i < 60 - apart // 2 for i in range(400)]
+    a = [i < 50 or 90 <= i < 94 for i in range(400)]
+    given = {"a/v": score(a), "c/v": score(a), "b/v": score(better), "d/v": score(worse)}
+    [found] = claims.findings([Claim("c", "higher", ("a/v", "c/v"), ("b/v", "d/v"))], given)
+    error = found.difference.seed_error
+    assert found.difference.mean == pytest.approx(6 / 400)
+    if apart == 40:
+        assert found.verdict == "inconclusive (more seeds)"
+        assert 2.8 * error > found.difference.mean, "with no number of tasks"
+        return
+    needed = int(found.verdict.split("(")[1].split(" ")[0].replace(",", ""))
+    values = np.mean([better, worse], 0) - np.array(a)
+    assert found.difference.mean / np.hypot(values.std() / np.sqrt(needed), error) == pytest.approx(2.8, rel=0.01)
+
+
+def test_pictures_are_of_arc_agi_1_and_growth_of_final_votes():
+    study = claims.Study("title", ["x"], [], "", "growth.png")
+    given = {"x/final-votes-measured": {"dataset": "aa1", "tasks": {"a": [{}]}}}
+    with pytest.raises(ConfigurationError, match="growth is drawn of final-votes, which x lacks"):
+        claims.check(Path("file.yaml"), study, given)
+    given = {"x/final-votes": {"dataset": "aa2", "tasks": {"a": [{}]}}}
+    with pytest.raises(ConfigurationError, match="'x/final-votes' is of 'aa2'"):
+        claims.check(Path("file.yaml"), study, given)
 
 
 def test_many_claims_are_harder_to_show():
@@ -177,12 +206,16 @@ def test_a_wrong_file_is_refused(text, tmp_path):
         (["x", "z"], "x/votes", "results has 'z', but no such folder"),
         (["x"], "x/vote", "compares 'x/vote'; the answers of `results` are x/votes"),
         (["small"], "small/votes", "'small/votes' is of data set 'aa1-6x6'; allowed are aa1, aa2"),
-        (["x", "y"], "x/votes", "'y/votes' answers other tasks than 'x/votes'"),
+        (["x", "y"], "x/votes", "'y/votes' answers other tasks or test grids than 'x/votes'"),
+        (["x", "more"], "x/votes", "'more/votes' answers other tasks or test grids than 'x/votes'"),
     ],
 )
 def test_a_claim_of_what_is_not_there_or_of_other_tasks_is_refused(results, against, says):
     of = {"x": ("aa1", "ab"), "y": ("aa1", "ac"), "small": ("aa1-6x6", "a")}
-    scores = {f"{k}/votes": {"dataset": d, "tasks": dict.fromkeys(tasks)} for k, (d, tasks) in of.items()}
+    scores: dict[str, Any] = {
+        f"{k}/votes": {"dataset": d, "tasks": {task: [{}] for task in tasks}} for k, (d, tasks) in of.items()
+    }
+    scores["more/votes"] = {"dataset": "aa1", "tasks": {"a": [{}, {}], "b": [{}]}}
     a = "small/votes" if against.startswith("small") else "x/votes"
     study = claims.Study("title", results, [Claim("c", "higher", (a,), (against,))], "", "")
     with pytest.raises(ConfigurationError, match=r"file\.yaml: .*" + re.escape(says)):

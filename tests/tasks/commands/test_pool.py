@@ -106,6 +106,7 @@ def test_kept_results_are_pooled_and_publishable(tmp_path, monkeypatch):
     values = yaml.safe_load((tmp_path / "pooled" / "experiment.yaml").read_text())
     assert values["title"].endswith("pool of 2")
     result = import_results.read(Path("pooled"), tmp_path)
+    assert sealed.check(json.loads((tmp_path / "best-votes.json").read_text()), "")["pool"] == pooled["pool"]
     assert result.evaluations[0][1].tags["arc.caveats"] == SELECTED_ON
     assert {p.metric: p.value for p in result.evaluations[0][1].points}["pass_at_2"] == pooled["pass_at_2"]
 

@@ -24,6 +24,9 @@ def signalled() -> None:
 def _handlers():
     before = {number: signal.getsignal(number) for number in stops.SIGNALS}
     yield
+    for thread in threading.enumerate():
+        if isinstance(thread, threading.Timer):  # It would send its signal to whatever comes next.
+            thread.join()
     for number, handler in before.items():
         signal.signal(number, handler)
 

@@ -72,6 +72,26 @@ def test_of_one_name_the_newest_counts_and_another_result_of_its_seed_is_told() 
     assert notes == ["a has several results of seed 0; the newest counts"]
 
 
+def test_the_newest_counts_although_another_place_has_the_seed_too() -> None:
+    place, newest, oldest = result("b", 0), result("a", 0), result("a", 0, tasks="u")
+    for given in ([place, newest, oldest], [newest, oldest, place]):
+        groups, notes = group_seeds(given, False)
+        assert sorted((one.where, id(one)) for group in groups for one in group) == sorted(
+            (one.where, id(one)) for one in (place, newest)
+        )
+        assert notes == ["a has several results of seed 0; the newest counts"]
+
+
+def test_pools_are_no_seeds_of_each_other() -> None:
+    def pooled(where: str, seed: int, *members: int) -> Result:
+        one = result(where, seed)
+        score = {**one.score, "pool": [{"seed": member} for member in members]}
+        return Result(where, score, one.parameters, None, None, None)
+
+    given = pooled("a", 0, 0, 1), pooled("b", 1, 1, 2), result("c", 2)
+    assert grouped(*given) == [[("a", 0)], [("b", 1)], [("c", 2)]]
+
+
 def test_a_pool_is_named_by_the_number_of_its_members() -> None:
     one = result()
     assert one.experiment == "v3/tiny/aa1"

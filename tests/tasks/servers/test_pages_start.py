@@ -64,7 +64,7 @@ def test_both_pages_start_and_end_together(made: Any, capsys: Any) -> None:
     out = capsys.readouterr().out.splitlines()
     secret = ui.secret().partition(":")[2]
     assert out[0].startswith("MLflow   http://127.0.0.1:5100")
-    assert "appear within two minutes" in out[1]
+    assert "appear within five minutes" in out[1]
     assert out[2] == "Prefect  http://127.0.0.1:5101/"
     assert secret in out[0]
     assert f"cat {prefect_server.secret_file(Path(os.environ['PREFECT_HOME']))}" in out[3]
