@@ -67,7 +67,9 @@ def _deterministic() -> Iterator[None]:
     # MLflow sets the one for its children, our commands the others; no test may inherit another's store or server.
     os.environ.pop("MLFLOW_TRACKING_URI", None)
     before = {name: value for name, value in os.environ.items() if name.startswith("PREFECT_")}
+    folder = Path.cwd()
     yield
+    os.chdir(folder)
     for name in [name for name in os.environ if name.startswith("PREFECT_") and name not in before]:
         del os.environ[name]
     os.environ.update(before)

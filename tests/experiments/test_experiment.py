@@ -96,9 +96,10 @@ def test_without_its_database_make_repro_only_publishes_and_all_runs_are_there_a
     ("changes", "ran"),
     [
         ({"evaluations": {"votes": {"steps": 3}}}, {"params", "predict", "score", "report", "publish"}),
-        (
+        pytest.param(
             {"train": {"optimizer": {"learning_rate": 1e-3}}},
             {"params", "train", "select", "predict", "score", "report", "publish"},
+            marks=pytest.mark.night,  # The next test trains again too.
         ),
         ({"report": {"tasks_drawn": 2}}, {"params", "report", "publish"}),
     ],

@@ -103,7 +103,7 @@ def test_a_colon_in_the_path_is_one_sentence(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ready", [True, False])
+@pytest.mark.parametrize("ready", [pytest.param(True, marks=pytest.mark.night), False])
 def test_an_update_without_network_leaves_the_environment_that_works(tmp_path, ready):
     """However often it is tried; a half-made environment is made anew."""
     assert run("git", "init", "-q", cwd=tmp_path).returncode == 0

@@ -14,12 +14,18 @@ OPTIONS = ("--no-sandbox", "--blink-settings=primaryHoverType=1,availableHoverTy
 """Without a mouse, whatever the machine has: Prefect's page then uses the browser's own drop-downs."""
 
 
-@contextlib.contextmanager
-def browser() -> Iterator[Page]:
-    """An open page; its actions wait up to a minute. Skips where chromium is not installed."""
+def chromium_or_skip() -> str:
+    """Path of the program; skips a test, or what a module's tests share, where it is not installed."""
     program = shutil.which("chromium")
     if not program:
         pytest.skip("no chromium: apt-get install chromium")
+    return program
+
+
+@contextlib.contextmanager
+def browser() -> Iterator[Page]:
+    """An open page; its actions wait up to a minute. Skips where chromium is not installed."""
+    program = chromium_or_skip()
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=program, args=[*OPTIONS])
         page = chromium.new_page(viewport={"width": 1200, "height": 1250})

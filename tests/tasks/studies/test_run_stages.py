@@ -91,6 +91,7 @@ def test_what_is_kept_can_be_imported_and_nothing_is_done_twice(tmp_path):
     assert times(tmp_path) == done
 
 
+@pytest.mark.night
 def test_all_predictions_of_one_process_are_those_of_the_stage(tmp_path):
     """And a checkpoint that is the same as another has the same."""
     finished(command(tmp_path, predict={"checkpoints": ["best", "final"]}))

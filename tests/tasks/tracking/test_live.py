@@ -98,7 +98,7 @@ def points(client: Any, run: str) -> list[tuple[int, float]]:
             "stopped: saved",
             marks=pytest.mark.night,
         ),
-        (STALLED, "FAILED", "no progress: for 2 s"),
+        pytest.param(STALLED, "FAILED", "no progress: for 2 s", marks=pytest.mark.night),
         ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "KILLED", "the training was killed"),
     ],
 )

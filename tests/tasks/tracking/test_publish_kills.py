@@ -43,7 +43,7 @@ def test_sigterm_leaves_killed_runs_and_the_next_attempt_a_whole_result(reposito
     assert_whole(client())
 
 
-@pytest.mark.parametrize("call", [1, 5, 12, 17, 30])
+@pytest.mark.parametrize("call", [5, 17, *(pytest.param(n, marks=pytest.mark.night) for n in (1, 12, 30))])
 def test_sigkill_at_any_moment_leaves_no_half_result_behind_the_next_attempt(repository, call):
     killed = run_publish(before=signalled_at(call, "SIGKILL"))
     assert killed.returncode == -signal.SIGKILL

@@ -17,7 +17,7 @@ from tasks.commands import our_scores
 from tasks.common import params
 from tasks.tracking import view
 from tests.conftest import ROOT
-from tests.support.browser import browser
+from tests.support.browser import browser, chromium_or_skip
 
 pytestmark = pytest.mark.slow
 # Every version, one on two data sets, and one with several runs, the best of all among them.
@@ -37,6 +37,7 @@ def two_free_ports() -> list[int]:
 @pytest.fixture(scope="module")
 def addresses(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """What `make ui` prints for MLflow in a fresh checkout, once the kept results are imported."""
+    chromium_or_skip()
     folder = tmp_path_factory.mktemp("checkout")
     (folder / "docs" / "baselines").mkdir(parents=True)
     for place in (Path("presets.yaml"), *KEPT):
@@ -90,7 +91,7 @@ def test_the_printed_page_shows_the_kept_scores_sorted_and_without_a_click(addre
 
 
 def test_the_printed_versions_are_the_best_run_of_each_and_no_other(addresses, monkeypatch):
-    monkeypatch.setattr(our_scores, "_folders", lambda: KEPT)
+    monkeypatch.setattr(our_scores, "_folders", lambda: [ROOT / place for place in KEPT])
     best: dict[tuple[str, str], float] = {}
     for name, ours in our_scores.kept().items():
         values = params.read(ROOT / "docs" / "baselines" / name / "experiment.yaml")
