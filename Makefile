@@ -6,7 +6,8 @@
 # Paths are relative, so that the checkout may lie in a folder with spaces or any other character.
 PYTHON ?= python3
 export PATH := $(shell $(PYTHON) set_up.py --where):$(PATH)
-# Two processes of one thread each: files are spread over them, and no thread waits for another.
+# Two processes of one thread each: files are spread over them, slow ones first (tests/conftest.py), and no thread waits
+# for another.
 PYTEST := OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 export DO_NOT_TRACK := 1
 export MLFLOW_DISABLE_TELEMETRY := true

@@ -220,7 +220,7 @@ def page(study: Study, scores: Mapping[str, Mapping[str, Any]], kept: Path) -> I
         yield from growth_page.section(runs(study.folders, scores, kept))
         yield ""
     yield "Claims, each a paired difference in points of pass@2 over the same tasks; p adjusted for all (Holm)."
-    yield "An inconclusive claim says how many tasks would show such a difference (80 % power at 5 %), or none can."
+    yield "An inconclusive claim says what would show it with 80 % power at 5 %: a number of tasks, or more seeds."
     if any(len(names) > 1 for claim in study.claims for names in (claim.a, claim.b)):
         yield "Of several seeds the mean of each task is compared; what differs between seeds widens the interval and"
         yield "raises p; where the same trainings answered in two ways, only the variation of their differences counts."

@@ -214,9 +214,8 @@ def group_seeds(results: Sequence[Result], apart: bool) -> tuple[list[list[Resul
     notes = []
     for result in results:
         evaluation = json.dumps(result.score["source"]["evaluation"], sort_keys=True)
-        pooled = json.dumps(
-            result.score.get("pool"), sort_keys=True
-        )  # Pools may share trainings: no seeds of each other.
+        # Pools may share trainings, and so are no seeds of each other.
+        pooled = json.dumps(result.score.get("pool"), sort_keys=True)
         parameters = tuple(sorted(result.parameters.items()))
         setting = (result.experiment, parameters, result.score["checkpoint"], evaluation, pooled)
         alone = result.where if not result.parameters else None

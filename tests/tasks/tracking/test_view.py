@@ -20,7 +20,7 @@ from tests.conftest import ROOT
 from tests.support.browser import browser, chromium_or_skip
 
 pytestmark = pytest.mark.slow
-# Every version, one on two data sets, and one with several runs, the best of all among them.
+# v0 to v8 and ours, v8 on two data sets and with several runs, the best of all among them.
 SHOWN = [f"v{number}-smol-aa1" for number in range(8)]
 SHOWN += ["growth-mediom-deep-35min", "growth-smol-5min", "v8-3min", "v8-5min-aa2", "v8-3min-one-step"]
 SHOWN += ["ours-smol-aa1", "v3-muon-smol-aa1"]
